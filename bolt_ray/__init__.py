@@ -1,0 +1,1 @@
+"""Reinforcement learning for language models on Ray, with a persistent baseline per prompt."""

@@ -1,0 +1,247 @@
+"""The journal of one baseline shard: what it has acknowledged survives the death of its process.
+
+    journal.json      written first; its absence after a restart means that the journal is lost
+    rows-000000.npz   registered keys, one file per batch of rows
+    base-000003.npz   a snapshot; the highest number counts
+    wal-000003.log    the commits since that snapshot, each fsynced before it is applied and acknowledged
+
+A record of the log: 4 bytes magic, length of the payload (uint64), 16-byte blake2b of the payload, payload.
+A record cut off at the end of the log was never acknowledged and is dropped; its sender sends it again.
+Damage anywhere else is an error.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import os
+import struct
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bolt_ray.core.baseline import BaselineStore
+from bolt_ray.core.baseline_snapshot import fsync_directory, read_snapshot, write_atomically, write_snapshot
+from bolt_ray.core.baseline_update import BaselineUpdate
+from bolt_ray.core.errors import CheckpointError
+from bolt_ray.core.keys import KeyBatch
+
+_MARKER = "journal.json"
+_FORMAT_VERSION = 1
+_MAGIC = b"BRW1"
+_FRAME = struct.Struct("<4sQ16s")
+_HEADER_LENGTH = struct.Struct("<I")
+
+
+class ShardJournal:
+    """Keeps the state of one ``BaselineStore`` on disk.
+
+    Args:
+        directory: belongs to this shard alone.
+        store: an empty store; it is brought to the state of the journal.
+        must_exist: the shard has run before, so there must be a journal.
+        compact_bytes: a log beyond this size is replaced by a snapshot at the next commit.
+
+    Raises:
+        CheckpointError: the journal is lost or damaged.
+    """
+
+    def __init__(
+        self,
+        directory: Path,
+        store: BaselineStore,
+        *,
+        must_exist: bool = False,
+        compact_bytes: int = 64 * 2**20,
+    ) -> None:
+        self._directory = directory
+        self._store = store
+        self._compact_bytes = compact_bytes
+        if must_exist and not (directory / _MARKER).is_file():
+            raise CheckpointError(
+                f"{directory}: the journal of a restarted baseline shard is gone; put the journal directory "
+                "on storage that every node of the cluster sees"
+            )
+        directory.mkdir(parents=True, exist_ok=True)
+        marker = json.dumps({"format": "bolt_ray.baseline_journal", "version": _FORMAT_VERSION}).encode()
+        write_atomically(directory / _MARKER, lambda file: file.write(marker))
+        self.num_row_batches = self._recover_rows()
+        self._generation = self._recover_base()
+        self._log = self._open_log(self._recover_log())
+
+    @property
+    def log_bytes(self) -> int:
+        """Size of the log."""
+        return self._log.tell()
+
+    def register(self, batch: int, keys: KeyBatch) -> None:
+        """Keep and register batch number ``batch`` of rows; one that is known already changes nothing."""
+        if batch < self.num_row_batches:
+            return
+        assert batch == self.num_row_batches, f"row batch {batch} came before {self.num_row_batches}"
+        path = self._directory / f"rows-{batch:06d}.npz"
+        write_atomically(
+            path,
+            lambda file: np.savez(
+                file, digests=keys.digests, text_lengths=keys.text_lengths, text=keys.text, allow_pickle=False
+            ),
+        )
+        self._store.register(keys)
+        self.num_row_batches += 1
+
+    def commit(self, update: BaselineUpdate) -> None:
+        """Keep and apply a commit; one whose id is known already changes nothing."""
+        if self._store.has_applied(update.update_id):
+            return
+        header = {
+            "kind": "update",
+            "newest_version": update.newest_version,
+            "update_id": update.update_id,
+            "drift": update.drift,
+            "distance": update.distance,
+            "prior": update.prior,
+        }
+        self._append(header, update.keys, [update.reward_sums, update.counts, update.versions])
+        self._store.apply(update)
+        if self.log_bytes > self._compact_bytes:
+            self.compact()
+
+    def seed(self, keys: KeyBatch, alpha: NDArray[np.float64], beta: NDArray[np.float64]) -> None:
+        """Keep and apply evidence of a warm start."""
+        self._append({"kind": "seed"}, keys, [alpha, beta])
+        self._store.seed(keys, alpha, beta)
+
+    def compact(self) -> None:
+        """Replace log and base by a snapshot of the store."""
+        old = self._generation
+        write_snapshot(self._base_path(old + 1), self._store.snapshot())
+        self._log.close()
+        self._generation = old + 1
+        self._log = self._open_log(0)
+        self._base_path(old).unlink(missing_ok=True)
+        self._log_path(old).unlink(missing_ok=True)
+
+    def close(self) -> None:
+        self._log.close()
+
+    def _append(self, header: dict[str, Any], keys: KeyBatch, arrays: Sequence[NDArray[Any]]) -> None:
+        payload = _encode(header, [keys.digests, keys.text_lengths, keys.text, *arrays])
+        start = self._log.tell()
+        try:
+            self._log.write(_FRAME.pack(_MAGIC, len(payload), _digest(payload)))
+            self._log.write(payload)
+            self._log.flush()
+            os.fsync(self._log.fileno())
+        except OSError:
+            # A full disk must not leave half a record in front of the next one.
+            self._log.seek(start)
+            self._log.truncate(start)
+            raise
+
+    def _recover_rows(self) -> int:
+        paths = sorted(self._directory.glob("rows-*.npz"))
+        for path in paths:
+            with np.load(path, allow_pickle=False) as file:
+                self._store.register(KeyBatch(**{name: file[name] for name in file.files}))
+        return len(paths)
+
+    def _recover_base(self) -> int:
+        generations = [int(path.stem.removeprefix("base-")) for path in self._directory.glob("base-*.npz")]
+        if not generations:
+            return 0
+        newest = max(generations)
+        self._store.restore([read_snapshot(self._base_path(newest))])
+        # Left over when the process died between writing a base and removing the one before.
+        for path in [*self._directory.glob("base-*.npz"), *self._directory.glob("wal-*.log")]:
+            if path not in (self._base_path(newest), self._log_path(newest)):
+                path.unlink()
+        return newest
+
+    def _recover_log(self) -> int:
+        """Apply the log; the length of its whole part."""
+        path = self._log_path(self._generation)
+        end = 0
+        if path.is_file():
+            for record_end, header, arrays in read_log(path):
+                keys = KeyBatch(digests=arrays[0], text_lengths=arrays[1], text=arrays[2])
+                if header.pop("kind") == "seed":
+                    self._store.seed(keys, arrays[3], arrays[4])
+                else:
+                    header["prior"] = header["prior"] and tuple(header["prior"])
+                    self._store.apply(
+                        BaselineUpdate(keys=keys, reward_sums=arrays[3], counts=arrays[4], versions=arrays[5], **header)
+                    )
+                end = record_end
+        return end
+
+    def _open_log(self, length: int) -> io.BufferedRandom:
+        path = self._log_path(self._generation)
+        path.touch()
+        log = path.open("r+b")
+        log.truncate(length)
+        log.seek(length)
+        os.fsync(log.fileno())
+        fsync_directory(self._directory)
+        return log
+
+    def _base_path(self, generation: int) -> Path:
+        return self._directory / f"base-{generation:06d}.npz"
+
+    def _log_path(self, generation: int) -> Path:
+        return self._directory / f"wal-{generation:06d}.log"
+
+
+def read_log(path: Path) -> Iterator[tuple[int, dict[str, Any], list[NDArray[Any]]]]:
+    """(offset behind the record, header, arrays) of every whole record of a log.
+
+    Raises:
+        CheckpointError: a record is damaged that is not the last one.
+    """
+    size = path.stat().st_size
+    with path.open("rb") as log:
+        start = 0
+        while start < size:
+            frame = log.read(_FRAME.size)
+            if len(frame) < _FRAME.size:
+                return
+            magic, length, digest = _FRAME.unpack(frame)
+            end = start + _FRAME.size + length
+            if magic == _MAGIC and end > size:
+                return
+            payload = log.read(length) if magic == _MAGIC else b""
+            if magic != _MAGIC or _digest(payload) != digest:
+                # After a power cut the tail of the last write may have its length but not its content.
+                log.seek(start)
+                if end == size or not any(log.read()):
+                    return
+                raise CheckpointError(
+                    f"{path}: the record at byte {start} is damaged and others follow it; restore the store "
+                    "from a checkpoint"
+                )
+            yield end, *_decode(payload)
+            start = end
+
+
+def _encode(header: dict[str, Any], arrays: Sequence[NDArray[Any]]) -> bytes:
+    text = json.dumps(header | {"arrays": len(arrays)}).encode()
+    buffer = io.BytesIO()
+    buffer.write(_HEADER_LENGTH.pack(len(text)) + text)
+    for array in arrays:
+        np.save(buffer, array, allow_pickle=False)
+    return buffer.getvalue()
+
+
+def _decode(payload: bytes) -> tuple[dict[str, Any], list[NDArray[Any]]]:
+    buffer = io.BytesIO(payload)
+    (length,) = _HEADER_LENGTH.unpack(buffer.read(_HEADER_LENGTH.size))
+    header = json.loads(buffer.read(length))
+    count = header.pop("arrays")
+    return header, [np.load(buffer, allow_pickle=False) for _ in range(count)]
+
+
+def _digest(payload: bytes) -> bytes:
+    return hashlib.blake2b(payload, digest_size=16).digest()

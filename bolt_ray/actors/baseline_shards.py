@@ -1,0 +1,340 @@
+"""The sharded baseline as the driver sees it: a ``BaselineStore`` spread over several actors.
+
+Every prompt lives on the shard its key says. A read or commit is one call per shard. Each commit goes to
+every shard, also to those without an entry, so that all count the same commits and the same policy drift.
+
+A shard that dies is started again by Ray and brings itself to its last acknowledged commit from its journal;
+the call it was serving is repeated by Ray and changes nothing if it had been done.
+"""
+
+from __future__ import annotations
+
+import itertools
+import shutil
+import uuid
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import ray
+from numpy.typing import ArrayLike, NDArray
+
+from bolt_ray.actors.baseline_shard import BaselineShard, ShardState
+from bolt_ray.core.baseline import BaselineSettings
+from bolt_ray.core.baseline_metrics import BaselineTotals
+from bolt_ray.core.baseline_settings import prior_of
+from bolt_ray.core.baseline_snapshot import BaselineCounters, fsync_directory
+from bolt_ray.core.baseline_update import baseline_update
+from bolt_ray.core.curriculum.columns import PromptColumns
+from bolt_ray.core.errors import BoltRayError, CheckpointError, RunError, StallError
+from bolt_ray.core.evidence import Prior
+from bolt_ray.core.keys import encode_keys
+from bolt_ray.core.sharded_snapshot import shard_file, write_manifest
+from bolt_ray.core.warm_start import RowKey, WarmStartReport, match_prompts, read_warm_start
+
+_REGISTER_BATCH = 1 << 18
+_JOURNAL_PREFIX = "journal-"
+_COLUMNS = ("v_hat", "n_eff", "visits", "solved_streak", "last_step")
+
+RemoteBaselineShard = ray.remote(BaselineShard)
+
+
+class BaselineShards:
+    """A pool of shard actors; made by ``start``, used by one thread, ended by ``close``.
+
+    Attributes:
+        timeout_s: longest wait for one answer of the shards; it may be changed at any time.
+    """
+
+    def __init__(
+        self, *, shards: Sequence[Any], settings: BaselineSettings, journal_dir: Path, timeout_s: float
+    ) -> None:
+        self._shards = list(shards)
+        self._settings = settings
+        self._journal_dir = journal_dir
+        self.timeout_s = timeout_s
+        self._row_shards: list[NDArray[np.uint16]] = []
+        self._row_batches = 0
+        self._note(self._wait({s: shard.state.remote() for s, shard in enumerate(self._shards)}, "start"))
+
+    @classmethod
+    def start(
+        cls,
+        *,
+        num_shards: int,
+        settings: BaselineSettings,
+        wal_dir: str | Path,
+        timeout_s: float = 60.0,
+        cpus_per_shard: float = 0.1,
+    ) -> BaselineShards:
+        """Start the actors with an empty store.
+
+        Args:
+            num_shards: number of actors.
+            settings: of the store.
+            wal_dir: holds the shards' journals while the pool lives, and belongs to it alone: what an
+                earlier pool left there is removed. On several machines it must be storage all of them see.
+            timeout_s: longest wait for one answer of the shards.
+            cpus_per_shard: CPUs each actor asks Ray for; 0 would never make a cluster grow.
+
+        Raises:
+            ValueError: ``num_shards`` is not 1 … 65535.
+            StallError: the actors did not start in time.
+        """
+        if not 1 <= num_shards <= np.iinfo(np.uint16).max:
+            raise ValueError(f"num_shards is {num_shards}; it must be 1 … 65535")
+        root = Path(wal_dir).resolve()
+        for left_over in root.glob(_JOURNAL_PREFIX + "*"):
+            shutil.rmtree(left_over)
+        journal_dir = root / f"{_JOURNAL_PREFIX}{uuid.uuid4().hex}"
+        journal_dir.mkdir(parents=True)
+        remote = RemoteBaselineShard.options(num_cpus=cpus_per_shard, max_restarts=-1, max_task_retries=-1)
+        shards = [
+            remote.remote(
+                settings=settings,
+                shard=shard,
+                num_shards=num_shards,
+                journal_dir=str(journal_dir / f"shard-{shard:05d}"),
+            )
+            for shard in range(num_shards)
+        ]
+        return cls(shards=shards, settings=settings, journal_dir=journal_dir, timeout_s=timeout_s)
+
+    @property
+    def num_shards(self) -> int:
+        return len(self._shards)
+
+    @property
+    def num_rows(self) -> int:
+        """Registered rows."""
+        return sum(rows.size for rows in self._row_shards)
+
+    @property
+    def counters(self) -> BaselineCounters:
+        """Commits taken, newest version and drift, as of the last commit."""
+        return self._counters
+
+    @property
+    def prior(self) -> Prior:
+        """What an unseen prompt is taken for now; with ``prior="mean"`` the mean is over all shards."""
+        return prior_of(self._settings, self._tracked, self._v_hat_units)
+
+    def register(self, keys: Iterable[str]) -> int:
+        """Append rows of the data set, in order; returns the number of the first of them, counted from 0."""
+        first = self.num_rows
+        remaining = iter(keys)
+        while chunk := list(itertools.islice(remaining, _REGISTER_BATCH)):
+            batch = encode_keys(chunk)
+            home = batch.shards(self.num_shards)
+            calls = {
+                s: shard.register.remote(self._row_batches, batch.take(np.flatnonzero(home == s)))
+                for s, shard in enumerate(self._shards)
+            }
+            self._wait(calls, "register prompts")
+            self._row_batches += 1
+            self._row_shards.append(home.astype(np.uint16))
+        return first
+
+    def read(self, keys: Sequence[str], version: int | None = None) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Values and effective counts of n prompts, in their order.
+
+        Args:
+            keys: n keys.
+            version: policy version of the reader, N_eff decays up to it; None: not beyond each prompt's
+                newest outcome.
+
+        Returns:
+            v̂, float64 [n] in [0, 1]; N_eff, float64 [n].
+        """
+        batch = encode_keys(keys)
+        home = batch.shards(self.num_shards)
+        places = {s: np.flatnonzero(home == s) for s in np.unique(home).tolist()}
+        prior = self.prior
+        calls = {s: self._shards[s].read.remote(batch.take(where), version, prior) for s, where in places.items()}
+        v_hat, n_eff = np.empty(len(batch)), np.empty(len(batch))
+        for s, (values, counts) in self._wait(calls, "read baselines").items():
+            v_hat[places[s]] = values
+            n_eff[places[s]] = counts
+        return v_hat, n_eff
+
+    def commit(
+        self,
+        *,
+        update_id: str,
+        keys: Sequence[str],
+        reward_sums: ArrayLike,
+        counts: ArrayLike,
+        versions: ArrayLike | None = None,
+        drift: float | None = None,
+    ) -> None:
+        """Take the outcomes of one step once; see ``BaselineStore.update_many``.
+
+        After an error, call it again with the same arguments: shards that took the commit ignore it.
+
+        Raises:
+            ValueError: an argument is impossible; no shard has changed then.
+            StallError: a shard did not answer in time.
+        """
+        prior = self.prior
+        update = baseline_update(
+            keys,
+            reward_sums,
+            counts,
+            versions=versions,
+            known_version=self._counters.version,
+            update_id=update_id,
+            drift=drift,
+            prior=(prior.alpha, prior.beta),
+        )
+        home = update.keys.shards(self.num_shards)
+        calls = {s: shard.commit.remote(update.take(np.flatnonzero(home == s))) for s, shard in enumerate(self._shards)}
+        self._note(self._wait(calls, f"commit {update_id!r}"))
+
+    def columns(self, version: int | None = None) -> PromptColumns:
+        """What the curriculum reads of every registered row, in row order.
+
+        Args:
+            version: N_eff is given as of this policy version; None is the newest committed.
+        """
+        rows = self._rows()
+        at = self._counters.version if version is None else version
+        prior = self.prior
+        calls = {s: shard.columns.remote(at, prior) for s, shard in enumerate(self._shards)}
+        merged: dict[str, NDArray[Any]] = {
+            name: np.empty(rows.size, np.float32 if name in ("v_hat", "n_eff") else np.int32) for name in _COLUMNS
+        }
+        for s, part in self._wait(calls, "give their columns").items():
+            if part is not None:
+                where = rows == s
+                for name in _COLUMNS:
+                    merged[name][where] = getattr(part, name)
+        return PromptColumns(**merged)
+
+    def metrics(self, version: int | None = None) -> dict[str, float]:
+        """``baseline/*`` and ``curriculum/*`` of all shards, N_eff as of ``version`` (None: the newest)."""
+        at = self._counters.version if version is None else version
+        calls = {s: shard.totals.remote(at) for s, shard in enumerate(self._shards)}
+        totals = sum(self._wait(calls, "sum their metrics").values(), start=BaselineTotals())
+        prior = self.prior
+        return totals.baseline_metrics(prior=prior, drift_ema=self._counters.drift_ema) | totals.curriculum_stats(
+            prior=prior, epsilon=self._settings.epsilon
+        )
+
+    def snapshot(self, directory: str | Path) -> None:
+        """Write the whole store to a new directory, aside first and then renamed.
+
+        Raises:
+            CheckpointError: the directory exists and is not empty.
+        """
+        target = Path(directory).resolve()
+        if target.exists() and any(target.iterdir()):
+            raise CheckpointError(f"{target}: not empty; write the baseline snapshot to a new directory")
+        aside = target.with_name(f".{target.name}.part")
+        if aside.exists():
+            shutil.rmtree(aside)
+        aside.mkdir(parents=True)
+        calls = {
+            s: shard.save.remote(str(shard_file(aside, s, self.num_shards))) for s, shard in enumerate(self._shards)
+        }
+        self._note(self._wait(calls, f"write their snapshots to {target}"))
+        write_manifest(aside, num_shards=self.num_shards, counters=self._counters)
+        aside.replace(target)
+        fsync_directory(target.parent)
+
+    def restore(self, directory: str | Path) -> None:
+        """Replace all evidence by that of a snapshot, written by any number of shards; rows stay.
+
+        Raises:
+            CheckpointError: the snapshot cannot be used; no shard has changed then.
+        """
+        source = str(Path(directory).resolve())
+        calls = {s: shard.stage.remote(source) for s, shard in enumerate(self._shards)}
+        self._wait(calls, f"read the snapshot {source}")
+        calls = {s: shard.adopt.remote(source) for s, shard in enumerate(self._shards)}
+        self._note(self._wait(calls, f"take over the snapshot {source}"))
+
+    def warm_start(
+        self, path: str | Path, *, row_key: RowKey | None = None, allow_pickle: bool = False
+    ) -> WarmStartReport:
+        """Start from a warm-start file; see ``BaselineStore.load_from_json``.
+
+        Raises:
+            CheckpointError: the file cannot be used or fits no prompt; nothing has changed then.
+        """
+        file = read_warm_start(
+            Path(path),
+            strength=self._settings.warm_start_strength,
+            reward_range=self._settings.reward_range,
+            allow_pickle=allow_pickle,
+        )
+        found = match_prompts(file, rows_of=self._rows_of, num_rows=self.num_rows, row_key=row_key)
+        batch = encode_keys(found.keys)
+        home = batch.shards(self.num_shards)
+        calls = {}
+        for s, shard in enumerate(self._shards):
+            where = np.flatnonzero(home == s)
+            calls[s] = shard.seed.remote(batch.take(where), found.alpha[where], found.beta[where])
+        self._note(self._wait(calls, f"take the warm start {path}"))
+        return found.report
+
+    def pids(self) -> list[int]:
+        """The process of each shard."""
+        calls = {s: shard.pid.remote() for s, shard in enumerate(self._shards)}
+        return list(self._wait(calls, "name their processes").values())
+
+    def close(self) -> None:
+        """End the actors and remove their journals; what was not written by ``snapshot`` is gone."""
+        for shard in self._shards:
+            ray.kill(shard)
+        self._shards = []
+        shutil.rmtree(self._journal_dir, ignore_errors=True)
+
+    def _rows(self) -> NDArray[np.uint16]:
+        """The shard of each row."""
+        if len(self._row_shards) > 1:
+            self._row_shards = [np.concatenate(self._row_shards)]
+        return self._row_shards[0] if self._row_shards else np.zeros(0, dtype=np.uint16)
+
+    def _rows_of(self, keys: Sequence[str]) -> NDArray[np.int64]:
+        batch = encode_keys(keys)
+        home = batch.shards(self.num_shards)
+        places = {s: np.flatnonzero(home == s) for s in np.unique(home).tolist()}
+        calls = {s: self._shards[s].rows_of.remote(batch.take(where)) for s, where in places.items()}
+        counts = np.zeros(len(batch), dtype=np.int64)
+        for s, found in self._wait(calls, "look up prompts").items():
+            counts[places[s]] = found
+        return counts
+
+    def _note(self, states: Mapping[int, ShardState]) -> None:
+        """Take over what all shards answered; only then does the driver's view move on."""
+        counters = {state.counters for state in states.values()}
+        if len(counters) != 1:
+            raise RunError(f"baseline shards stand at different commits: {sorted(map(str, counters))}")
+        (self._counters,) = counters
+        self._tracked = sum(state.tracked for state in states.values())
+        self._v_hat_units = sum(state.v_hat_units for state in states.values())
+
+    def _wait(self, calls: Mapping[int, Any], doing: str) -> dict[int, Any]:
+        """The answers by shard number."""
+        refs = list(calls.values())
+        if not refs:
+            return {}
+        _, pending = ray.wait(refs, num_returns=len(refs), timeout=self.timeout_s)
+        if pending:
+            late = ", ".join(str(s) for s, ref in calls.items() if ref in pending)
+            raise StallError(
+                f"waited {self.timeout_s:g} s for the baseline shards to {doing}; no answer from shard {late}"
+            )
+        try:
+            return dict(zip(calls, ray.get(refs, timeout=self.timeout_s), strict=True))
+        except ray.exceptions.GetTimeoutError as error:
+            raise StallError(
+                f"waited {self.timeout_s:g} s to fetch what the baseline shards answered, asked to {doing}"
+            ) from error
+        except ray.exceptions.RayTaskError as error:
+            if isinstance(error.cause, (BoltRayError, ValueError)):
+                raise error.cause from error
+            raise
+        except ray.exceptions.RayActorError as error:
+            raise RunError(f"a baseline shard, asked to {doing}, is lost for good: {error}") from error

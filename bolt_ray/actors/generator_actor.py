@@ -1,0 +1,213 @@
+"""One generator: an engine, a thread that steps it, and a Ray actor around both.
+
+    submit ─┐                        ┌─▶ take (long poll)
+    score  ─┼─▶ engine thread: ──────┤
+    update ─┘   one call or one step └─▶ health
+                at a time
+
+Everything that touches the engine runs on its one thread, between two steps; an update therefore meets no step in
+progress. While requests are unfinished a step follows a step; otherwise the thread sleeps.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import numpy as np
+import ray
+from numpy.typing import NDArray
+
+from bolt_ray.core.errors import RunError
+from bolt_ray.core.records import Completion, RolloutRequest
+from bolt_ray.engines.vllm_engine import EngineSettings, SamplingSettings, VLLMEngine
+from bolt_ray.engines.weights import WeightManifest
+
+T = TypeVar("T")
+
+LINGER_S = 0.05
+"""How long the first finished completion waits for others to go with it."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Taken:
+    """The answer to one long poll.
+
+    Attributes:
+        completions: finished since the last poll.
+        progress: tokens generated so far; a generator whose number stands still is stuck.
+    """
+
+    completions: list[Completion]
+    progress: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GeneratorHealth:
+    """What a generator says of itself.
+
+    Attributes:
+        policy_version: of its weights.
+        unfinished: requests not yet taken.
+        progress: tokens generated so far.
+        idle_s: seconds since its last engine step ended.
+    """
+
+    pid: int
+    policy_version: int
+    unfinished: int
+    progress: int
+    idle_s: float
+
+
+class Generator:
+    """The actor. Its methods are called on Ray's threads; the engine lives on its own."""
+
+    def __init__(self) -> None:
+        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="engine")
+        self._engine: VLLMEngine | None = None
+        self._stepping = False
+        self._last_step = time.monotonic()
+        self._changed = threading.Condition()
+        self._finished: list[Completion] = []
+        self._failure: BaseException | None = None
+
+    def start(self, settings: EngineSettings, sampling: SamplingSettings, policy_version: int) -> int:
+        """Load the model; returns the process id.
+
+        Raises:
+            UserError: whatever the engine says, as it says it.
+        """
+        self._engine = self._on_engine_thread(
+            lambda: VLLMEngine(settings, sampling=sampling, policy_version=policy_version)
+        )
+        return os.getpid()
+
+    def submit(self, requests: Sequence[RolloutRequest], sampling: SamplingSettings | None = None) -> None:
+        """Queue requests and return.
+
+        Raises:
+            DataError: a prompt cannot be generated from; nothing was queued.
+        """
+
+        def add() -> None:
+            self._running.add(requests, sampling)
+            self._keep_stepping()
+
+        self._on_engine_thread(add)
+
+    def take(self, timeout_s: float) -> Taken:
+        """Wait until something is finished, at most ``timeout_s``, and hand all of it over.
+
+        A little later rather than one by one: a batch of short completions ends within a few steps.
+
+        Raises:
+            RunError: the engine failed.
+        """
+        with self._changed:
+            if self._changed.wait_for(lambda: self._finished or self._failure, timeout=timeout_s):
+                self._changed.wait_for(self._is_idle, timeout=LINGER_S)
+            if self._failure is not None:
+                raise RunError(f"the generation engine failed: {self._failure!r}")
+            finished, self._finished = self._finished, []
+        return Taken(completions=finished, progress=self._running.generated_tokens)
+
+    def update_weights(
+        self,
+        manifest: WeightManifest,
+        buckets: Sequence[Any],
+        version: int,
+        probe: Sequence[Sequence[int]] = (),
+    ) -> list[NDArray[np.float32]]:
+        """Pull the buckets, replace the weights between two steps, and score ``probe`` under the new ones.
+
+        Args:
+            buckets: object references of the buckets; pulled while generation still goes on.
+
+        Raises:
+            WeightSyncError: refused or failed; ``PoisonedEngineError`` if this generator must be thrown away.
+        """
+        arrays = ray.get(list(buckets))
+
+        def update() -> list[NDArray[np.float32]]:
+            self._running.update_weights(manifest, arrays, version)
+            scores = self._running.score(probe)
+            self._keep_stepping()
+            return scores
+
+        return self._on_engine_thread(update)
+
+    def update_adapter(self, path: str, version: int, probe: Sequence[Sequence[int]] = ()) -> list[NDArray[np.float32]]:
+        """Serve the LoRA adapter in ``path`` as policy version ``version``, and score ``probe`` under it."""
+
+        def update() -> list[NDArray[np.float32]]:
+            self._running.update_adapter(path, version)
+            scores = self._running.score(probe)
+            self._keep_stepping()
+            return scores
+
+        return self._on_engine_thread(update)
+
+    def score(self, sequences: Sequence[Sequence[int]]) -> list[NDArray[np.float32]]:
+        """``VLLMEngine.score``; requests in flight go on meanwhile."""
+
+        def score() -> list[NDArray[np.float32]]:
+            scores = self._running.score(sequences)
+            self._keep_stepping()
+            return scores
+
+        return self._on_engine_thread(score)
+
+    def health(self) -> GeneratorHealth:
+        """Answers even while a step is under way."""
+        with self._changed:
+            waiting = len(self._finished)
+        return GeneratorHealth(
+            pid=os.getpid(),
+            policy_version=self._running.policy_version,
+            unfinished=self._running.num_unfinished + waiting,
+            progress=self._running.generated_tokens,
+            idle_s=time.monotonic() - self._last_step,
+        )
+
+    @property
+    def _running(self) -> VLLMEngine:
+        assert self._engine is not None, "start() comes first"
+        return self._engine
+
+    def _on_engine_thread(self, call: Callable[[], T]) -> T:
+        return self._thread.submit(call).result()
+
+    def _keep_stepping(self) -> None:
+        """On the engine thread: queue a step behind whatever calls wait already."""
+        if not self._stepping and self._running.num_unfinished:
+            self._stepping = True
+            self._thread.submit(self._step).add_done_callback(self._note_failure)
+
+    def _step(self) -> None:
+        self._stepping = False
+        finished = self._running.step()
+        self._last_step = time.monotonic()
+        if finished or self._running.num_unfinished == 0:
+            with self._changed:
+                self._finished += finished
+                self._changed.notify_all()
+        self._keep_stepping()
+
+    def _is_idle(self) -> bool:
+        return self._failure is not None or self._running.num_unfinished == 0
+
+    def _note_failure(self, step: Future[None]) -> None:
+        error = step.exception()
+        if error is not None:
+            with self._changed:
+                self._failure = error
+                self._changed.notify_all()
+
+
+RemoteGenerator = ray.remote(Generator)

@@ -1,0 +1,127 @@
+"""The mailbox between the driver and the learner ranks.
+
+    driver ──call(command)──▶ LearnerMailbox ◀──next_command(rank, after)── rank 0 … W-1
+           ◀──rank 0's answer──              ◀──answer(rank, number, result)──
+
+``TorchTrainer.fit`` blocks and its workers cannot be called, so long-lived workers *pull* their commands. Every
+rank gets the same commands in the same order, numbered from 1; a call is answered when every rank has answered.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import ray
+from numpy.typing import NDArray
+
+from bolt_ray.core.errors import RunError
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainCommand:
+    """Train one step. ``batch`` is an object reference to a ``TrainingBatch``, shared by all ranks."""
+
+    batch: Any
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PublishCommand:
+    """Hand out the policy as ``version``; rank 0 answers with ``PublishedWeights``.
+
+    Attributes:
+        probes: token ids whose log-probs are wanted with the weights.
+        adapter_directory: where a LoRA adapter is written, on storage the generators read; None publishes all
+            weights.
+    """
+
+    version: int
+    probes: list[NDArray[np.int32]]
+    adapter_directory: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SaveCommand:
+    """Write the learner state under ``directory``; with ``model_directory``, also a plain model there."""
+
+    directory: str | None
+    model_directory: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StopCommand:
+    """Leave the loop; the training function returns."""
+
+
+Command = TrainCommand | PublishCommand | SaveCommand | StopCommand
+
+
+@dataclass(slots=True)
+class _Call:
+    number: int
+    command: Command
+    answers: dict[int, Any] = field(default_factory=dict)
+    done: asyncio.Event = field(default_factory=asyncio.Event)
+
+
+class LearnerMailbox:
+    """An async actor; one call is under way at a time."""
+
+    def __init__(self, *, world_size: int) -> None:
+        self._world_size = world_size
+        self._ready: set[int] = set()
+        self._all_ready = asyncio.Event()
+        self._posted = asyncio.Condition()
+        self._call: _Call | None = None
+        self._count = 0
+        self._failure: str | None = None
+
+    async def register(self, rank: int) -> None:
+        """A rank has built its learner and waits for commands."""
+        self._ready.add(rank)
+        if len(self._ready) == self._world_size:
+            self._all_ready.set()
+
+    async def wait_ready(self) -> None:
+        await self._all_ready.wait()
+
+    async def call(self, command: Command) -> Any:
+        """Hand ``command`` to every rank and return rank 0's answer.
+
+        Raises:
+            BoltRayError: the error a rank answered with.
+        """
+        if self._failure is not None:
+            raise RunError(self._failure)
+        self._count += 1
+        call = _Call(number=self._count, command=command)
+        async with self._posted:
+            self._call = call
+            self._posted.notify_all()
+        await call.done.wait()
+        for answer in call.answers.values():
+            if isinstance(answer, BaseException):
+                raise answer
+        return call.answers[0]
+
+    async def next_command(self, rank: int, after: int) -> tuple[int, Command]:
+        """The first command numbered above ``after``; waits until there is one."""
+        async with self._posted:
+            await self._posted.wait_for(lambda: self._call is not None and self._call.number > after)
+        assert self._call is not None
+        return self._call.number, self._call.command
+
+    async def answer(self, rank: int, number: int, result: Any) -> None:
+        """A rank's answer to command ``number``, or the error it ended with."""
+        call = self._call
+        if call is None or call.number != number:
+            return
+        call.answers[rank] = result
+        # One rank's error is enough: the others may be stuck in a collective that it left.
+        if isinstance(result, BaseException) or len(call.answers) == self._world_size:
+            call.done.set()
+
+
+RemoteLearnerMailbox = ray.remote(LearnerMailbox)

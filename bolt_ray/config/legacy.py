@@ -1,0 +1,82 @@
+"""Settings as people already have them from earlier systems, moved to where they live here.
+
+Only names listed here are moved; everything else is left for the schema to accept or refuse.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from bolt_ray.core.errors import ConfigError
+
+Tree = dict[str, Any]
+
+_MOVES: dict[str, tuple[str, str]] = {
+    "curriculum_epsilon": ("curriculum", "epsilon"),
+    "curriculum_update_freq": ("curriculum", "update_freq"),
+    "baseline_rho_min": ("baseline", "rho_min"),
+    "baseline_rho_max": ("baseline", "rho_max"),
+    "baseline_D_half": ("baseline", "d_half"),
+    "baseline_warm_start": ("baseline", "warm_start"),
+    "num_generations": ("rollout", "group_size"),
+    "group_size": ("rollout", "group_size"),
+    "max_new_tokens": ("sampling", "max_new_tokens"),
+    "temperature": ("sampling", "temperature"),
+    "kl_coef": ("kl", "coef"),
+}
+
+
+def translate(tree: Tree) -> Tree:
+    """The tree with ``algo: BOLT``-style ``train:`` keys moved to their sections.
+
+    The three switches pick the mode: ``curriculum_enabled`` chooses the uncertainty strategy over uniform,
+    ``use_baseline_advantages`` the tracker over group advantages, and ``baseline_enabled`` is always true
+    here (the tracker learns in every mode). ``per_device_batch_size`` prompts × ``num_generations`` on each
+    learner rank make ``rollouts_per_step``.
+
+    Raises:
+        ConfigError: a value is given under both its old and its new name, or switches contradict each other.
+    """
+    train = tree.get("train")
+    if not isinstance(train, dict):
+        return tree
+    train, moved = dict(train), {key: value for key, value in tree.items() if key != "train"}
+
+    def put(old: str, section: str, key: str, value: Any) -> None:
+        target = dict(moved.get(section) or {})
+        if key in target and target[key] != value:
+            raise ConfigError(
+                f"train.{old} = {value!r} and {section}.{key} = {target[key]!r} name the same setting; keep one"
+            )
+        target[key] = value
+        moved[section] = target
+
+    for old, (section, key) in _MOVES.items():
+        if old in train:
+            value = train.pop(old)
+            if value is not None:
+                put(old, section, key, value)
+    if "clip" in train:
+        clip = train.pop("clip")
+        put("clip", "loss", "clip_low", clip)
+        put("clip", "loss", "clip_high", clip)
+    _switches(train, put)
+    if "per_device_batch_size" in train:
+        prompts = train.pop("per_device_batch_size")
+        samples = (moved.get("rollout") or {}).get("group_size", 1)
+        ranks = (moved.get("cluster") or {}).get("num_learners", 1)
+        put("per_device_batch_size", "rollout", "rollouts_per_step", prompts * samples * ranks)
+    moved["train"] = train
+    return moved
+
+
+def _switches(train: Tree, put: Any) -> None:
+    curriculum = train.pop("curriculum_enabled", None)
+    if curriculum is not None:
+        put("curriculum_enabled", "curriculum", "strategy", "uncertainty" if curriculum else "uniform")
+    enabled, advantages = train.pop("baseline_enabled", None), train.pop("use_baseline_advantages", None)
+    if advantages and enabled is False:
+        raise ConfigError("train.use_baseline_advantages needs train.baseline_enabled; one says yes, one says no")
+    if advantages is not None:
+        put("use_baseline_advantages", "advantage", "baseline", "tracker" if advantages else "group")
+        put("use_baseline_advantages", "advantage", "normalize", "token" if advantages else "group")

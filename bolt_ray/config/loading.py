@@ -1,0 +1,145 @@
+"""From a YAML file and ``key.sub=value`` overrides to a checked ``RunConfig``."""
+
+from __future__ import annotations
+
+import difflib
+import types
+import typing
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import BaseModel, ValidationError
+
+from bolt_ray.config.legacy import translate
+from bolt_ray.config.presets import PRESETS, Tree, merge
+from bolt_ray.config.schema import RunConfig
+from bolt_ray.core.errors import ConfigError
+
+
+def load_config(path: Path | str, overrides: Sequence[str] = ()) -> RunConfig:
+    """Read ``path``, lay ``overrides`` over it and a preset under it, and check the result.
+
+    Raises:
+        ConfigError: the file is missing or not YAML, an override is not ``key.sub=value``, a key is unknown
+            (the message names the nearest), a value has the wrong type, or settings contradict each other.
+    """
+    path = Path(path)
+    tree = read_yaml(path)
+    for override in overrides:
+        tree = merge(tree, parse_override(override))
+    return build_config(tree, where=str(path))
+
+
+def build_config(tree: Tree, *, where: str = "config") -> RunConfig:
+    """Check a plain tree of settings; ``where`` begins every message."""
+    tree = dict(tree)
+    algo = str(tree.get("algo", "bolt")).lower()
+    if algo not in PRESETS:
+        raise ConfigError(
+            f"{where}: algo: {tree['algo']!r} is unknown; one of {', '.join(PRESETS)}{_nearest(algo, PRESETS)}"
+        )
+    tree["algo"] = algo
+    try:
+        tree = merge(PRESETS[algo], translate(tree))
+        return RunConfig.model_validate(tree)
+    except ConfigError as error:
+        raise ConfigError(f"{where}: {error}") from None
+    except ValidationError as error:
+        raise ConfigError(_explain(error, where)) from None
+
+
+def read_yaml(path: Path) -> Tree:
+    """The mapping a YAML file holds.
+
+    Raises:
+        ConfigError: missing, unreadable, not YAML (with line and column), or not a mapping.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        near = sorted(p.name for p in path.parent.glob("*.y*ml")) if path.parent.is_dir() else []
+        hint = f"; {path.parent} has {', '.join(near)}" if near else ""
+        raise ConfigError(f"{path}: there is no such config file{hint}") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: cannot be read as a UTF-8 text file ({error})") from None
+    try:
+        tree = yaml.safe_load(text)
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark
+        place = f"{path}:{mark.line + 1}:{mark.column + 1}" if mark else str(path)
+        raise ConfigError(f"{place}: not valid YAML: {error.problem}") from None
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{path}: not valid YAML: {error}") from None
+    if tree is None:
+        return {}
+    if not isinstance(tree, dict):
+        raise ConfigError(f"{path}: a config is a mapping of sections, not a {type(tree).__name__}")
+    return tree
+
+
+def parse_override(text: str) -> Tree:
+    """``train.max_steps=50`` as the tree ``{"train": {"max_steps": 50}}``; the value is read as YAML."""
+    dotted, equals, value = text.partition("=")
+    keys = dotted.strip().split(".")
+    if not equals or not all(keys):
+        raise ConfigError(f"override {text!r}: write it as key.sub=value, for example train.max_steps=50")
+    try:
+        tree: Any = yaml.safe_load(value) if value else None
+    except yaml.YAMLError as error:
+        raise ConfigError(f"override {text!r}: the value is not valid YAML ({error})") from None
+    for key in reversed(keys):
+        tree = {key: tree}
+    return typing.cast(Tree, tree)
+
+
+def dump_config(config: RunConfig) -> str:
+    """The resolved configuration as YAML that ``load_config`` reads back to the same."""
+    return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+
+
+def _explain(error: ValidationError, where: str) -> str:
+    lines = []
+    for problem in error.errors():
+        place = [str(part) for part in problem["loc"]]
+        key, message = ".".join(place), problem["msg"].removeprefix("Value error, ")
+        if problem["type"] == "extra_forbidden":
+            message = f"there is no such setting{_nearest(place[-1], known_keys(place[:-1]))}"
+        elif "input" in problem and problem["type"] not in ("missing", "value_error"):
+            message = f"{message[:1].lower()}{message[1:]}, not {problem['input']!r}"
+        elif problem["type"] == "missing":
+            message = "is required and missing"
+        lines.append(f"{where}: {key}: {message}" if key else f"{where}: {message}")
+    return "\n".join(dict.fromkeys(lines))
+
+
+def known_keys(place: Sequence[str]) -> list[str]:
+    """Names a setting may have at ``place`` in the schema (list indices and union tags are skipped)."""
+    models: list[type[BaseModel]] = [RunConfig]
+    for part in place:
+        fields = [model.model_fields[part].annotation for model in models if part in model.model_fields]
+        if fields:
+            models = [found for annotation in fields for found in _models(annotation)]
+        tagged = [model for model in models if _has_tag(model, part)]
+        models = tagged or models
+    return sorted({name for model in models for name in model.model_fields})
+
+
+def _has_tag(model: type[BaseModel], tag: str) -> bool:
+    field = model.model_fields.get("type")
+    return field is not None and tag in typing.get_args(field.annotation)
+
+
+def _models(annotation: Any) -> Iterable[type[BaseModel]]:
+    if isinstance(annotation, type) and not isinstance(annotation, types.GenericAlias):
+        return [annotation] if issubclass(annotation, BaseModel) else []
+    return [model for part in typing.get_args(annotation) for model in _models(part)]
+
+
+def _nearest(word: str, known: Iterable[str]) -> str:
+    known = list(known)
+    close = difflib.get_close_matches(word, known, n=1, cutoff=0.5)
+    if close:
+        return f"; did you mean {close[0]!r}?"
+    return f"; known here: {', '.join(known)}" if known else ""

@@ -1,0 +1,46 @@
+"""The policy: which model, in which precision, with or without an adapter."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field, PositiveFloat, PositiveInt
+
+from bolt_ray.config.base import Section
+
+Dtype = Literal["auto", "float32", "bfloat16"]
+
+
+class ModelConfig(Section):
+    """``model:`` - a Hugging Face model directory, or the embedded tiny model."""
+
+    name_or_path: str = Field(
+        "arithmetic", description="a Hugging Face model directory, or 'arithmetic' for the embedded model"
+    )
+    trust_remote_code: bool = Field(False, description="run Python code shipped inside the model directory")
+    dtype: Dtype = Field("auto", description="auto: bfloat16 where the hardware has it, else float32")
+    gradient_checkpointing: bool = False
+    use_peft: bool = Field(False, description="train a LoRA adapter instead of all weights")
+    lora_r: PositiveInt = 16
+    lora_alpha: PositiveInt = 32
+    lora_target_modules: list[str] | Literal["all-linear"] = "all-linear"
+
+
+class ArithmeticConfig(Section):
+    """``arithmetic:`` - the embedded task: its problems, its model and how far the model is pretrained."""
+
+    size: Literal["tiny", "small", "medium", "large"] = "tiny"
+    tie_embeddings: bool = True
+    num_experts: int = Field(0, ge=0, description="0: a dense model; otherwise a mixture of experts")
+    active_experts: int = Field(0, ge=0, description="experts a token goes through; 0 when dense")
+    context_length: PositiveInt = 512
+    max_digits: PositiveInt = 2
+    max_depth: PositiveInt = 2
+    pretrain_steps: PositiveInt = 1000
+    pretrain_batch_size: PositiveInt = 256
+    pretrain_learning_rate: PositiveFloat = 3e-3
+    pretrain_seed: int = 0
+    num_train: PositiveInt = 20_000
+    num_heldout: PositiveInt = 1024
+    data_seed: int = 0
+    cache_dir: str = Field("~/.cache/bolt-ray/arithmetic", description="where models and problems are kept")

@@ -1,0 +1,244 @@
+"""Advantages over the global batch, before it is cut into ranks and micro-batches.
+
+    rewards ─scale_rewards─▶ r̃ ─baseline─▶ A ─normalize─▶ ─clip─▶ advantages
+
+Everything here is numpy in float64; the result is float32. Sequences that are not active (unscored, masked as
+overlong) are left out of every statistic and get the advantage 0.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+BASELINES = ("tracker", "group", "rloo", "loo_posterior")
+NORMALIZATIONS = ("token", "batch", "group", "none")
+
+FloatArray = NDArray[np.float64]
+BoolArray = NDArray[np.bool_]
+
+_EPSILON = 1e-8
+_GROUP_EPSILON = 1e-4
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AdvantageOutput:
+    """Advantages of one step and what was met on the way.
+
+    Attributes:
+        advantages: float32 [B]; 0 where inactive.
+        metrics: ``advantage/*`` numbers, of the advantages before normalizing.
+        singletons: active sequences alone in their group, which fell back to the tracker (``group``, ``rloo``
+            and ``loo_posterior``; always 0 with ``tracker``).
+        zero_variance_groups: groups of two or more active sequences with one and the same reward; 0 without
+            ``group_ids``.
+    """
+
+    advantages: NDArray[np.float32]
+    metrics: dict[str, float]
+    singletons: int
+    zero_variance_groups: int
+
+
+def check_advantage_options(*, baseline: str, normalize: str, clip: float | None) -> None:
+    """Refuse unknown names and a clip that is not positive.
+
+    Raises:
+        ValueError: the message names the option and the choices.
+    """
+    if baseline not in BASELINES:
+        raise ValueError(f"unknown advantage.baseline {baseline!r}; choose one of {', '.join(BASELINES)}")
+    if normalize not in NORMALIZATIONS:
+        raise ValueError(f"unknown advantage.normalize {normalize!r}; choose one of {', '.join(NORMALIZATIONS)}")
+    if clip is not None and not 0.0 < clip < math.inf:
+        raise ValueError(f"advantage.clip must be a positive number, got {clip}")
+
+
+def scale_rewards(rewards: ArrayLike, low: float = 0.0, high: float = 1.0) -> FloatArray:
+    """r̃ = clip((r − low)/(high − low), 0, 1): one scaled reward for tracker and advantage.
+
+    A reward that is not a number stays one; it is no evidence and must be inactive.
+
+    Raises:
+        ValueError: low is not below high.
+    """
+    if not (math.isfinite(low) and math.isfinite(high) and low < high):
+        raise ValueError(f"reward_range needs two finite numbers in ascending order, got [{low}, {high}]")
+    return np.clip((np.asarray(rewards, dtype=np.float64) - low) / (high - low), 0.0, 1.0)
+
+
+def compute_advantages(
+    rewards: ArrayLike,
+    v_hat: ArrayLike,
+    n_eff: ArrayLike,
+    group_ids: ArrayLike | None,
+    lengths: ArrayLike,
+    *,
+    baseline: str = "tracker",
+    normalize: str = "token",
+    clip: float | None = None,
+    active: ArrayLike | None = None,
+) -> AdvantageOutput:
+    """Advantages of a global batch of B sequences.
+
+    Args:
+        rewards: float [B], scaled rewards r̃ (``scale_rewards``), shaped by any overlong penalty.
+        v_hat: float [B], the prompt's baseline as read at dispatch.
+        n_eff: float [B], the effective sample count behind it.
+        group_ids: int [B], equal for completions of one draw of a prompt; None only with ``tracker`` and
+            without ``normalize="group"``.
+        lengths: int [B], active tokens of each sequence.
+        baseline: "tracker" A = r̃ − v̂ (SPO); "group" A = r̃ − mean (GRPO); "rloo" K/(K−1)·(r̃ − mean);
+            "loo_posterior" A = r̃ − b_i, b_i the tracker's posterior with the other completions added.
+        normalize: "token" centers and scales by length-weighted statistics (SPO++); "batch" by statistics
+            over sequences (SPO); "group" divides by the std of the group's rewards, where there is one
+            (GRPO); "none".
+        clip: bound of |A| after normalizing; None for none.
+        active: bool [B]; None means all.
+
+    Raises:
+        ValueError: an unknown option, arrays of different lengths, missing group ids, or a number of an
+            active sequence that is not finite.
+    """
+    check_advantage_options(baseline=baseline, normalize=normalize, clip=clip)
+    batch = _read_batch(rewards, v_hat, n_eff, lengths, active)
+    groups = _read_groups(group_ids, batch, needed=baseline != "tracker" or normalize == "group")
+
+    raw = _subtract_baseline(batch, groups, baseline)
+    scaled = _normalize(raw, batch, groups, normalize)
+    final = scaled if clip is None else np.clip(scaled, -clip, clip)
+
+    advantages = np.zeros(batch.keep.shape[0], dtype=np.float32)
+    advantages[batch.keep] = final
+    singletons = 0 if groups is None or baseline == "tracker" else int(np.count_nonzero(groups.sizes == 1))
+    zero_variance = 0 if groups is None else int(np.count_nonzero((groups.sizes > 1) & ~groups.spread))
+    metrics = _metrics(raw, scaled, clip) | {
+        "advantage/singletons": float(singletons),
+        "advantage/zero_variance_groups": float(zero_variance),
+    }
+    return AdvantageOutput(
+        advantages=advantages, metrics=metrics, singletons=singletons, zero_variance_groups=zero_variance
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Batch:
+    """``keep`` bool [B]; the rest only of the n kept sequences."""
+
+    keep: BoolArray
+    rewards: FloatArray
+    v_hat: FloatArray
+    n_eff: FloatArray
+    lengths: FloatArray
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Groups:
+    """Groups among the n kept sequences.
+
+    ``index`` [n] is each sequence's group; the other arrays are per group: its size, the sum and ddof-1 std
+    of its rewards (0 for a single one), and whether its rewards differ at all.
+    """
+
+    index: NDArray[np.intp]
+    sizes: NDArray[np.intp]
+    sums: FloatArray
+    stds: FloatArray
+    spread: BoolArray
+
+
+def _read_batch(
+    rewards: ArrayLike, v_hat: ArrayLike, n_eff: ArrayLike, lengths: ArrayLike, active: ArrayLike | None
+) -> _Batch:
+    columns = {
+        "rewards": np.asarray(rewards, dtype=np.float64),
+        "v_hat": np.asarray(v_hat, dtype=np.float64),
+        "n_eff": np.asarray(n_eff, dtype=np.float64),
+        "lengths": np.asarray(lengths, dtype=np.float64),
+    }
+    shape = columns["rewards"].shape
+    keep = np.ones(shape, dtype=np.bool_) if active is None else np.asarray(active, dtype=np.bool_)
+    for name, values in (("active", keep), *columns.items()):
+        if values.ndim != 1 or values.shape != shape:
+            raise ValueError(f"{name} has shape {values.shape}, expected one number per sequence, {shape}")
+        if not np.isfinite(values[keep]).all():
+            raise ValueError(f"{name} of an active sequence is not finite; an unscored one must be inactive")
+    return _Batch(keep=keep, **{name: values[keep] for name, values in columns.items()})
+
+
+def _read_groups(group_ids: ArrayLike | None, batch: _Batch, *, needed: bool) -> _Groups | None:
+    if group_ids is None:
+        if needed:
+            raise ValueError("this advantage.baseline or advantage.normalize needs group_ids")
+        return None
+    ids = np.asarray(group_ids)
+    if ids.shape != batch.keep.shape:
+        raise ValueError(f"group_ids has shape {ids.shape}, expected one per sequence, {batch.keep.shape}")
+    _, index = np.unique(ids[batch.keep], return_inverse=True)
+    sizes = np.bincount(index)
+    sums = np.bincount(index, weights=batch.rewards).astype(np.float64)
+    deviations = batch.rewards - (sums / sizes)[index]
+    squares = np.bincount(index, weights=deviations**2)
+    lowest, highest = np.full(sizes.size, np.inf), np.full(sizes.size, -np.inf)
+    np.minimum.at(lowest, index, batch.rewards)
+    np.maximum.at(highest, index, batch.rewards)
+    return _Groups(
+        index=index,
+        sizes=sizes,
+        sums=sums,
+        stds=np.sqrt(squares / np.maximum(sizes - 1, 1)),
+        # Compared, not std > 0: the mean of equal rewards may round, and leave a tiny std behind.
+        spread=highest > lowest,
+    )
+
+
+def _subtract_baseline(batch: _Batch, groups: _Groups | None, baseline: str) -> FloatArray:
+    tracker = batch.rewards - batch.v_hat
+    if baseline == "tracker":
+        return tracker
+    assert groups is not None
+    size = groups.sizes[groups.index].astype(np.float64)
+    total = groups.sums[groups.index]
+    alone = size == 1
+    if baseline == "loo_posterior":
+        weight = batch.n_eff + size - 1.0
+        others = batch.n_eff * batch.v_hat + total - batch.rewards
+        estimate: FloatArray = np.divide(others, weight, out=batch.v_hat.copy(), where=~alone & (weight > 0))
+        return batch.rewards - estimate
+    centered = batch.rewards - total / size
+    if baseline == "rloo":
+        centered = centered * size / np.maximum(size - 1.0, 1.0)
+    equal = ~groups.spread[groups.index]
+    return np.where(alone, tracker, np.where(equal, 0.0, centered))
+
+
+def _normalize(raw: FloatArray, batch: _Batch, groups: _Groups | None, normalize: str) -> FloatArray:
+    if normalize == "group":
+        assert groups is not None
+        # A group without spread has no scale of its own: 1e-4 would blow up a tracker's advantage.
+        divisor: FloatArray = np.where(groups.spread, groups.stds + _GROUP_EPSILON, 1.0)
+        return raw / divisor[groups.index]
+    if normalize == "none" or raw.size < 2:
+        return raw
+    weights = batch.lengths if normalize == "token" else np.ones_like(raw)
+    total = float(weights.sum())
+    if total <= 1.0:
+        return raw
+    mean = float(weights @ raw) / total
+    std = math.sqrt(float(weights @ (raw - mean) ** 2) / (total - 1.0))
+    return (raw - mean) / (std + _EPSILON)
+
+
+def _metrics(raw: FloatArray, scaled: FloatArray, clip: float | None) -> dict[str, float]:
+    if raw.size == 0:
+        return {}
+    cut = 0.0 if clip is None else float(np.mean(np.abs(scaled) > clip))
+    return {
+        "advantage/mean": float(raw.mean()),
+        "advantage/std": float(raw.std()),
+        "advantage/abs_mean": float(np.abs(raw).mean()),
+        "advantage/clipped_fraction": cut,
+    }

@@ -1,0 +1,40 @@
+"""The strategies by name: a new one is one file and one line here."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable
+
+from bolt_ray.core.curriculum.competence_based import CompetenceBased
+from bolt_ray.core.curriculum.cures import Cures
+from bolt_ray.core.curriculum.easy_first import EasyFirst
+from bolt_ray.core.curriculum.sec import Sec
+from bolt_ray.core.curriculum.settings import CurriculumSettings
+from bolt_ray.core.curriculum.strategy import Strategy
+from bolt_ray.core.curriculum.thompson import Thompson
+from bolt_ray.core.curriculum.uncertainty import Uncertainty
+from bolt_ray.core.curriculum.uniform import Uniform
+
+STRATEGIES: dict[str, Callable[[CurriculumSettings], Strategy]] = {
+    "uniform": Uniform,
+    "uncertainty": Uncertainty,
+    "thompson": Thompson,
+    "easy_first": EasyFirst,
+    "competence_based": CompetenceBased,
+    "cures": Cures,
+    "sec": Sec,
+}
+
+
+def make_strategy(settings: CurriculumSettings) -> Strategy:
+    """The strategy the settings name.
+
+    Raises:
+        ValueError: There is none of that name.
+    """
+    build = STRATEGIES.get(settings.strategy)
+    if build is None:
+        nearest = difflib.get_close_matches(settings.strategy, STRATEGIES, n=1, cutoff=0.4)
+        hint = f"; did you mean {nearest[0]!r}?" if nearest else ""
+        raise ValueError(f"unknown curriculum strategy {settings.strategy!r}; known: {', '.join(STRATEGIES)}{hint}")
+    return build(settings)

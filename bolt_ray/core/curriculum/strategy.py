@@ -1,0 +1,64 @@
+"""What a curriculum strategy is."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bolt_ray.core.curriculum.columns import PromptColumns
+
+MIN_N_EFF = 1e-3
+"""Evidence decays towards nothing; less than this is taken as this, which keeps weights finite."""
+
+
+class Strategy(Protocol):
+    """Turns what is known about every prompt into weights to draw prompts by."""
+
+    def weights(
+        self, columns: PromptColumns, *, step: int, total_steps: int, rng: np.random.Generator
+    ) -> NDArray[np.float64]:
+        """float64 ``[n]``, all positive and finite, in any scale."""
+        ...
+
+    def observe(
+        self, *, categories: NDArray[np.integer[Any]] | None, abs_advantages: NDArray[np.floating[Any]]
+    ) -> None:
+        """Learn from one trained batch: ``[B]`` categories of the prompts, ``[B]`` |advantages|."""
+        ...
+
+    def metrics(self) -> dict[str, float]:
+        """``curriculum/`` numbers of the strategy's own state."""
+        ...
+
+    def state_dict(self) -> dict[str, Any]:
+        """The strategy's own state in plain types that JSON can hold."""
+        ...
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Continue from a `state_dict`; ValueError for one that is not this strategy's."""
+        ...
+
+
+class MemorylessStrategy:
+    """The part of a strategy that reads the columns and keeps nothing."""
+
+    def observe(
+        self, *, categories: NDArray[np.integer[Any]] | None, abs_advantages: NDArray[np.floating[Any]]
+    ) -> None:
+        """Nothing to learn: the columns carry all this strategy knows."""
+
+    def metrics(self) -> dict[str, float]:
+        """No state, no numbers."""
+        return {}
+
+    def state_dict(self) -> dict[str, Any]:
+        """Empty."""
+        return {}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Take an empty state; ValueError for anything else."""
+        if state:
+            raise ValueError(f"this strategy keeps no state, but got {', '.join(sorted(state))}")

@@ -1,0 +1,23 @@
+"""Every prompt alike."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bolt_ray.core.curriculum.columns import PromptColumns
+from bolt_ray.core.curriculum.settings import CurriculumSettings
+from bolt_ray.core.curriculum.strategy import MemorylessStrategy
+
+
+class Uniform(MemorylessStrategy):
+    """w = 1."""
+
+    def __init__(self, settings: CurriculumSettings) -> None:
+        pass
+
+    def weights(
+        self, columns: PromptColumns, *, step: int, total_steps: int, rng: np.random.Generator
+    ) -> NDArray[np.float64]:
+        """float64 ``[n]`` of ones."""
+        return np.ones(columns.num_prompts)

@@ -1,0 +1,77 @@
+"""Numbers a loss reports: sums that may be added over micro-batches and ranks, and their summary."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+import torch
+from torch import Tensor
+
+from bolt_ray.core.segments import MAX_EXPONENT
+
+SUM_KEYS = (
+    "active_tokens",
+    "active_sequences",
+    "clipped_tokens",
+    "ratio_sum",
+    "ratio_sq_sum",
+    "abs_log_ratio_sum",
+    "entropy_sum",
+    "entropy_count",
+    "raw_kl_sum",
+    "adapted_kl_sum",
+    "kl_count",
+    "policy_loss",
+    "kl_loss",
+    "entropy_loss",
+    "local_batches",
+)
+"""Keys of ``LossOutput.metrics``: always all of them, so that ranks can add them as one vector."""
+
+
+def ratio_sums(log_ratio: Tensor) -> dict[str, Tensor]:
+    """Σr, Σr² and Σ|d| of log-ratios d [T]."""
+    log_ratio = log_ratio.detach()
+    ratio = torch.exp(log_ratio.clamp(max=MAX_EXPONENT))
+    return {
+        "ratio_sum": ratio.sum(),
+        "ratio_sq_sum": ratio.square().sum(),
+        "abs_log_ratio_sum": log_ratio.abs().sum(),
+    }
+
+
+def add_sums(parts: Iterable[Mapping[str, Tensor]]) -> dict[str, float]:
+    """Add the metrics of several micro-batches; {} for none."""
+    total: dict[str, float] = {}
+    for part in parts:
+        for key, value in part.items():
+            total[key] = total.get(key, 0.0) + float(value)
+    return total
+
+
+def summarize(sums: Mapping[str, float]) -> dict[str, float]:
+    """Sums over the whole optimizer step to the numbers that are logged.
+
+    ``loss/policy``, ``loss/kl`` and ``loss/entropy`` are the three parts of ``loss/total`` with their
+    coefficients applied. ``policy/ratio_ess`` is (Σr)²/(N Σr²), 1 when on-policy. ``policy/logprob_gap`` is
+    the mean |d|: with π_old := π_generator it is how far learner and generator are apart. What has no
+    evidence (no active token, no KL, no entropy) is left out rather than reported as 0.
+    """
+    metrics: dict[str, float] = {}
+    tokens = sums["active_tokens"]
+    # bnpo's micro-batch losses are means already: they are averaged, the other types' parts are added.
+    batches = sums["local_batches"] or 1.0
+    for name in ("policy", "kl", "entropy"):
+        metrics[f"loss/{name}"] = sums[f"{name}_loss"] / batches
+    metrics["loss/total"] = metrics["loss/policy"] + metrics["loss/kl"] + metrics["loss/entropy"]
+    if tokens > 0:
+        metrics["policy/clip_fraction"] = sums["clipped_tokens"] / tokens
+        metrics["policy/logprob_gap"] = sums["abs_log_ratio_sum"] / tokens
+        if sums["ratio_sq_sum"] > 0:
+            metrics["policy/ratio_ess"] = sums["ratio_sum"] ** 2 / (tokens * sums["ratio_sq_sum"])
+    if sums["entropy_count"] > 0:
+        metrics["policy/entropy"] = sums["entropy_sum"] / sums["entropy_count"]
+    if sums["kl_count"] > 0:
+        metrics["adaptive_kl/raw_kl"] = sums["raw_kl_sum"] / sums["kl_count"]
+        metrics["adaptive_kl/adapted_kl"] = sums["adapted_kl_sum"] / sums["kl_count"]
+    return metrics

@@ -1,0 +1,187 @@
+"""The records that travel between stages, one frozen type per stage.
+
+    Prompt ─▶ RolloutRequest ─▶ Completion ─▶ ScoredCompletion ─▶ TrainingBatch ─▶ StepReport
+                                    │              └─ or UnscoredCompletion(reason)
+                                    └─ or DroppedCompletion(reason)
+
+A stage returns a new record; it never fills in a field of the one it was given.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+Messages = list[dict[str, str]]
+"""Chat messages: ``[{"role": "user", "content": "..."}]``."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Prompt:
+    """One row of the prompt store.
+
+    Attributes:
+        row: dense row number in the store, from 0.
+        key: identity in the baseline store: the ``prompt_id`` column, else ``core.keys.prompt_key(prompt)``.
+        prompt: plain text, or chat messages.
+        answer: the reference answer handed to the reward functions; "" if the dataset has none.
+        source: name of the dataset the row comes from.
+        metadata: the row's other columns.
+    """
+
+    row: int
+    key: str
+    prompt: str | Messages
+    answer: str = ""
+    source: str = ""
+    metadata: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DrawnPrompt:
+    """A prompt at its place in the prompt stream, tokenised.
+
+    Attributes:
+        draw_id: position in the stream, counted from 0 over the whole run; unique.
+        prompt: the row drawn.
+        token_ids: int32 [P], the prompt after template and tokenizer.
+        num_samples: completions to generate for this draw (K, or the curriculum's allocation).
+    """
+
+    draw_id: int
+    prompt: Prompt
+    token_ids: NDArray[np.int32]
+    num_samples: int = 1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RolloutRequest:
+    """One completion asked of a generator.
+
+    Attributes:
+        request_id: unique over the run; requests of one step sort by it.
+        drawn: the prompt, tokenised.
+        sample_index: 0 … num_samples-1 within the draw.
+        v_hat: baseline read at dispatch, in [0, 1].
+        n_eff: effective sample count behind ``v_hat``.
+        policy_version: the learner's version at dispatch.
+        seed: seed of this completion's sampling.
+    """
+
+    request_id: int
+    drawn: DrawnPrompt
+    sample_index: int
+    v_hat: float
+    n_eff: float
+    policy_version: int
+    seed: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Completion:
+    """What a generator answered.
+
+    Attributes:
+        request: the request it answers.
+        token_ids: int32 [T], with the end-of-sequence token when the model ended by itself.
+        logprobs: float32 [T], log π_generator of each token under the distribution it was sampled from.
+        text: the tokens decoded, special tokens left out.
+        truncated: True if the length limit ended it.
+        oldest_version, newest_version: policy versions of its first and last token.
+    """
+
+    request: RolloutRequest
+    token_ids: NDArray[np.int32]
+    logprobs: NDArray[np.float32]
+    text: str
+    truncated: bool
+    oldest_version: int
+    newest_version: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ScoredCompletion:
+    """A completion with its reward.
+
+    Attributes:
+        completion: what was scored.
+        reward: weighted sum of ``parts``, raw (before ``reward_range`` scaling), always finite; the advantage's.
+        tracker_reward: the same without shaping parts such as an overlong penalty; the baseline's.
+        parts: each reward function's own value by name.
+    """
+
+    completion: Completion
+    reward: float
+    tracker_reward: float
+    parts: Mapping[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class UnscoredCompletion:
+    """A completion no reward could be given to: no evidence, never a zero."""
+
+    completion: Completion
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DroppedCompletion:
+    """A completion that will not be trained on, and why ("stale", "unscored", "lost")."""
+
+    request: RolloutRequest
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainingBatch:
+    """One optimizer-step batch over all ranks, ragged and columnar; B sequences.
+
+    Attributes:
+        step: optimizer step this batch is for, from 0.
+        token_ids: int32 [Σ lengths], each sequence's prompt followed by its completion.
+        prompt_lengths: int32 [B].
+        completion_lengths: int32 [B].
+        behaviour_logprobs: float32 [Σ completion_lengths], the generator's own.
+        advantages: float32 [B], final: normalised and clipped over the global batch.
+        active: bool [B]; False leaves a sequence out of the loss and of every denominator.
+        rewards: float32 [B], raw; for controllers and metrics only.
+    """
+
+    step: int
+    token_ids: NDArray[np.int32]
+    prompt_lengths: NDArray[np.int32]
+    completion_lengths: NDArray[np.int32]
+    behaviour_logprobs: NDArray[np.float32]
+    advantages: NDArray[np.float32]
+    active: NDArray[np.bool_]
+    rewards: NDArray[np.float32]
+
+    @property
+    def num_sequences(self) -> int:
+        return int(self.prompt_lengths.shape[0])
+
+    @property
+    def lengths(self) -> NDArray[np.int32]:
+        """int32 [B]: prompt plus completion."""
+        return self.prompt_lengths + self.completion_lengths
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StepReport:
+    """What the learner says of one optimizer step, the same on every rank.
+
+    Attributes:
+        step: the step trained.
+        skipped: True if a non-finite loss or gradient left the weights untouched.
+        metrics: ``loss/*``, ``policy/*``, ``adaptive_kl/*`` and ``optim/*`` numbers.
+        drift: float32 [B], mean over a sequence's tokens of |log π_new − log π_behaviour|.
+    """
+
+    step: int
+    skipped: bool
+    metrics: Mapping[str, float]
+    drift: NDArray[np.float32]

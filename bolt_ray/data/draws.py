@@ -1,0 +1,165 @@
+"""The draws of a segment: which rows, in which order, how many completions each; kept on disk before use."""
+
+from __future__ import annotations
+
+import zipfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bolt_ray.core.draws import draw_without_replacement
+from bolt_ray.core.errors import CheckpointError
+from bolt_ray.data.parts import sync_directory, sync_file
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SegmentDraws:
+    """A segment of the prompt stream.
+
+    Attributes:
+        segment: its number, from 0.
+        rows: int64 [n], store rows in draw order.
+        num_samples: int32 [n], completions asked of each draw.
+    """
+
+    segment: int
+    rows: NDArray[np.int64]
+    num_samples: NDArray[np.int32]
+
+
+def segment_rng(seed: int, segment: int) -> np.random.Generator:
+    """A generator that depends on (seed, segment) alone, so that a restart draws the same."""
+    return np.random.Generator(np.random.Philox(key=np.array([seed, segment], dtype=np.uint64)))
+
+
+def draw_rows(
+    weights: NDArray[np.float64],
+    *,
+    rows: NDArray[np.int64],
+    size: int,
+    rng: np.random.Generator,
+    source_ids: NDArray[np.int32] | None = None,
+    source_weights: Sequence[float] | None = None,
+) -> NDArray[np.int64]:
+    """Draw ``size`` rows without replacement, in random order.
+
+    With ``source_weights`` the rows of every source are scaled so that the sources come out at these weights.
+    Scaling alone would miss them whenever a source has few rows, as none is drawn twice; so each source gets
+    its share of the draws first (systematic sampling: the share rounded up or down, right on average) and its
+    rows are drawn within it. A source with fewer rows than its share, or a store with fewer rows than
+    ``size``, repeats its rows, each as often as the others, give or take one.
+
+    Args:
+        weights: float64 [n], positive, over ``rows``.
+        rows: int64 [n], store rows that may be drawn.
+        source_ids: int32 [n], the source of each; needed with ``source_weights``.
+        source_weights: by source number.
+
+    Returns:
+        int64 [size], store rows.
+
+    Raises:
+        ValueError: a weight is not positive and finite, or there is nothing to draw from.
+    """
+    if source_weights is None or source_ids is None:
+        picked = draw_without_replacement(weights, size, rng)
+    else:
+        quotas = _quotas(np.asarray(source_weights, dtype=np.float64), source_ids, size, rng)
+        picks = []
+        for source in np.flatnonzero(quotas).tolist():
+            members = np.flatnonzero(source_ids == source)
+            picks.append(members[draw_without_replacement(weights[members], int(quotas[source]), rng)])
+        picked = np.concatenate(picks) if picks else np.empty(0, np.int64)
+    # Draw order puts the heavy rows first; a step inside the segment must not depend on that.
+    drawn: NDArray[np.int64] = rows[rng.permutation(picked)]
+    return drawn
+
+
+def _quotas(
+    source_weights: NDArray[np.float64], source_ids: NDArray[np.int32], size: int, rng: np.random.Generator
+) -> NDArray[np.int64]:
+    """int64 [sources]: draws of each, Σ = size; a source without rows gets none."""
+    present = np.bincount(source_ids, minlength=source_weights.size) > 0
+    shares = np.where(present, source_weights, 0.0)
+    edges = np.concatenate([[0.0], np.cumsum(shares / shares.sum())]) * size
+    edges[-1] = size
+    # The small offset keeps 0.75 * 2560 = 1920 whole whatever the rounding of the cumulative sum.
+    quotas: NDArray[np.int64] = np.diff(np.floor(edges + rng.random() * (1 - 1e-6) + 5e-7)).astype(np.int64)
+    return quotas
+
+
+class DrawLog:
+    """Segments' draws on disk: ``segment-000007.npz``, written aside, fsynced, renamed.
+
+    Args:
+        directory: made if missing.
+        store_address: of the store the rows belong to; draws of another store are refused.
+    """
+
+    def __init__(self, directory: Path, *, store_address: str) -> None:
+        self._directory = directory
+        self._address = store_address
+        directory.mkdir(parents=True, exist_ok=True)
+
+    def write(self, draws: SegmentDraws) -> None:
+        path = self._path(draws.segment)
+        aside = path.with_suffix(".tmp")
+        with aside.open("wb") as stream:
+            np.savez(
+                stream,
+                rows=draws.rows,
+                num_samples=draws.num_samples,
+                store=np.frombuffer(self._address.encode("ascii"), dtype=np.uint8),
+            )
+        sync_file(aside)
+        aside.replace(path)
+        sync_directory(self._directory)
+
+    def read(self, segment: int) -> SegmentDraws:
+        """The draws of a segment that was written.
+
+        Raises:
+            CheckpointError: they are missing, damaged or of another store.
+        """
+        path = self._path(segment)
+        try:
+            with np.load(path, allow_pickle=False) as saved:
+                address = saved["store"].tobytes().decode("ascii")
+                draws = SegmentDraws(segment=segment, rows=saved["rows"], num_samples=saved["num_samples"])
+        except (OSError, ValueError, KeyError, zipfile.BadZipFile, EOFError) as error:
+            raise CheckpointError(
+                f"the draws of segment {segment} cannot be read from {path} ({error}); resume from an "
+                "earlier checkpoint, or start a new run"
+            ) from error
+        if address != self._address:
+            raise CheckpointError(
+                f"{path} was drawn from prompt store {address}, and the datasets now make {self._address}: "
+                "resume with the datasets and data settings of the run"
+            )
+        return draws
+
+    def drop_from(self, segment: int) -> None:
+        """Forget the draws of this and all later segments."""
+        for path in self._directory.glob("segment-*.npz"):
+            if int(path.stem.removeprefix("segment-")) >= segment:
+                path.unlink()
+
+    def _path(self, segment: int) -> Path:
+        return self._directory / f"segment-{segment:06d}.npz"
+
+
+def check_state(state: Mapping[str, object], expected: Mapping[str, object]) -> None:
+    """Refuse a stream's state that was saved under other settings.
+
+    Raises:
+        CheckpointError: names the setting.
+    """
+    for name, value in expected.items():
+        if state.get(name) != value:
+            raise CheckpointError(
+                f"the prompt stream was saved with {name} {state.get(name)!r} and now has {value!r}: "
+                "resume with the settings of the run"
+            )

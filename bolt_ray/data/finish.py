@@ -1,0 +1,178 @@
+"""The last step of an ingest: duplicates out, dense row numbers, the index and the manifest."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+
+from bolt_ray.core.errors import DataError
+from bolt_ray.data.parts import PartsReader, part_path, sync_directory, sync_file, write_json
+from bolt_ray.data.plan import STORE_FORMAT, Piece, ReadPlan
+
+COMPARE_ROWS = 8192
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Duplicate:
+    """A row whose key an earlier row has.
+
+    Attributes:
+        row, first: physical row numbers of the later and the earliest row.
+        by_id: True if the key is an id a dataset gave.
+    """
+
+    row: int
+    first: int
+    by_id: bool
+
+
+def finish_store(plan: ReadPlan, directory: Path, *, skip_bad_rows: bool) -> None:
+    """Write ``index.npy``, ``key_hash.npy``, ``keys.arrow``, ``rejects.jsonl`` and last ``manifest.json``.
+
+    Raises:
+        DataError: an id occurs twice and bad rows are not skipped, or a dataset has no prompt left.
+    """
+    parts = [
+        json.loads(part_path(directory, unit.number).with_suffix(".json").read_text(encoding="utf-8"))
+        for unit in plan.units
+    ]
+    reader = PartsReader(directory, [part["rows"] for part in parts])
+    rejected = [Counter[str]() for _ in plan.sources]
+    filtered = [Counter[str]() for _ in plan.sources]
+    for part in parts:
+        rejected[part["source"]].update(part["rejected"])
+        filtered[part["source"]].update(part["filtered"])
+
+    hashes = _column(reader, "key_hash", np.uint64)
+    dropped = np.zeros(reader.num_rows, dtype=np.bool_)
+    part_sources = np.array([part["source"] for part in parts], dtype=np.int32)
+    places = _Places(reader, parts)
+    with (directory / "rejects.jsonl").open("w", encoding="utf-8") as rejects:
+        for unit in plan.units:
+            with part_path(directory, unit.number).with_suffix(".rejects.jsonl").open(encoding="utf-8") as stream:
+                rejects.writelines(stream)
+        for duplicate in _duplicates(reader, hashes):
+            source = int(part_sources[reader.part_of(np.array([duplicate.row]))[0]])
+            if duplicate.by_id:
+                key, here = places.of(duplicate.row)
+                message = f"prompt_id '{key}' is already used by {places.of(duplicate.first)[1]}"
+                if not skip_bad_rows:
+                    raise DataError(
+                        f"{here}: {message}. Make the ids unique, set columns: {{prompt_id: null}} to key "
+                        "prompts by their text, or set data.on_bad_row: skip"
+                    )
+                entry = {"place": here, "reason": "duplicate_id", "message": message, "row": ""}
+                rejects.write(json.dumps(entry, ensure_ascii=False) + "\n")
+                rejected[source]["duplicate_id"] += 1
+                dropped[duplicate.row] = True
+            elif plan.drop_duplicates[source]:
+                filtered[source]["duplicate_prompt"] += 1
+                dropped[duplicate.row] = True
+
+    index = np.flatnonzero(~dropped).astype(np.int64)
+    row_sources = part_sources[reader.part_of(index)]
+    sources = [
+        {
+            "name": name,
+            "rows": int(np.count_nonzero(row_sources == number)),
+            "read": sum(part["records"] for part in parts if part["source"] == number),
+            "rejected": dict(rejected[number]),
+            "filtered": dict(filtered[number]),
+        }
+        for number, name in enumerate(plan.sources)
+    ]
+    _check_not_empty(sources, plan)
+    np.save(directory / "index.npy", index)
+    np.save(directory / "key_hash.npy", hashes[index])
+    _write_keys(reader, dropped, directory / "keys.arrow")
+    for name in ("index.npy", "key_hash.npy", "keys.arrow", "rejects.jsonl"):
+        sync_file(directory / name)
+    manifest = {
+        "format": STORE_FORMAT,
+        "address": plan.address,
+        "rows": int(index.size),
+        "sources": sources,
+        "parts": parts,
+    }
+    write_json(directory / "manifest.json", manifest)
+    sync_directory(directory)
+
+
+def _column(reader: PartsReader, name: str, dtype: Any) -> NDArray[Any]:
+    """One number column of all rows."""
+    chunks = [table[name].to_numpy() for table in reader.columns([name])]
+    return np.concatenate(chunks) if chunks else np.empty(0, dtype)
+
+
+def _duplicates(reader: PartsReader, hashes: NDArray[np.uint64]) -> Iterator[_Duplicate]:
+    """Rows whose key stands in an earlier row, in row order.
+
+    Candidates are equal 64-bit hashes; the keys themselves are then compared, so a collision drops nothing.
+    """
+    order = np.argsort(hashes, kind="stable")
+    ordered = hashes[order]
+    repeats = np.empty(order.size, dtype=np.bool_)
+    repeats[:1] = False
+    repeats[1:] = ordered[1:] == ordered[:-1]
+    group = np.cumsum(~repeats) - 1
+    firsts = order[np.flatnonzero(~repeats)]
+    rows, first = order[repeats], firsts[group[repeats]]
+    in_order = np.argsort(rows, kind="stable")
+    rows, first = rows[in_order], first[in_order]
+    for start in range(0, rows.size, COMPARE_ROWS):
+        some = slice(start, start + COMPARE_ROWS)
+        here = reader.take(rows[some], ["key", "has_id"])
+        there = reader.take(first[some], ["key", "has_id"])
+        same = pc.equal(here["key"], there["key"]).to_pylist()
+        by_id = pc.or_(here["has_id"], there["has_id"]).to_pylist()
+        for row, earlier, equal, is_id in zip(rows[some].tolist(), first[some].tolist(), same, by_id, strict=True):
+            if equal:
+                yield _Duplicate(row=row, first=earlier, by_id=is_id)
+
+
+class _Places:
+    """Where physical rows came from."""
+
+    def __init__(self, reader: PartsReader, parts: Sequence[dict[str, Any]]) -> None:
+        self._reader = reader
+        self._parts = parts
+
+    def of(self, row: int) -> tuple[str, str]:
+        """(key, place) of a row."""
+        rows = np.array([row], dtype=np.int64)
+        entry = self._reader.take(rows, ["key", "piece", "line"]).to_pylist()[0]
+        path, file_format = self._parts[int(self._reader.part_of(rows)[0])]["pieces"][entry["piece"]]
+        return entry["key"], Piece(path=path, format=file_format).place(entry["line"])
+
+
+def _check_not_empty(sources: Sequence[dict[str, Any]], plan: ReadPlan) -> None:
+    for number, source in enumerate(sources):
+        if source["rows"]:
+            continue
+        paths = sorted({piece.path for unit in plan.units if unit.source == number for piece in unit.pieces})
+        where = ", ".join(paths[:3]) + (f" and {len(paths) - 3} more" if len(paths) > 3 else "")
+        left_out = [f"{count:,} {reason}" for reason, count in {**source["rejected"], **source["filtered"]}.items()]
+        reasons = f" ({', '.join(left_out)})" if left_out else ""
+        raise DataError(
+            f"dataset '{source['name']}' is empty: {source['read']:,} rows read{reasons}, no prompt left. "
+            f"Read from: {where or 'no rows at all'}"
+        )
+
+
+def _write_keys(reader: PartsReader, dropped: NDArray[np.bool_], path: Path) -> None:
+    start = 0
+    schema = pa.schema([("key", pa.large_string())])
+    with pa.ipc.new_file(str(path), schema) as writer:
+        for table in reader.columns(["key"]):
+            keep = ~dropped[start : start + table.num_rows]
+            start += table.num_rows
+            writer.write_table(table.filter(pa.array(keep)))

@@ -1,0 +1,60 @@
+"""Hugging Face datasets, through ``datasets.load_dataset``; its cache keeps what was downloaded."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from bolt_ray.config.data import DatasetConfig
+from bolt_ray.core.errors import DataError
+from bolt_ray.data.presets import KNOWN_NAMES
+
+
+def hub_arguments(dataset: DatasetConfig) -> dict[str, Any]:
+    """Keyword arguments of ``load_dataset``; relative ``data_files`` made absolute: workers run elsewhere."""
+    config_name = dataset.config_name
+    if config_name is None and dataset.data_files is None:
+        config_name = KNOWN_NAMES.get(dataset.name.rsplit("/", 1)[-1], ("", None))[1]
+    name = str(Path(dataset.name).absolute()) if Path(dataset.name).exists() else dataset.name
+    return {
+        "path": name,
+        "name": config_name,
+        "split": dataset.split or "train",
+        "revision": dataset.revision,
+        "data_files": _absolute(dataset.data_files),
+    }
+
+
+def _absolute(data_files: Any) -> Any:
+    if isinstance(data_files, dict):
+        return {split: _absolute(files) for split, files in data_files.items()}
+    if isinstance(data_files, list):
+        return [_absolute(entry) for entry in data_files]
+    if isinstance(data_files, str) and Path(data_files).expanduser().exists():
+        return str(Path(data_files).expanduser().absolute())
+    return data_files
+
+
+def load_hub(arguments: dict[str, Any]) -> Any:
+    """A map-style ``datasets.Dataset``, memory-mapped from the cache.
+
+    Raises:
+        DataError: it is not there, its configuration or split is not, or its files cannot be read.
+    """
+    import datasets
+
+    datasets.disable_progress_bars()
+    try:
+        return datasets.load_dataset(**arguments)
+    except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:
+        chosen = ", ".join(f"{key}={value!r}" for key, value in arguments.items() if value is not None)
+        reason = str(error.__cause__ or error).strip() or type(error).__name__
+        raise DataError(
+            f"'{arguments['path']}' is no local path, and Hugging Face datasets cannot load it ({chosen}): {reason}"
+        ) from error
+
+
+def hub_fingerprint(loaded: Any) -> str:
+    """Number of rows and the cache files (their directories carry the hash of the data), with their sizes."""
+    files = sorted((entry["filename"], Path(entry["filename"]).stat().st_size) for entry in loaded.cache_files)
+    return repr((loaded.num_rows, files))

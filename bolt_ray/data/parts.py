@@ -1,0 +1,160 @@
+"""The parts a prompt store is made of: Arrow IPC files in record batches of 1,024 rows, memory-mapped."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+CHUNK_ROWS = 1024
+
+PART_SCHEMA = pa.schema(
+    [
+        ("key", pa.large_string()),
+        ("key_hash", pa.uint64()),
+        ("has_id", pa.bool_()),
+        ("prompt", pa.large_string()),
+        ("answer", pa.large_string()),
+        ("metadata", pa.large_string()),
+        ("piece", pa.int32()),
+        ("line", pa.int64()),
+        ("record", pa.int64()),
+    ]
+)
+"""One row of a part.
+
+prompt and metadata are JSON texts; piece, line: where the row stands; record: its number among all rows of
+its read unit, good or bad, from 0.
+"""
+
+
+def part_path(directory: Path, number: int) -> Path:
+    return directory / f"part-{number:05d}.arrow"
+
+
+def sync_file(path: Path) -> None:
+    """Make a written file survive a power cut."""
+    with path.open("rb") as stream:
+        os.fsync(stream.fileno())
+
+
+def sync_directory(directory: Path) -> None:
+    """Make renames in a directory survive a power cut."""
+    descriptor = os.open(directory, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write a JSON file aside, fsync it and rename it into place."""
+    aside = path.with_name(path.name + ".tmp")
+    aside.write_text(json.dumps(value, ensure_ascii=False, indent=1), encoding="utf-8")
+    sync_file(aside)
+    aside.replace(path)
+    sync_directory(path.parent)
+
+
+class PartWriter:
+    """Writes one part aside and renames it when it is complete.
+
+    Every record batch but the last has exactly 1,024 rows, so a row's batch is found by division.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._aside = path.with_name(path.name + ".tmp")
+        self._writer = pa.ipc.new_file(str(self._aside), PART_SCHEMA)
+        self._pending: list[Any] = []
+        self._num_pending = 0
+        self.num_rows = 0
+
+    def write(self, table: pa.Table) -> None:
+        """Append rows of the part's schema."""
+        self._pending.append(table)
+        self._num_pending += table.num_rows
+        self.num_rows += table.num_rows
+        if self._num_pending < CHUNK_ROWS:
+            return
+        rows = pa.concat_tables(self._pending)
+        whole = rows.num_rows - rows.num_rows % CHUNK_ROWS
+        for start in range(0, whole, CHUNK_ROWS):
+            self._write_chunk(rows.slice(start, CHUNK_ROWS))
+        self._pending = [rows.slice(whole)]
+        self._num_pending = rows.num_rows - whole
+
+    def finish(self) -> None:
+        if self._num_pending:
+            self._write_chunk(pa.concat_tables(self._pending))
+        self._writer.close()
+        sync_file(self._aside)
+        self._aside.replace(self._path)
+
+    def abandon(self) -> None:
+        self._writer.close()
+        self._aside.unlink(missing_ok=True)
+
+    def _write_chunk(self, table: pa.Table) -> None:
+        for batch in table.combine_chunks().to_batches():
+            self._writer.write_batch(batch)
+
+
+class PartsReader:
+    """Random access to the rows of all parts by physical row number, as the parts lie one after another.
+
+    Args:
+        directory: where the parts are.
+        counts: rows of each part, in order.
+    """
+
+    def __init__(self, directory: Path, counts: Sequence[int]) -> None:
+        self._directory = directory
+        self._starts = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
+        self._files: dict[int, Any] = {}
+
+    @property
+    def num_rows(self) -> int:
+        return int(self._starts[-1])
+
+    def part_of(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
+        """The number of the part each physical row lies in."""
+        return np.searchsorted(self._starts, rows, side="right") - 1
+
+    def take(self, rows: NDArray[np.int64], columns: Sequence[str] | None = None) -> pa.Table:
+        """Rows by physical number, in the order asked for; only the chunks they lie in are touched."""
+        schema = PART_SCHEMA if columns is None else pa.schema([PART_SCHEMA.field(name) for name in columns])
+        if rows.size == 0:
+            return schema.empty_table()
+        order = np.argsort(rows, kind="stable")
+        ordered = rows[order]
+        parts = self.part_of(ordered)
+        chunks, places = np.divmod(ordered - self._starts[parts], CHUNK_ROWS)
+        edges = np.flatnonzero((np.diff(parts) != 0) | (np.diff(chunks) != 0)) + 1
+        bounds = [0, *edges.tolist(), rows.size]
+        pieces = []
+        for start, stop in itertools.pairwise(bounds):
+            batch = self._file(int(parts[start])).get_batch(int(chunks[start]))
+            batch = batch if columns is None else batch.select(list(columns))
+            pieces.append(batch.take(pa.array(places[start:stop])))
+        back = np.empty_like(order)
+        back[order] = np.arange(rows.size)
+        return pa.Table.from_batches(pieces, schema).take(pa.array(back))
+
+    def columns(self, names: Sequence[str]) -> Iterator[pa.Table]:
+        """Some columns of all rows, one table per part that has rows."""
+        for number in range(len(self._starts) - 1):
+            if self._starts[number + 1] > self._starts[number]:
+                yield self._file(number).read_all().select(list(names))
+
+    def _file(self, number: int) -> Any:
+        if number not in self._files:
+            self._files[number] = pa.ipc.open_file(pa.memory_map(str(part_path(self._directory, number))))
+        return self._files[number]

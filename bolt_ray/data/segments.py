@@ -1,0 +1,190 @@
+"""Reading a segment: Ray Data fetches just its rows and tokenizes them; the driver puts them in order."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import ray.data
+from numpy.typing import NDArray
+from ray.data import Datasource, ReadTask
+from ray.data.block import BlockMetadata
+
+from bolt_ray.core.errors import DataError, ModelError
+from bolt_ray.core.records import DrawnPrompt, Prompt
+from bolt_ray.data.blocks import TASK_CPUS, quiet_dataset
+from bolt_ray.data.draws import SegmentDraws
+from bolt_ray.data.store import PromptStore, shared_store
+from bolt_ray.data.waiting import Feed
+
+DRAWS_PER_TASK = 512
+CONCURRENT_TASKS = 2
+"""A segment is a few tasks of milliseconds; more processes would each load a tokenizer and take from the others."""
+
+Tokenize = Callable[[Sequence[Prompt]], list[NDArray[np.int32]]]
+"""Prompts to int32 token ids; runs in Ray Data workers, so it must pickle."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class UnusableDraw:
+    """A draw whose prompt has no tokens or too many."""
+
+    draw_id: int
+    row: int
+    num_tokens: int
+
+
+class DrawnRows(Datasource):  # type: ignore[misc]
+    """Reads rows of a prompt store by number.
+
+    Args:
+        directory: the store's.
+        rows: int64 [n], store rows.
+        first_place: place of rows[0] in the segment.
+        rows_per_task: what one read task fetches.
+    """
+
+    def __init__(self, directory: str, rows: NDArray[np.int64], *, first_place: int, rows_per_task: int) -> None:
+        super().__init__()
+        self._directory = directory
+        self._rows = rows
+        self._first_place = first_place
+        self._rows_per_task = rows_per_task
+
+    def get_name(self) -> str:
+        return "DrawnPrompts"
+
+    def estimate_inmemory_data_size(self) -> int | None:
+        return None
+
+    def get_read_tasks(
+        self, parallelism: int, per_task_row_limit: int | None = None, data_context: Any = None
+    ) -> list[ReadTask]:
+        tasks = []
+        for start in range(0, self._rows.size, self._rows_per_task):
+            rows = self._rows[start : start + self._rows_per_task]
+            known = BlockMetadata(num_rows=int(rows.size), size_bytes=None, input_files=None, exec_stats=None)
+            tasks.append(ReadTask(partial(_fetch, self._directory, rows, self._first_place + start), known))
+        return tasks
+
+
+def _fetch(directory: str, rows: NDArray[np.int64], first_place: int) -> Iterator[pa.Table]:
+    table = shared_store(directory).table(rows).select(["key", "prompt", "answer", "metadata"])
+    places = np.arange(first_place, first_place + rows.size, dtype=np.int64)
+    yield table.append_column("place", pa.array(places)).append_column("row", pa.array(rows))
+
+
+def _tokenize_table(table: pa.Table, *, directory: str, tokenize: Tokenize, max_tokens: int) -> pa.Table:
+    """Append ``token_ids``, ``num_tokens`` and ``error``; a prompt that is too long keeps no tokens.
+
+    A user's error travels as data (class and message): Ray Data hands exceptions on as text only.
+    """
+    rows = table["row"].to_numpy()
+    failure = ""
+    try:
+        tokens = tokenize(shared_store(directory).to_prompts(rows, table))
+    except (DataError, ModelError) as error:
+        tokens = [np.empty(0, np.int32)] * table.num_rows
+        failure = f"{type(error).__name__}:{error}"
+    counts = [int(token_ids.size) for token_ids in tokens]
+    kept = [token_ids if token_ids.size <= max_tokens else token_ids[:0] for token_ids in tokens]
+    return (
+        table.append_column("token_ids", pa.array(kept, pa.large_list(pa.int32())))
+        .append_column("num_tokens", pa.array(counts, pa.int64()))
+        .append_column("error", pa.array([failure] * table.num_rows, pa.string()))
+    )
+
+
+class SegmentReader:
+    """Prompts of one segment in draw order, fetched ahead in the background.
+
+    Args:
+        store: where the rows are.
+        draws: the segment.
+        offset: draws at the beginning that are not wanted any more.
+        first_draw_id: draw id of the segment's first draw.
+        tokenize: see :data:`Tokenize`.
+        max_tokens: longest usable prompt.
+        rows_per_task: rows that one read task fetches; does not change what comes out.
+    """
+
+    def __init__(
+        self,
+        *,
+        store: PromptStore,
+        draws: SegmentDraws,
+        offset: int,
+        first_draw_id: int,
+        tokenize: Tokenize,
+        max_tokens: int,
+        rows_per_task: int = DRAWS_PER_TASK,
+    ) -> None:
+        self._store = store
+        self._draws = draws
+        self._next = offset
+        self._first_draw_id = first_draw_id
+        self._max_tokens = max_tokens
+        self._ready: dict[int, DrawnPrompt | UnusableDraw] = {}
+        directory = str(store.directory)
+        source = DrawnRows(directory, draws.rows[offset:], first_place=offset, rows_per_task=rows_per_task)
+        step = partial(_tokenize_table, directory=directory, tokenize=tokenize, max_tokens=max_tokens)
+        blocks = -(-(draws.rows.size - offset) // rows_per_task)
+        self._feed: Feed[pa.Table] = Feed(
+            lambda: _stream(source, step, blocks), what=f"the prompts of segment {draws.segment}"
+        )
+
+    @property
+    def exhausted(self) -> bool:
+        return self._next >= self._draws.rows.size
+
+    def next(self, timeout_s: float) -> DrawnPrompt | UnusableDraw:
+        """The next draw; call only while not exhausted.
+
+        Raises:
+            StallError: nothing came within ``timeout_s``.
+            BoltRayError: what reading or tokenizing raised.
+        """
+        while self._next not in self._ready:
+            table = self._feed.get(timeout_s)
+            assert table is not None, "Ray Data ended before all rows of the segment came"
+            self._take(table)
+        drawn = self._ready.pop(self._next)
+        self._next += 1
+        return drawn
+
+    def close(self) -> None:
+        self._feed.close()
+
+    def _take(self, table: pa.Table) -> None:
+        kind, _, message = table["error"][0].as_py().partition(":")
+        if kind:
+            raise {"DataError": DataError, "ModelError": ModelError}[kind](message)
+        rows = table["row"].to_numpy()
+        prompts = self._store.to_prompts(rows, table)
+        tokens = table["token_ids"].combine_chunks()
+        values, offsets = tokens.values.to_numpy(), tokens.offsets.to_numpy()
+        places, counts = table["place"].to_pylist(), table["num_tokens"].to_pylist()
+        for number, (place, prompt, count) in enumerate(zip(places, prompts, counts, strict=True)):
+            draw_id = self._first_draw_id + place
+            if not 0 < count <= self._max_tokens:
+                self._ready[place] = UnusableDraw(draw_id=draw_id, row=prompt.row, num_tokens=count)
+                continue
+            self._ready[place] = DrawnPrompt(
+                draw_id=draw_id,
+                prompt=prompt,
+                # A copy: a view would keep the whole block in the object store.
+                token_ids=values[offsets[number] : offsets[number + 1]].astype(np.int32, copy=True),
+                num_samples=int(self._draws.num_samples[place]),
+            )
+
+
+def _stream(source: DrawnRows, step: Callable[[pa.Table], pa.Table], blocks: int) -> Iterator[pa.Table]:
+    # The same resources for both, so that Ray Data makes one task of fetching and tokenizing.
+    shared: dict[str, Any] = {"num_cpus": TASK_CPUS, "concurrency": min(CONCURRENT_TASKS, blocks)}
+    dataset = ray.data.read_datasource(source, override_num_blocks=blocks, **shared)
+    dataset = dataset.map_batches(step, batch_size=None, batch_format="pyarrow", **shared)
+    yield from quiet_dataset(dataset).iter_batches(batch_size=None, batch_format="pyarrow")

@@ -1,0 +1,321 @@
+"""The learner: one DeepSpeed engine that turns a batch of scored completions into an optimizer step.
+
+    TrainingBatch ─▶ [π_old, π_ref: forward passes] ─▶ for each epoch, each mini-batch:
+                     micro-batches ─▶ loss ─▶ backward ─▶ … ─▶ clip, AdamW step ─▶ StepReport
+
+Every rank is given the same whole batch and takes its share; every rank returns the same report. Runs under an
+initialized ``torch.distributed`` (Ray Train, torchrun) or alone.
+"""
+
+from __future__ import annotations
+
+import gc
+import logging
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from numpy.typing import NDArray
+from torch import Tensor
+
+from bolt_ray.core.errors import ModelError, UnhealthyTrainingError
+from bolt_ray.core.kl_controllers import make_kl_controller
+from bolt_ray.core.records import StepReport, TrainingBatch
+from bolt_ray.engines.deepspeed_config import (
+    deepspeed_config,
+    effective_zero_stage,
+    initialize_engine,
+    prepare_deepspeed,
+)
+from bolt_ray.engines.learner_checkpoint import Counters, load_state, save_state
+from bolt_ray.engines.learner_passes import PassPlanner
+from bolt_ray.engines.learner_settings import LearnerSettings, LoraSettings, ReferenceSettings
+from bolt_ray.engines.learner_step import BatchOutcome, BatchTrainer, drift_of
+from bolt_ray.engines.learner_weights import iter_named_weights, write_safetensors
+from bolt_ray.engines.lora import attach_adapter, iter_adapter_weights, save_adapter
+from bolt_ray.engines.model_loading import (
+    copy_model_files,
+    load_policy,
+    probe,
+    resolve_dtype,
+    training_device,
+)
+from bolt_ray.engines.packing import TokenColumns
+from bolt_ray.engines.reference import make_reference
+
+__all__ = ["DeepSpeedLearner", "LearnerSettings", "LoraSettings", "ReferenceSettings"]
+
+log = logging.getLogger(__name__)
+
+
+class DeepSpeedLearner:
+    """The trained policy, its optimizer, its reference and its KL controller.
+
+    Methods that train, gather or save are collective: all ranks call them, in the same order.
+
+    Attributes:
+        settings: as given.
+        counters: policy version, optimizer steps and bad steps so far.
+    """
+
+    def __init__(self, settings: LearnerSettings) -> None:
+        """Load the model and build engine and reference.
+
+        Raises:
+            ModelError: the model cannot be loaded, or its log-probs cannot be computed from its hidden states.
+        """
+        prepare_deepspeed()
+        from transformers.integrations import HfDeepSpeedConfig
+
+        self.settings = settings
+        self.counters = Counters()
+        self._dtype, self._device = resolve_dtype(settings.dtype), training_device()
+        self._stage = effective_zero_stage(settings, self._dtype)
+        config = deepspeed_config(settings, dtype=self._dtype, world_size=dist.get_world_size())
+        # While this object lives, from_pretrained loads straight into ZeRO-3 partitions.
+        self._partitioned_loading = HfDeepSpeedConfig(config) if self._stage == 3 else None
+        self._module = load_policy(settings, dtype=self._dtype)
+        self._peft: Any = None
+        if settings.lora is not None:
+            self._peft = attach_adapter(self._module.model, settings.lora, seed=settings.seed)
+        trainable = [parameter for parameter in self._module.parameters() if parameter.requires_grad]
+        self._engine = initialize_engine(self._module, parameters=trainable, config=config)
+        self._engine.train()
+        packs = probe(self._engine, self._module, dtype=self._dtype, device=self._device)
+        planner = PassPlanner(
+            token_budget=settings.micro_batch_tokens,
+            packing=packs and settings.packing,
+            # This kernel skips what lies between sequences, so one long row costs it nothing.
+            row_capacity=settings.micro_batch_tokens if settings.attention == "flash_attention_2" else None,
+        )
+        self._controller = make_kl_controller(
+            settings.kl_controller, settings.kl_coef, **settings.kl_controller_parameters
+        )
+        self._reference = make_reference(
+            settings,
+            engine=self._engine,
+            module=self._module,
+            peft_model=self._peft,
+            dtype=self._dtype,
+            device=self._device,
+        )
+        self._trainer = BatchTrainer(
+            engine=self._engine,
+            trainable=trainable,
+            stage=self._stage,
+            planner=planner,
+            device=self._device,
+            settings=settings,
+            controller=self._controller,
+            reference=self._reference,
+        )
+        log.info(
+            "learner: %s weights, float32 master weights and optimizer state, ZeRO stage %d, %d rank(s), %s",
+            str(self._dtype).removeprefix("torch."),
+            self._stage,
+            dist.get_world_size(),
+            "packed" if planner.packing else "not packed",
+        )
+
+    @property
+    def policy_version(self) -> int:
+        """Weight updates so far; a skipped batch makes none."""
+        return self.counters.policy_version
+
+    @property
+    def optimizer_steps(self) -> int:
+        """Optimizer steps applied so far; several per update with epochs or mini-batches."""
+        return self.counters.optimizer_steps
+
+    def train_step(self, batch: TrainingBatch) -> StepReport:
+        """Train one batch: ``ppo_epochs`` passes over its mini-batches.
+
+        A non-finite loss or gradient ends the batch there and leaves weights and optimizer as they were before
+        that optimizer step. The report says ``skipped`` if the batch changed nothing at all.
+
+        Raises:
+            UnhealthyTrainingError: ``max_bad_steps`` batches in a row met a non-finite loss or gradient.
+            ValueError: columns of the batch do not fit each other.
+        """
+        rate = self.settings.schedule.at(batch.step)
+        for group in self._engine.optimizer.param_groups:
+            group["lr"] = rate
+        outcome = self._trainer.train(batch)
+        self.counters.optimizer_steps += outcome.applied
+        if outcome.applied:
+            self.counters.policy_version += 1
+            if self._reference is not None:
+                self._reference.after_update(self.counters.policy_version)
+        self._count_bad(outcome, step=batch.step)
+        return StepReport(
+            step=batch.step,
+            skipped=outcome.applied == 0,
+            metrics=self._metrics(outcome, rate=rate),
+            drift=drift_of(TokenColumns.of_batch(batch), outcome, batch.behaviour_logprobs),
+        )
+
+    def logprobs(
+        self,
+        sequences: Sequence[NDArray[np.integer]],
+        prompt_lengths: Sequence[int],
+        *,
+        temperature: float | None = None,
+    ) -> list[NDArray[np.float32]]:
+        """log π of every completion token. Collective; the same on every rank.
+
+        Args:
+            sequences: prompt and completion of each, int [P + T].
+            prompt_lengths: P of each, at least 1.
+            temperature: None for that of sampling.
+
+        Returns:
+            float32 [T] for each sequence.
+        """
+        columns = TokenColumns.of_sequences(sequences, prompt_lengths)
+        with self._module.at_temperature(self.settings.temperature if temperature is None else temperature):
+            values, _ = self._trainer.score(columns, np.arange(columns.num_sequences))
+        return np.split(values, columns.completion_starts[1:]) if columns.num_sequences else []
+
+    def iter_weights(self, dtype: torch.dtype | None = None) -> Iterator[tuple[str, Tensor]]:
+        """All weights by their Hugging Face checkpoint names; collective, all ranks iterate to the end.
+
+        A tensor is valid until the next is asked for. See `iter_named_weights`.
+
+        Raises:
+            ModelError: with LoRA, where only the adapter changes.
+        """
+        if self._peft is not None:
+            raise ModelError("a LoRA learner changes its adapter only; use iter_adapter_weights")
+        return iter_named_weights(self._module.model, dtype=dtype)
+
+    def iter_adapter_weights(self, dtype: torch.dtype | None = None) -> Iterator[tuple[str, Tensor]]:
+        """The adapter by PEFT's names; collective.
+
+        Raises:
+            ModelError: without LoRA.
+        """
+        return iter_adapter_weights(self._require_adapter(), dtype=dtype)
+
+    def save_adapter(self, directory: str | Path) -> None:
+        """Write the adapter as PEFT and vLLM read it; collective, rank 0 writes.
+
+        Raises:
+            ModelError: without LoRA.
+        """
+        path = self._directory(directory)
+        save_adapter(
+            self._require_adapter(), path, base=self.settings.model_path, write=dist.get_rank() == 0
+        )
+        dist.barrier()
+
+    def save_hf(self, directory: str | Path) -> None:
+        """Write a model directory for Transformers and vLLM (with LoRA: an adapter directory); collective.
+
+        Raises:
+            ModelError: ``model_path`` is no local directory to take config and tokenizer from.
+        """
+        if self._peft is not None:
+            self.save_adapter(directory)
+            return
+        path, writes = self._directory(directory), dist.get_rank() == 0
+        if writes:
+            copy_model_files(self.settings.model_path, path, dtype=self._dtype)
+        write_safetensors(self.iter_weights(), path, write=writes)
+        dist.barrier()
+
+    def save(self, directory: str | Path) -> None:
+        """Write what `load` needs to go on as if nothing had happened, at any world size; collective.
+
+        Master weights, optimizer moments, a reference that follows the policy, the KL controller and the counters,
+        as safetensors and JSON.
+        """
+        save_state(
+            self._directory(directory),
+            engine=self._engine,
+            model=self._module.model,
+            stage=self._stage,
+            counters=self.counters,
+            controller=self._controller,
+            reference=self._reference,
+        )
+        dist.barrier()
+
+    def load(self, directory: str | Path) -> None:
+        """Restore what `save` wrote, under any ZeRO stage and world size; collective.
+
+        Raises:
+            CheckpointError: a file is missing or belongs to another model.
+        """
+        self.counters = load_state(
+            Path(directory),
+            engine=self._engine,
+            model=self._module.model,
+            stage=self._stage,
+            controller=self._controller,
+            reference=self._reference,
+        )
+        dist.barrier()
+
+    def close(self) -> None:
+        """Release the engine; the process group is left to whoever made it."""
+        self._engine.destroy()
+        self._partitioned_loading = None
+        gc.collect()
+
+    def _directory(self, directory: str | Path) -> Path:
+        path = Path(directory)
+        if dist.get_rank() == 0:
+            path.mkdir(parents=True, exist_ok=True)
+        return path
+
+    def _require_adapter(self) -> Any:
+        if self._peft is None:
+            raise ModelError("this learner trains all weights: it has no adapter (set model.use_peft)")
+        return self._peft
+
+    def _metrics(self, outcome: BatchOutcome, *, rate: float) -> dict[str, float]:
+        """Means over the applied optimizer steps, and the counters."""
+        keys = dict.fromkeys(key for metrics in outcome.metrics for key in metrics)
+        means = {
+            key: float(np.mean([metrics[key] for metrics in outcome.metrics if key in metrics])) for key in keys
+        }
+        counters = {
+            "optim/learning_rate": rate,
+            "optim/updates": float(outcome.applied),
+            "optim/bad_steps_in_a_row": float(self.counters.bad_in_a_row),
+            "optim/bad_steps_total": float(self.counters.bad_total),
+        }
+        controller = self._controller.metrics() if self._reference is not None else {}
+        return means | outcome.gap | counters | controller
+
+    def _count_bad(self, outcome: BatchOutcome, *, step: int) -> None:
+        """Count non-finite batches; too many in a row end the run."""
+        if not outcome.bad:
+            self.counters.bad_in_a_row = 0
+            return
+        self.counters.bad_in_a_row += 1
+        self.counters.bad_total += 1
+        count = self.counters.bad_in_a_row
+        log.warning("step %d: non-finite loss or gradient, update skipped (%d in a row)", step, count)
+        if count < self.settings.max_bad_steps:
+            return
+        gap = outcome.gap.get("policy/logprob_gap", float("nan"))
+        raise UnhealthyTrainingError(
+            f"{count} steps in a row up to step {step} had a non-finite loss or gradient; the weights are those "
+            f"before them. {_diagnosis(gap)} Resume from a checkpoint with a smaller train.learning_rate or "
+            f"train.max_grad_norm"
+        )
+
+
+def _diagnosis(gap: float) -> str:
+    if not np.isfinite(gap):
+        return "The policy's own log-probs are not finite: its weights have diverged."
+    if gap > 1.0:
+        return (
+            f"Learner and generator differ by up to {gap:.3g} in log-probability: their weights or sampling "
+            "settings disagree."
+        )
+    return "The log-probs before the update are finite and agree with the generator's, so the backward pass overflows."

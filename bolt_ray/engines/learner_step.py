@@ -1,0 +1,261 @@
+"""One batch, from columns to applied optimizer steps."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from numpy.typing import NDArray
+from torch import Tensor
+
+from bolt_ray.core.batching import split_minibatches
+from bolt_ray.core.corrections import summarize_correction
+from bolt_ray.core.kl import kl_reward_penalty
+from bolt_ray.core.kl_controllers import KLController
+from bolt_ray.core.losses import entropy_threshold, summarize
+from bolt_ray.core.records import TrainingBatch
+from bolt_ray.engines.learner_passes import (
+    Column,
+    PassPlanner,
+    UpdateInputs,
+    UpdateOptions,
+    accumulate,
+    score_columns,
+    sum_over_ranks,
+)
+from bolt_ray.engines.learner_settings import LearnerSettings
+from bolt_ray.engines.packing import TokenColumns, ragged_arange
+from bolt_ray.engines.reference import Reference
+
+
+@dataclass(slots=True, kw_only=True)
+class BatchOutcome:
+    """What training one batch gave; the same on every rank.
+
+    Attributes:
+        applied: optimizer steps applied.
+        bad: True if a non-finite loss or gradient ended the batch.
+        metrics: one dict per applied optimizer step.
+        gap: what `gap_metrics` says of the policy before its first update.
+        new_logprobs: float32 [Σ completion_lengths], the newest log-probs any pass has seen.
+        seen: bool [B], sequences that ``new_logprobs`` covers.
+    """
+
+    applied: int = 0
+    bad: bool = False
+    metrics: list[dict[str, float]] = field(default_factory=list)
+    gap: dict[str, float] = field(default_factory=dict)
+    new_logprobs: Column
+    seen: NDArray[np.bool_]
+
+
+class BatchTrainer:
+    """Trains batches with an engine; holds no state of its own from one batch to the next."""
+
+    def __init__(
+        self,
+        *,
+        engine: Any,
+        trainable: list[torch.nn.Parameter],
+        stage: int,
+        planner: PassPlanner,
+        device: torch.device,
+        settings: LearnerSettings,
+        controller: KLController,
+        reference: Reference | None,
+    ) -> None:
+        self._engine, self._trainable, self._stage = engine, trainable, stage
+        self._planner, self._device, self._settings = planner, device, settings
+        self._controller, self._reference = controller, reference
+        self._options = UpdateOptions(loss=settings.loss, kl=settings.kl, correction=settings.correction)
+
+    def train(self, batch: TrainingBatch) -> BatchOutcome:
+        """Pass over the batch's mini-batches until done or until a non-finite loss or gradient."""
+        columns = TokenColumns.of_batch(batch)
+        active = np.flatnonzero(batch.active & (columns.completion_lengths > 0))
+        outcome = BatchOutcome(
+            new_logprobs=np.zeros(columns.num_completion_tokens, dtype=np.float32),
+            seen=np.zeros(columns.num_sequences, dtype=np.bool_),
+        )
+        if active.shape[0] == 0:
+            return outcome
+        updates = self._updates(active, step=batch.step)
+        inputs = self._inputs(batch, columns, active, several_updates=len(updates) > 1)
+        if inputs.before is not None:
+            outcome.gap = gap_metrics(inputs.before, batch.behaviour_logprobs, completion_tokens(columns, active))
+        for indices in updates:
+            metrics, logprobs = self._accumulate(inputs, indices)
+            tokens = completion_tokens(columns, indices)
+            outcome.gap = outcome.gap or gap_metrics(logprobs, batch.behaviour_logprobs, tokens)
+            outcome.new_logprobs[tokens] = logprobs[tokens]
+            outcome.seen[indices] = True
+            norm = self._optimizer_step()
+            if norm is None:
+                outcome.bad = True
+                break
+            outcome.applied += 1
+            outcome.metrics.append(metrics | {"optim/grad_norm": norm})
+            self._control(metrics, mean_reward=float(batch.rewards[indices].mean()), count=indices.shape[0])
+        if outcome.applied and self._settings.drift_after_update:
+            outcome.new_logprobs = self.score(columns, active)[0]
+            outcome.seen[active] = True
+        return outcome
+
+    def score(
+        self, columns: TokenColumns, indices: NDArray[np.int64], *, with_entropy: bool = False
+    ) -> tuple[Column, Column]:
+        """`score_columns` by the current policy."""
+        return score_columns(
+            self._engine,
+            columns,
+            indices,
+            planner=self._planner,
+            device=self._device,
+            with_entropy=with_entropy,
+        )
+
+    def _updates(self, active: NDArray[np.int64], *, step: int) -> list[NDArray[np.int64]]:
+        """The sequences of each optimizer step; the shuffle is that of (seed, step, epoch) on every rank."""
+        s = self._settings
+        return [
+            part
+            for epoch in range(s.ppo_epochs)
+            for part in split_minibatches(active, s.minibatch_size, np.random.default_rng((s.seed, step, epoch)))
+        ]
+
+    def _inputs(
+        self, batch: TrainingBatch, columns: TokenColumns, active: NDArray[np.int64], *, several_updates: bool
+    ) -> UpdateInputs:
+        s = self._settings
+        recompute = several_updates if s.recompute_old_logprobs is None else s.recompute_old_logprobs
+        select = s.top_entropy_fraction < 1.0
+        before: Column | None = None
+        entropy: Column | None = None
+        # With a single update the training pass itself gives π_old: nothing has moved yet.
+        if (recompute and several_updates) or select:
+            before, entropy = self.score(columns, active, with_entropy=select)
+        reference = None
+        if self._reference is not None:
+            reference = self._reference.logprobs(columns, active, planner=self._planner)
+        return UpdateInputs(
+            columns=columns,
+            behaviour=batch.behaviour_logprobs,
+            advantages=self._advantages(batch, columns, active, reference),
+            before=before,
+            recompute_old=recompute,
+            reference=reference,
+            entropy=entropy if select else None,
+        )
+
+    def _advantages(
+        self,
+        batch: TrainingBatch,
+        columns: TokenColumns,
+        active: NDArray[np.int64],
+        reference: Column | None,
+    ) -> NDArray[np.float32]:
+        """The batch's advantages, less β·KL of each sequence where the KL belongs to the reward.
+
+        The penalty is taken of the policy that generated, and centred over the batch as the advantages are: what
+        all sequences pay alike says nothing about which of them to prefer.
+        """
+        if reference is None or self._settings.kl.placement != "reward":
+            return batch.advantages
+        tokens = completion_tokens(columns, active)
+        penalty = kl_reward_penalty(
+            torch.from_numpy(batch.behaviour_logprobs[tokens]),
+            torch.from_numpy(reference[tokens]),
+            sequence_ids=torch.from_numpy(np.repeat(np.arange(active.shape[0]), columns.completion_lengths[active])),
+            num_sequences=active.shape[0],
+            estimator=self._settings.kl.estimator,
+        ).numpy()
+        advantages = batch.advantages.copy()
+        advantages[active] -= self._controller.beta * (penalty - penalty.mean())
+        return advantages
+
+    def _accumulate(self, inputs: UpdateInputs, indices: NDArray[np.int64]) -> tuple[dict[str, float], Column]:
+        """Gradients of one optimizer step; its metrics and log-probs, summed over the ranks."""
+        selected = None
+        if inputs.entropy is not None:
+            tokens = completion_tokens(inputs.columns, indices)
+            values = torch.from_numpy(inputs.entropy[tokens])
+            threshold = entropy_threshold(values, self._settings.top_entropy_fraction)
+            selected = np.zeros(inputs.entropy.shape, dtype=np.bool_)
+            selected[tokens] = inputs.entropy[tokens] >= threshold
+        done = accumulate(
+            self._engine,
+            inputs,
+            indices,
+            selected=selected,
+            kl_coef=self._controller.beta,
+            options=self._options,
+            planner=self._planner,
+            device=self._device,
+        )
+        sums, logprobs = _over_ranks(done.sums, done.logprobs, device=self._device)
+        metrics = summarize(sums)
+        metrics.pop("policy/logprob_gap", None)
+        correction = summarize_correction(sums)
+        correction.pop("policy/logprob_gap", None)
+        return metrics | correction, logprobs
+
+    def _optimizer_step(self) -> float | None:
+        """Clip and step; the gradient norm before clipping, or None if it is not finite and nothing was done."""
+        if self._stage > 0:
+            self._engine.step()
+            return float(self._engine.get_global_grad_norm()) if self._engine.was_step_applied() else None
+        # Plain float32 DeepSpeed has no overflow check and would write NaN into the weights.
+        norm = float(torch.nn.utils.clip_grad_norm_(self._trainable, self._settings.max_grad_norm))
+        if not np.isfinite(norm):
+            self._engine.zero_grad()
+            return None
+        self._engine.step()
+        return norm
+
+    def _control(self, metrics: Mapping[str, float], *, mean_reward: float, count: int) -> None:
+        """One step of the KL controller, after an applied optimizer step."""
+        if self._reference is not None:
+            self._controller.update(
+                kl=metrics["adaptive_kl/raw_kl"], mean_reward=mean_reward, num_sequences=count
+            )
+
+
+def completion_tokens(columns: TokenColumns, indices: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Places of the completion tokens of some sequences in a [Σ completion_lengths] column."""
+    lengths = columns.completion_lengths[indices]
+    return np.repeat(columns.completion_starts[indices], lengths) + ragged_arange(lengths)
+
+
+def gap_metrics(ours: Column, theirs: Column, tokens: NDArray[np.int64]) -> dict[str, float]:
+    """How far learner and generator are apart on the same tokens: the largest |Δ log p| and the mean."""
+    gap = np.abs(ours[tokens] - theirs[tokens])
+    return {"policy/logprob_gap": float(gap.max()), "policy/logprob_gap_mean": float(gap.mean())}
+
+
+def drift_of(columns: TokenColumns, outcome: BatchOutcome, behaviour: Column) -> NDArray[np.float32]:
+    """Mean |log π_new − log π_behaviour| of each sequence, [B].
+
+    A sequence that no pass has seen (inactive, or empty) gets the mean of the others, the best guess there is.
+    """
+    lengths = columns.completion_lengths
+    owner = np.repeat(np.arange(columns.num_sequences), lengths)
+    total = np.bincount(owner, weights=np.abs(outcome.new_logprobs - behaviour), minlength=columns.num_sequences)
+    drift: NDArray[np.float64] = total / np.maximum(lengths, 1)
+    drift[~outcome.seen] = drift[outcome.seen].mean() if outcome.seen.any() else 0.0
+    return drift.astype(np.float32)
+
+
+def _over_ranks(
+    sums: Mapping[str, Tensor], logprobs: Column, *, device: torch.device
+) -> tuple[dict[str, float], Column]:
+    """Add additive metrics and columns up over the ranks, in one reduction."""
+    vector = torch.stack(list(sums.values())).double().cpu().numpy()
+    if dist.get_world_size() == 1:
+        return dict(zip(sums, vector.tolist(), strict=True)), logprobs
+    whole = sum_over_ranks(np.concatenate([vector, logprobs]), device)
+    cut = vector.shape[0]
+    return dict(zip(sums, whole[:cut].tolist(), strict=True)), whole[cut:].astype(np.float32)

@@ -1,0 +1,150 @@
+"""A learner's weights as whole tensors under their Hugging Face names, whatever ZeRO has done to them."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable, Iterator
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from bolt_ray.engines.model_loading import tie_of_embeddings
+
+GROUP_BYTES = 256 * 2**20
+"""Weights gathered at a time under ZeRO-3."""
+
+SHARD_BYTES = 4 * 2**30
+"""Largest safetensors file written, unless one tensor is larger."""
+
+_LAYER = re.compile(r"\.(?:layers|h|blocks)\.(\d+)\.")
+
+
+def is_partitioned(parameters: Iterable[nn.Parameter]) -> bool:
+    """True under ZeRO-3, where a rank holds only its part of each parameter."""
+    return any(hasattr(parameter, "ds_id") for parameter in parameters)
+
+
+def gathered(parameters: list[nn.Parameter], *, modifier_rank: int | None = None) -> AbstractContextManager[Any]:
+    """Whole parameters for the time of the context; collective under ZeRO-3, nothing elsewhere."""
+    if not is_partitioned(parameters):
+        return nullcontext()
+    from deepspeed.runtime.zero import GatheredParameters
+
+    context: AbstractContextManager[Any] = GatheredParameters(parameters, modifier_rank=modifier_rank)
+    return context
+
+
+def group_parameters(
+    named: Iterable[tuple[str, nn.Parameter]], *, group_bytes: int = GROUP_BYTES
+) -> Iterator[list[tuple[str, nn.Parameter]]]:
+    """Cut parameters into groups of about ``group_bytes`` that never split a layer.
+
+    A layer stays whole because checkpoint names of mixture-of-experts models may need all its tensors together.
+    """
+    group: list[tuple[str, nn.Parameter]] = []
+    size, layer = 0, None
+    for name, parameter in named:
+        match = _LAYER.search(name)
+        this_layer = match.group(1) if match else name
+        if group and size >= group_bytes and this_layer != layer:
+            yield group
+            group, size = [], 0
+        group.append((name, parameter))
+        size += int(getattr(parameter, "ds_numel", parameter.numel())) * parameter.element_size()
+        layer = this_layer
+    if group:
+        yield group
+
+
+@torch.no_grad()
+def iter_named_weights(model: Any, *, dtype: torch.dtype | None = None) -> Iterator[tuple[str, Tensor]]:
+    """Every weight of a Hugging Face model, by its name in a checkpoint of that model.
+
+    Collective under ZeRO-3: every rank must iterate to the end. A tensor is valid until the next one is asked for.
+    A tied output layer is named too: a generator that keeps its own copy would otherwise keep a stale one.
+
+    Args:
+        model: the ``transformers`` model.
+        dtype: to convert floating-point weights to; None leaves them as they are.
+    """
+    from transformers.core_model_loading import revert_weight_conversion
+
+    tied = tie_of_embeddings(model)
+    embedding = model.get_input_embeddings().weight
+    for group in group_parameters(model.named_parameters()):
+        with gathered([parameter for _, parameter in group]):
+            whole = {name: parameter.data for name, parameter in group}
+            for name, tensor in revert_weight_conversion(model, whole).items():
+                yield name, _cast(tensor, dtype)
+            if tied and any(parameter is embedding for _, parameter in group):
+                yield output_weight_name(model), _cast(embedding.data, dtype)
+    parameters = {name for name, _ in model.named_parameters(remove_duplicate=False)}
+    persistent = set(model.state_dict().keys()) - parameters
+    for name, buffer in model.named_buffers():
+        if name in persistent:
+            yield name, _cast(buffer, dtype)
+
+
+def output_weight_name(model: Any) -> str:
+    """Name of the output layer's weight, "lm_head.weight" nearly everywhere."""
+    head = model.get_output_embeddings()
+    return next(f"{name}.weight" for name, module in model.named_modules() if module is head)
+
+
+def _cast(tensor: Tensor, dtype: torch.dtype | None) -> Tensor:
+    return tensor if dtype is None or not tensor.is_floating_point() else tensor.to(dtype)
+
+
+def write_safetensors(
+    tensors: Iterable[tuple[str, Tensor]],
+    directory: Path,
+    *,
+    stem: str = "model",
+    shard_bytes: int = SHARD_BYTES,
+    write: bool = True,
+) -> list[str]:
+    """Write named tensors as ``<stem>-00001.safetensors`` …, or as one ``<stem>.safetensors``, with an index.
+
+    Args:
+        tensors: consumed one at a time; a shard is held in host memory until it is full.
+        write: False consumes them only (for the ranks that just take part in the gathering).
+
+    Returns:
+        The names of the files, the index left out.
+    """
+    from safetensors.torch import save_file
+
+    shard: dict[str, Tensor] = {}
+    size, total, files = 0, 0, []
+    index: dict[str, str] = {}
+
+    def flush() -> None:
+        nonlocal shard, size
+        name = f"{stem}-{len(files) + 1:05d}.safetensors"
+        save_file(shard, str(directory / name), metadata={"format": "pt"})
+        index.update(dict.fromkeys(shard, name))
+        files.append(name)
+        shard, size = {}, 0
+
+    for name, tensor in tensors:
+        if not write:
+            continue
+        num_bytes = tensor.numel() * tensor.element_size()
+        if shard and size + num_bytes > shard_bytes:
+            flush()
+        # A copy: the gathered tensor is released, and safetensors refuses tensors that share memory.
+        shard[name] = tensor.detach().to("cpu", copy=True).contiguous()
+        size, total = size + num_bytes, total + num_bytes
+    if shard:
+        flush()
+    if len(files) == 1:
+        (directory / files[0]).rename(directory / f"{stem}.safetensors")
+        return [f"{stem}.safetensors"]
+    if files:
+        text = json.dumps({"metadata": {"total_size": total}, "weight_map": index}, indent=2, sort_keys=True)
+        (directory / f"{stem}.safetensors.index.json").write_text(text + "\n", encoding="utf-8")
+    return files

@@ -1,0 +1,231 @@
+"""Loading a causal language model for training, and proving that we compute its log-probs."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from bolt_ray.core.errors import ModelError
+from bolt_ray.engines.learner_settings import LearnerSettings
+from bolt_ray.engines.logprobs import LogitShape, LogProbHead
+
+log = logging.getLogger(__name__)
+
+TOKENIZER_FILES = (
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "tokenizer.model",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.json",
+    "vocab.txt",
+    "merges.txt",
+    "chat_template.jinja",
+    "chat_template.json",
+    "generation_config.json",
+)
+"""Files copied along with an exported model, where the model directory has them."""
+
+
+def resolve_dtype(name: str) -> torch.dtype:
+    """ "auto": bfloat16 on a GPU that has it, float32 elsewhere (on CPU it is the safe and often faster one)."""
+    if name == "auto":
+        return torch.bfloat16 if torch.cuda.is_available() and torch.cuda.is_bf16_supported() else torch.float32
+    return {"float32": torch.float32, "bfloat16": torch.bfloat16}[name]
+
+
+def training_device() -> torch.device:
+    """This process's GPU, or the CPU."""
+    return torch.device("cuda", torch.cuda.current_device()) if torch.cuda.is_available() else torch.device("cpu")
+
+
+def load_causal_lm(
+    path: str, *, dtype: torch.dtype, attention: str = "sdpa", trust_remote_code: bool = False
+) -> nn.Module:
+    """A causal language model with dropout switched off.
+
+    Raises:
+        ModelError: the directory holds no causal language model that Transformers can load.
+    """
+    from transformers import AutoModelForCausalLM
+
+    try:
+        model: nn.Module = AutoModelForCausalLM.from_pretrained(
+            path, dtype=dtype, attn_implementation=attention, trust_remote_code=trust_remote_code
+        )
+    except (OSError, ValueError, KeyError) as error:
+        raise ModelError(f"cannot load a causal language model from {path!r}: {error}") from error
+    switch_off_dropout(model)
+    return model
+
+
+def switch_off_dropout(model: nn.Module) -> None:
+    """Set every dropout probability to 0: log-probs of a policy with dropout are those of another policy."""
+    for module in model.modules():
+        if isinstance(module, nn.Dropout):
+            module.p = 0.0
+        elif isinstance(vars(module).get("attention_dropout"), float):
+            module.attention_dropout = 0.0
+
+
+def logit_shape(config: Any, *, temperature: float) -> LogitShape:
+    """How this family of models shapes its logits, from its ``config.json``."""
+    values: dict[str, Any] = config.to_dict()
+    scale = float(values.get("logit_scale") or 1.0)
+    if values.get("model_type", "").startswith("granite"):
+        scale /= float(values.get("logits_scaling") or 1.0)
+    softcap = values.get("final_logit_softcapping")
+    return LogitShape(scale=scale, softcap=float(softcap) if softcap else None, temperature=temperature)
+
+
+class PolicyModule(nn.Module):
+    """A causal language model that answers log-probs of given tokens instead of logits."""
+
+    def __init__(self, model: Any, *, temperature: float) -> None:
+        super().__init__()
+        head = model.get_output_embeddings()
+        if type(head) is not nn.Linear:
+            raise ModelError(
+                f"the output layer of {type(model).__name__} is a {type(head).__name__}, not a plain linear layer"
+            )
+        model.set_output_embeddings(LogProbHead(head, shape=logit_shape(model.config, temperature=temperature)))
+        self.model = model
+
+    def forward(
+        self,
+        input_ids: Tensor,
+        position_ids: Tensor | None,
+        predict: Tensor,
+        targets: Tensor,
+        with_entropy: bool = True,
+    ) -> tuple[Tensor, Tensor]:
+        """Log-probs and entropies at the positions asked for.
+
+        Args:
+            input_ids: int64 [R, L].
+            position_ids: int64 [R, L], restarting at each packed sequence; None for one sequence per row.
+            predict: int64 [n], positions in the flattened rows.
+            targets: int64 [n], the token each of them predicts.
+
+        Returns:
+            float32 [n] log-probs, float32 [n] entropies.
+        """
+        # Transformers reads packing off position ids that restart, and isolates the sequences from each other.
+        hidden = self.model.base_model(
+            input_ids=input_ids, position_ids=position_ids, use_cache=False
+        ).last_hidden_state
+        chosen = hidden.reshape(-1, hidden.shape[-1]).index_select(0, predict)
+        logprobs, entropy = self.model.get_output_embeddings()(chosen, targets, with_entropy)
+        return logprobs, entropy
+
+    @contextmanager
+    def at_temperature(self, temperature: float) -> Iterator[None]:
+        """Log-probs of another sampling temperature while this is entered."""
+        head = self.model.get_output_embeddings()
+        before = head.shape
+        head.shape = replace(before, temperature=temperature)
+        try:
+            yield
+        finally:
+            head.shape = before
+
+    def whole_logits(self, input_ids: Tensor) -> Tensor:
+        """Logits [R, L, V] by the model's own forward pass; for `probe` only."""
+        logits: Tensor = self.model(input_ids=input_ids, use_cache=False).logits
+        return logits
+
+
+def load_policy(settings: LearnerSettings, *, dtype: torch.dtype) -> PolicyModule:
+    """The model to train, in ``dtype``. Under ZeRO-3 keep an ``HfDeepSpeedConfig`` alive around this call."""
+    model: Any = load_causal_lm(
+        settings.model_path,
+        dtype=dtype,
+        attention=settings.attention,
+        trust_remote_code=settings.trust_remote_code,
+    )
+    if settings.gradient_checkpointing:
+        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    return PolicyModule(model, temperature=settings.temperature)
+
+
+@torch.no_grad()
+def probe(policy: Any, module: PolicyModule, *, dtype: torch.dtype, device: torch.device) -> bool:
+    """Compare our log-probs of two short sequences with the model's own logits. Collective under ZeRO-3.
+
+    Args:
+        policy: what to call for our log-probs (the engine, or the module itself).
+        module: the module, for the model's own logits.
+
+    Returns:
+        True if packed sequences give the same log-probs as separate ones; False if this model (a recurrent one,
+        say) mixes them up, and packing must stay off.
+
+    Raises:
+        ModelError: our log-probs are not the model's even one sequence at a time.
+    """
+    vocabulary = module.model.config.get_text_config().vocab_size
+    generator = torch.Generator().manual_seed(0)
+    first, second = (torch.randint(0, vocabulary, (size,), generator=generator).to(device) for size in (6, 4))
+    both = torch.cat([first, second])[None]
+    head = module.model.get_output_embeddings()
+
+    def theirs(tokens: Tensor) -> Tensor:
+        # The head divides by the temperature only on our own path.
+        logits = module.whole_logits(tokens[None])[0, :-1].float() / head.shape.temperature
+        return torch.log_softmax(logits, dim=-1).gather(1, tokens[1:, None])[:, 0]
+
+    def ours(tokens: Tensor) -> Tensor:
+        steps = torch.arange(tokens.shape[0] - 1, device=device)
+        logprobs: Tensor = policy(tokens[None], None, steps, tokens[1:])[0]
+        return logprobs
+
+    expected = torch.cat([theirs(first), theirs(second)])
+    separate = torch.cat([ours(first), ours(second)])
+    positions = torch.cat([torch.arange(6), torch.arange(4)])[None].to(device)
+    predict = torch.tensor([0, 1, 2, 3, 4, 6, 7, 8], device=device)
+    packed = policy(both, positions, predict, both[0][predict + 1])[0]
+    # bfloat16 rounds logits of some tens to a few hundredths.
+    tolerance = 1e-3 if dtype == torch.float32 else 0.25
+    gap = float((separate - expected).abs().max())
+    if not gap <= tolerance:
+        raise ModelError(
+            f"log-probs computed from the hidden states of {type(module.model).__name__} differ from those of its "
+            f"own logits by {gap:.3g}: it shapes its logits in a way this learner does not know"
+        )
+    mixed = float((packed - separate).abs().max())
+    if mixed > tolerance:
+        log.warning("packing is off: packed sequences change each other's log-probs by %.3g in this model", mixed)
+    return mixed <= tolerance
+
+
+def tie_of_embeddings(model: Any) -> bool:
+    """True if the output layer shares the input embedding's weight."""
+    return model.get_input_embeddings().weight is model.get_output_embeddings().weight
+
+
+def copy_model_files(source: str, target: Path, *, dtype: torch.dtype) -> None:
+    """Copy config and tokenizer files of a model directory, with the dtype of the new weights.
+
+    Raises:
+        ModelError: ``source`` is no local directory with a ``config.json``.
+    """
+    directory = Path(source)
+    if not (directory / "config.json").is_file():
+        raise ModelError(f"{source!r} is no model directory with a config.json; give the path of a local one")
+    for name in TOKENIZER_FILES:
+        if (directory / name).is_file():
+            (target / name).write_bytes((directory / name).read_bytes())
+    for code in directory.glob("*.py"):
+        (target / code.name).write_bytes(code.read_bytes())
+    config = json.loads((directory / "config.json").read_text(encoding="utf-8"))
+    config.pop("torch_dtype", None)
+    config["dtype"] = str(dtype).removeprefix("torch.")
+    (target / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")

@@ -1,0 +1,332 @@
+"""The generation engine: the real vLLM, in this process.
+
+    add(requests) ─▶ ┌──────────────┐ ─step()─▶ completions, each with its own log-probs
+                     │  VLLMEngine  │            and the oldest and newest policy version
+    update_weights ─▶└──────────────┘ ─score()─▶ log-probs of given tokens
+
+The caller owns the loop: nothing happens between two calls. An update between two steps leaves requests in flight;
+they go on under the new weights, with their key-value cache computed anew.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from bolt_ray.core.errors import DataError, ModelError, WeightSyncError
+from bolt_ray.core.records import Completion, RolloutRequest
+from bolt_ray.engines.engine_settings import EngineSettings, SamplingSettings, native_bfloat16, resolve_dtype
+from bolt_ray.engines.vllm_launch import start_vllm
+from bolt_ray.engines.vllm_weights import PoisonedEngineError, load_buckets
+from bolt_ray.engines.weights import WeightManifest, check_buckets, check_complete, checkpoint_shapes
+
+__all__ = ["EngineSettings", "SamplingSettings", "VLLMEngine", "native_bfloat16", "resolve_dtype"]
+
+
+@dataclass(slots=True)
+class _InFlight:
+    """A request inside vLLM. ``adapter`` is the adapter it is generated with, kept to its end."""
+
+    request: RolloutRequest
+    adapter: Any
+    adapter_version: int | None
+
+
+@dataclass(slots=True)
+class _Scores:
+    """What ``score`` asked for: request ids still under way, and vLLM's outputs of those done."""
+
+    waiting: set[str] = field(default_factory=set)
+    done: dict[str, Any] = field(default_factory=dict)
+
+
+class VLLMEngine:
+    """See the module's picture. Not thread-safe: one thread calls it."""
+
+    def __init__(self, settings: EngineSettings, *, sampling: SamplingSettings, policy_version: int = 0) -> None:
+        """Load the model. ``policy_version`` names the weights found in ``settings.model_dir``.
+
+        Raises:
+            EnvironmentProblem: vLLM is not installed.
+            ModelError: the directory is not a model vLLM can serve.
+        """
+        self._settings = settings
+        self._sampling = sampling
+        self._expected = _expected_weights(settings.model_dir)
+        # vLLM joins the process group it finds, or makes one.
+        self._owns_process_group = not torch.distributed.is_initialized()
+        self._engine = start_vllm(settings)
+        model_config = self._engine.vllm_config.model_config
+        self._max_model_len = int(model_config.max_model_len)
+        self._vocab_size = int(model_config.get_vocab_size())
+        tied = bool(model_config.hf_text_config.tie_word_embeddings)
+        self._optional = frozenset({"lm_head.weight"} if tied else ())
+        self._tokenizer = self._engine.get_tokenizer()
+        self._in_flight: dict[str, _InFlight] = {}
+        self._finished: list[Completion] = []
+        self._finished_tokens = 0
+        self._generated_tokens = 0
+        self._scores = _Scores()
+        self._num_scored = 0
+        self._adapter: Any = None
+        self._poisoned: str | None = None
+        self._version = policy_version
+        self._engine.set_weight_version(str(policy_version))
+
+    @property
+    def policy_version(self) -> int:
+        return self._version
+
+    @property
+    def max_model_len(self) -> int:
+        return self._max_model_len
+
+    @property
+    def num_unfinished(self) -> int:
+        """Requests added and neither returned by ``step`` nor aborted."""
+        return len(self._in_flight) + len(self._finished)
+
+    @property
+    def generated_tokens(self) -> int:
+        """Tokens produced up to the last step, those of unfinished requests included. Any thread may ask.
+
+        A stall is when this stands still.
+        """
+        return self._generated_tokens
+
+    def add(self, requests: Sequence[RolloutRequest], sampling: SamplingSettings | None = None) -> None:
+        """Queue requests; ``sampling`` takes the place of the engine's own settings for these.
+
+        Raises:
+            DataError: a prompt is empty, too long or has unknown tokens. Nothing of ``requests`` is queued then.
+        """
+        self._check_usable()
+        sampling = sampling or self._sampling
+        for request in requests:
+            self._check_prompt(request.drawn.token_ids, what=f"prompt of row {request.drawn.prompt.row}")
+        for request in requests:
+            key = str(request.request_id)
+            assert key not in self._in_flight, f"request {key} is already being generated"
+            seed = request.seed if sampling.seeded else None
+            self._engine.add_request(
+                key, _prompt(request.drawn.token_ids), _sampling_params(sampling, seed), lora_request=self._adapter
+            )
+            version = None if self._adapter is None else self._version
+            self._in_flight[key] = _InFlight(request, self._adapter, version)
+
+    def abort(self, request_ids: Iterable[int]) -> None:
+        """Forget requests; unknown ids are ignored."""
+        wanted = {str(request_id) for request_id in request_ids}
+        keys = [key for key in wanted if self._in_flight.pop(key, None) is not None]
+        self._engine.abort_request(keys)
+        self._finished = [done for done in self._finished if str(done.request.request_id) not in wanted]
+
+    def step(self) -> list[Completion]:
+        """One step of every running request; returns those that ended with it."""
+        self._check_usable()
+        if self._in_flight:
+            self._advance()
+        finished, self._finished = self._finished, []
+        return finished
+
+    def score(self, sequences: Sequence[Sequence[int]]) -> list[NDArray[np.float32]]:
+        """Log-probs of given tokens under the current weights, for comparison with the learner's.
+
+        They are those of the plain softmax: temperature 1, no truncation. Requests in flight go on meanwhile.
+        Holds [tokens × vocabulary] log-probs of a sequence at a time: meant for a few short ones.
+
+        Args:
+            sequences: token ids, at least two each.
+
+        Returns:
+            For a sequence of n tokens float32 [n-1]: log p of its tokens from the second on.
+
+        Raises:
+            DataError: a sequence is too short, too long or has unknown tokens.
+        """
+        from vllm import SamplingParams
+        from vllm.sampling_params import RequestOutputKind
+
+        self._check_usable()
+        keys = []
+        for index, sequence in enumerate(sequences):
+            # The last token is scored as an output, so that a sequence may fill the whole context.
+            self._check_prompt(sequence[:-1], what=f"sequence {index} to score")
+            self._check_prompt(sequence[-1:], what=f"sequence {index} to score")
+        for sequence in sequences:
+            key = f"score-{self._num_scored}"
+            self._num_scored += 1
+            params = SamplingParams(
+                temperature=1.0,
+                max_tokens=1,
+                prompt_logprobs=0,
+                logprobs=1,
+                logprob_token_ids=[int(sequence[-1])],
+                detokenize=False,
+                output_kind=RequestOutputKind.FINAL_ONLY,
+            )
+            self._engine.add_request(key, _prompt(sequence[:-1]), params, lora_request=self._adapter)
+            self._scores.waiting.add(key)
+            keys.append(key)
+        while self._scores.waiting:
+            self._advance()
+        return [
+            _sequence_logprobs(self._scores.done.pop(key), sequence)
+            for key, sequence in zip(keys, sequences, strict=True)
+        ]
+
+    def update_weights(self, manifest: WeightManifest, buckets: Sequence[NDArray[np.uint8]], version: int) -> None:
+        """Replace all weights; they are policy version ``version`` from the next step on.
+
+        Raises:
+            WeightSyncError: the tensors are not exactly the model's. Nothing was changed.
+            PoisonedEngineError: it failed half way; the engine answers nothing any more.
+        """
+        self._check_usable()
+        check_buckets(manifest, buckets)
+        check_complete(manifest, self._expected, optional=self._optional)
+        try:
+            self._engine.collective_rpc(load_buckets, args=(manifest, buckets))
+            self._forget_cache()
+        except BaseException as error:
+            self._poisoned = f"updating the generator to version {version} failed half way: {error}"
+            raise PoisonedEngineError(self._poisoned) from error
+        self._adapter = None
+        self._set_version(version)
+
+    def update_adapter(self, path: str | Path, version: int) -> None:
+        """Serve the LoRA adapter in ``path`` from the next request on, as policy version ``version``.
+
+        Requests in flight end with the adapter they began with. Every version needs a directory of its own.
+
+        Raises:
+            ModelError: no adapter there, or not one this engine can load. The old one is kept.
+        """
+        from vllm.exceptions import VLLMClientError
+        from vllm.lora.request import LoRARequest
+
+        self._check_usable()
+        if self._settings.lora_rank is None:
+            raise ModelError(f"cannot serve the adapter {path}: the engine was started without lora_rank")
+        if not (Path(path) / "adapter_config.json").is_file():
+            raise ModelError(f"{path} is not a LoRA adapter: it has no adapter_config.json")
+        # A new name and number per version: an adapter replaced in place keeps stale entries in the prefix cache.
+        adapter = LoRARequest(lora_name=f"policy-{version}", lora_int_id=version + 1, lora_path=str(path))
+        try:
+            self._engine.add_lora(adapter)
+        except (ValueError, RuntimeError, OSError, KeyError, VLLMClientError) as error:
+            raise ModelError(f"vLLM could not load the adapter {path}: {error}") from error
+        self._adapter = adapter
+        self._set_version(version)
+
+    def close(self) -> None:
+        """Free the model and the cache."""
+        from vllm.distributed import cleanup_dist_env_and_memory
+
+        self._engine.engine_core.shutdown()
+        del self._engine
+        if self._owns_process_group:
+            cleanup_dist_env_and_memory()
+
+    def _set_version(self, version: int) -> None:
+        self._version = version
+        self._engine.set_weight_version(str(version))
+
+    def _forget_cache(self) -> None:
+        """Drop all key-value entries computed by older weights; running requests are prefilled again."""
+        if not self._engine.reset_prefix_cache(reset_running_requests=True):
+            raise WeightSyncError("vLLM kept parts of its key-value cache")
+
+    def _advance(self) -> None:
+        """One engine step; what ended is kept in ``_finished`` or among the scores."""
+        for output in self._engine.step():
+            if output.request_id in self._scores.waiting:
+                self._scores.waiting.remove(output.request_id)
+                self._scores.done[output.request_id] = output
+            elif output.request_id in self._in_flight:
+                in_flight = self._in_flight.pop(output.request_id)
+                self._finished.append(self._complete(in_flight, output.outputs[0]))
+        states = self._engine.output_processor.request_states.values()
+        running = sum(state.detokenizer.num_output_tokens() for state in states)
+        self._generated_tokens = self._finished_tokens + running
+
+    def _complete(self, in_flight: _InFlight, output: Any) -> Completion:
+        token_ids = np.asarray(output.token_ids, dtype=np.int32)
+        self._finished_tokens += len(token_ids)
+        versions = [int(span.version) for span in output.weight_versions]
+        if in_flight.adapter_version is not None:
+            versions = [in_flight.adapter_version]
+        return Completion(
+            request=in_flight.request,
+            token_ids=token_ids,
+            logprobs=np.asarray(output.logprobs.logprobs, dtype=np.float32),
+            text=self._tokenizer.decode(output.token_ids, skip_special_tokens=True),
+            truncated=output.finish_reason == "length",
+            oldest_version=min(versions),
+            newest_version=max(versions),
+        )
+
+    def _check_usable(self) -> None:
+        if self._poisoned is not None:
+            raise PoisonedEngineError(self._poisoned)
+
+    def _check_prompt(self, token_ids: Any, *, what: str) -> None:
+        if len(token_ids) == 0:
+            raise DataError(f"the {what} has no tokens")
+        if len(token_ids) >= self._max_model_len:
+            raise DataError(
+                f"the {what} has {len(token_ids)} tokens; the context of {self._max_model_len} leaves no room for "
+                f"an answer"
+            )
+        low, high = int(np.min(token_ids)), int(np.max(token_ids))
+        if low < 0 or high >= self._vocab_size:
+            raise DataError(
+                f"the {what} has token id {low if low < 0 else high}; the model knows 0 to {self._vocab_size - 1}. "
+                f"Was it tokenized with another tokenizer?"
+            )
+
+
+def _prompt(token_ids: Any) -> dict[str, Any]:
+    return {"type": "token", "prompt_token_ids": [int(token) for token in token_ids]}
+
+
+def _sampling_params(sampling: SamplingSettings, seed: int | None) -> Any:
+    from vllm import SamplingParams
+    from vllm.sampling_params import RequestOutputKind
+
+    return SamplingParams(
+        temperature=sampling.temperature,
+        top_p=sampling.top_p,
+        top_k=sampling.top_k,
+        min_p=sampling.min_p,
+        max_tokens=sampling.max_new_tokens,
+        stop=list(sampling.stop) or None,
+        seed=None if seed is None else seed & (2**63 - 1),
+        logprobs=0,
+        flat_logprobs=True,
+        # vLLM needs the text as it grows only to look for stop strings.
+        detokenize=bool(sampling.stop),
+        output_kind=RequestOutputKind.FINAL_ONLY,
+    )
+
+
+def _sequence_logprobs(output: Any, sequence: Sequence[int]) -> NDArray[np.float32]:
+    """float32 [n-1]: the prompt's tokens from the second on, then the last token, scored as an output."""
+    prompt = zip(output.prompt_logprobs[1:], sequence[1:-1], strict=True)
+    values = [position[int(token)].logprob for position, token in prompt]
+    values.append(output.outputs[0].logprobs[0][int(sequence[-1])].logprob)
+    return np.asarray(values, dtype=np.float32)
+
+
+def _expected_weights(model_dir: str) -> dict[str, tuple[int, ...]]:
+    """Name and shape of every tensor an update must bring; stored frequencies of rotary embeddings are no weights."""
+    if not (Path(model_dir) / "config.json").is_file():
+        raise ModelError(f"{model_dir} is not a Hugging Face model directory: it has no config.json")
+    shapes = checkpoint_shapes(model_dir)
+    return {name: shape for name, shape in shapes.items() if not name.endswith("rotary_emb.inv_freq")}

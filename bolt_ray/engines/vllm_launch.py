@@ -1,0 +1,93 @@
+"""Starting vLLM inside this process, with the settings rollouts need."""
+
+from __future__ import annotations
+
+import logging
+import os
+import warnings
+from typing import Any
+
+import torch
+
+from bolt_ray.core.errors import EnvironmentProblem, ModelError
+from bolt_ray.engines.engine_settings import EngineSettings, native_bfloat16, resolve_dtype
+
+LORA_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
+"""The ranks vLLM has kernels for; another one is rounded up."""
+
+
+def start_vllm(settings: EngineSettings) -> Any:
+    """Build vLLM's engine: one process, no statistics, log-probs of the distribution sampled from."""
+    # vLLM reads these when it is imported.
+    os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
+    os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
+    os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
+    # It would bind its threads to cores of its own choosing, the same ones in every process of the machine.
+    os.environ.setdefault("VLLM_CPU_OMP_THREADS_BIND", "nobind")
+    # It speaks before its logging is set up.
+    logging.getLogger("vllm.triton_utils.importing").setLevel(logging.ERROR)
+    try:
+        from vllm.engine.arg_utils import EngineArgs
+        from vllm.exceptions import VLLMClientError
+        from vllm.platforms import current_platform
+        from vllm.v1.engine.llm_engine import LLMEngine
+    except ImportError as error:
+        raise EnvironmentProblem(
+            f'vLLM cannot be imported ({error}); install it with pip install "bolt-ray[cpu]", or "bolt-ray[gpu]" on a '
+            f"machine with a GPU"
+        ) from error
+    # On an error it logs every request in flight, megabytes of them; the error itself is raised.
+    logging.getLogger("vllm.logging_utils.dump_input").setLevel(logging.CRITICAL + 1)
+    if settings.enforce_eager:
+        # Eager still compiles one small function of the sampler: seconds at the first step, and a C++ compiler needed.
+        torch._dynamo.config.disable = True
+    try:
+        with warnings.catch_warnings():
+            # Its own use of deprecated names of PyTorch.
+            warnings.simplefilter("ignore", FutureWarning)
+            arguments = _engine_args(settings, on_cpu=current_platform.is_cpu())
+            return LLMEngine.from_engine_args(EngineArgs(**arguments))
+    except (ValueError, RuntimeError, OSError, KeyError, AssertionError, VLLMClientError) as error:
+        reason = " ".join(str(error).split())
+        raise ModelError(f"vLLM could not serve {settings.model_dir}: {reason}") from error
+
+
+def _engine_args(settings: EngineSettings, *, on_cpu: bool) -> dict[str, Any]:
+    arguments: dict[str, Any] = {
+        "model": settings.model_dir,
+        "dtype": resolve_dtype(settings.dtype),
+        "max_model_len": settings.max_model_len,
+        "max_num_seqs": settings.max_num_seqs,
+        "max_num_batched_tokens": settings.max_num_batched_tokens,
+        "kv_cache_memory_bytes": settings.kv_cache_bytes,
+        "gpu_memory_utilization": settings.gpu_memory_utilization,
+        "tensor_parallel_size": settings.tensor_parallel_size,
+        "distributed_executor_backend": "uni" if settings.tensor_parallel_size == 1 else "mp",
+        "enable_prefix_caching": settings.prefix_caching,
+        "enforce_eager": settings.enforce_eager,
+        "trust_remote_code": settings.trust_remote_code,
+        "seed": settings.seed,
+        # The log-probs of the distribution sampled from, and sampling as asked for, not as the model suggests.
+        "logprobs_mode": "processed_logprobs",
+        "generation_config": "vllm",
+        # A token must belong to the step, and so to the weights, that returned it.
+        "async_scheduling": False,
+        "disable_log_stats": True,
+        "use_tqdm_on_load": False,
+    }
+    if resolve_dtype(settings.dtype) == "bfloat16":
+        native_bfloat16()
+    if on_cpu:
+        # On CPU a prompt prefilled in parts ends the engine when its request has a seed ("CPU Generator does not
+        # use offset"), so a step must have room for the longest one; without a number vLLM sees to that.
+        arguments["enable_chunked_prefill"] = False
+        length = settings.max_model_len
+        arguments["max_num_batched_tokens"] = length and max(settings.max_num_batched_tokens, length)
+    if settings.lora_rank is not None:
+        if settings.lora_rank > LORA_RANKS[-1]:
+            raise ModelError(f"vLLM serves adapters up to rank {LORA_RANKS[-1]}, not {settings.lora_rank}")
+        arguments["enable_lora"] = True
+        arguments["max_lora_rank"] = next(rank for rank in LORA_RANKS if rank >= settings.lora_rank)
+        # The newest, and one that requests in flight still use.
+        arguments["max_loras"] = 2
+    return arguments

@@ -1,0 +1,126 @@
+"""The embedded task from its settings: the tiny model, taught when it is not cached, and the problem files."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import torch
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+from bolt_ray.config.loading import build_config, load_config
+from bolt_ray.config.model import ArithmeticConfig
+from bolt_ray.core.errors import ConfigError
+from bolt_ray.tasks.arithmetic.dataset import DatasetSettings, ensure_files
+from bolt_ray.tasks.arithmetic.model import ModelSettings
+from bolt_ray.tasks.arithmetic.pretrain import (
+    PretrainProgress,
+    PretrainReport,
+    PretrainSettings,
+    default_model_dir,
+    ensure_model,
+)
+from bolt_ray.tasks.arithmetic.problems import ProblemSettings
+
+DEFAULT_CONFIG = {"datasets": [{"name": "arithmetic"}], "rewards": [{"type": "arithmetic"}]}
+
+
+def embedded_model_dir(arithmetic: ArithmeticConfig) -> Path:
+    """Where the model of these settings is, or will be."""
+    return default_model_dir(pretrain_settings(arithmetic), cache_dir=_cache(arithmetic))
+
+
+def ensure_embedded_model(arithmetic: ArithmeticConfig, *, say: Callable[[str], None], show_progress: bool) -> Path:
+    """The pretrained model's directory; teaches it now, in about a minute or two, if it is not cached."""
+    settings = pretrain_settings(arithmetic)
+    if not default_model_dir(settings, cache_dir=_cache(arithmetic)).is_dir():
+        say(f"No cached model: teaching the {arithmetic.size} arithmetic model for {settings.steps:,} steps")
+    path, report = _teach(settings, cache_dir=_cache(arithmetic), show_progress=show_progress)
+    say(f"Model: {report.parameters:,} parameters, {100 * report.sampled_accuracy:.0f}% when sampled ({path})")
+    return path
+
+
+def ensure_embedded_files(arithmetic: ArithmeticConfig) -> tuple[Path, Path]:
+    """The JSONL files of the training and the held-out problems."""
+    settings = DatasetSettings(
+        problems=problem_settings(arithmetic),
+        num_train=arithmetic.num_train,
+        num_heldout=arithmetic.num_heldout,
+        seed=arithmetic.data_seed,
+    )
+    return ensure_files(settings, cache_dir=_cache(arithmetic))
+
+
+def run_pretraining(
+    config_file: Path | None, overrides: Sequence[str], *, output: Path | None, console: Console
+) -> None:
+    """``bolt-ray pretrain``.
+
+    Raises:
+        ConfigError: the config is not usable, or ``output`` is there already.
+    """
+    config = build_config(dict(DEFAULT_CONFIG)) if config_file is None else load_config(config_file, overrides)
+    if output is not None and output.exists():
+        raise ConfigError(f"--output {output} is there already; name a new directory")
+    path = ensure_embedded_model(config.arithmetic, say=lambda text: console.print(text), show_progress=True)
+    if output is not None:
+        shutil.copytree(path, output)
+        console.print(f"Copied to {output}")
+
+
+def pretrain_settings(arithmetic: ArithmeticConfig) -> PretrainSettings:
+    """Plain values of the ``arithmetic:`` section."""
+    try:
+        return PretrainSettings(
+            problems=problem_settings(arithmetic),
+            model=ModelSettings(
+                size=arithmetic.size,
+                tie_embeddings=arithmetic.tie_embeddings,
+                num_experts=arithmetic.num_experts,
+                active_experts=arithmetic.active_experts,
+                context_length=arithmetic.context_length,
+            ),
+            steps=arithmetic.pretrain_steps,
+            batch_size=arithmetic.pretrain_batch_size,
+            learning_rate=arithmetic.pretrain_learning_rate,
+            seed=arithmetic.pretrain_seed,
+        )
+    except ValueError as error:
+        raise ConfigError(f"arithmetic: {error}") from error
+
+
+def problem_settings(arithmetic: ArithmeticConfig) -> ProblemSettings:
+    try:
+        return ProblemSettings(max_digits=arithmetic.max_digits, max_depth=arithmetic.max_depth)
+    except ValueError as error:
+        raise ConfigError(f"arithmetic: {error}") from error
+
+
+def _teach(settings: PretrainSettings, *, cache_dir: Path, show_progress: bool) -> tuple[Path, PretrainReport]:
+    threads = torch.get_num_threads()
+    # A model this small is slower on two threads than on one.
+    torch.set_num_threads(1)
+    bar = Progress(
+        TextColumn("[bold]pretrain"),
+        BarColumn(bar_width=24),
+        TextColumn("{task.completed}/{task.total}  loss {task.fields[loss]:.3f}"),
+        TimeRemainingColumn(compact=True),
+        disable=not show_progress,
+        transient=True,
+    )
+    task = bar.add_task("pretrain", total=settings.steps, loss=0.0)
+
+    def on_progress(progress: PretrainProgress) -> None:
+        bar.update(task, completed=progress.step, loss=progress.loss)
+
+    try:
+        with bar:
+            return ensure_model(settings, cache_dir=cache_dir, on_progress=on_progress)
+    finally:
+        torch.set_num_threads(threads)
+
+
+def _cache(arithmetic: ArithmeticConfig) -> Path:
+    return Path(arithmetic.cache_dir).expanduser().absolute()

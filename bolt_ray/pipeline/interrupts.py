@@ -1,0 +1,48 @@
+"""Ctrl-C and SIGTERM: save, shut down, leave."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+from typing import Any
+
+
+class Interrupted(Exception):  # noqa: N818 - it is a request, not an error
+    """The user or the cluster asked the run to stop."""
+
+
+class InterruptFlag:
+    """Set by the first signal; the run leaves at the next safe place. A second signal ends it at once."""
+
+    def __init__(self) -> None:
+        self._signal: int | None = None
+
+    @property
+    def is_set(self) -> bool:
+        return self._signal is not None
+
+    def check(self) -> None:
+        """Raise ``Interrupted`` once a signal came."""
+        if self._signal is not None:
+            raise Interrupted(signal.Signals(self._signal).name)
+
+    def _handle(self, number: int, frame: FrameType | None) -> None:
+        if self._signal is not None:
+            raise KeyboardInterrupt
+        self._signal = number
+
+
+@contextmanager
+def catch_interrupts() -> Iterator[InterruptFlag]:
+    """Handlers for SIGINT and SIGTERM, in the main thread. Enter it after ``ray.init``, which sets its own."""
+    flag = InterruptFlag()
+    before: dict[int, Any] = {}
+    for number in (signal.SIGINT, signal.SIGTERM):
+        before[number] = signal.signal(number, flag._handle)
+    try:
+        yield flag
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

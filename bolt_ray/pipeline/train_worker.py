@@ -1,0 +1,110 @@
+"""What every rank of the Ray Train group runs: a loop that pulls commands and answers them."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import ray
+import ray.train
+import torch
+from numpy.typing import NDArray
+
+from bolt_ray.actors.learner_mailbox import (
+    Command,
+    PublishCommand,
+    SaveCommand,
+    StopCommand,
+    TrainCommand,
+)
+from bolt_ray.core.errors import BoltRayError
+from bolt_ray.engines.learner import DeepSpeedLearner, LearnerSettings
+from bolt_ray.engines.weights import WeightManifest, pack_buckets
+
+BUCKET_BYTES = 256 * 1024 * 1024
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PublishedWeights:
+    """The policy of one version, ready to be pulled: all weights, or the directory of an adapter.
+
+    Attributes:
+        manifest: names, shapes and layout of every tensor; None with an adapter.
+        buckets: object references of the buckets, in the manifest's order.
+        adapter: the adapter's directory, in PEFT's format.
+        probe_logprobs: per probe sequence of n tokens, float32 [n-1], log p of its tokens from the second on.
+    """
+
+    manifest: WeightManifest | None
+    buckets: list[Any]
+    adapter: str | None
+    probe_logprobs: list[NDArray[np.float32]]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WorkerSettings:
+    """What a rank needs: the mailbox's actor handle, the learner's settings, a checkpoint to load first."""
+
+    mailbox: Any
+    learner: LearnerSettings
+    restore_from: str | None
+    num_threads: int
+
+
+def train_worker(config: dict[str, Any]) -> None:
+    """``train_loop_per_worker``: build the learner, register, then serve commands until told to stop."""
+    settings: WorkerSettings = config["settings"]
+    torch.set_num_threads(settings.num_threads)
+    os.environ["OMP_NUM_THREADS"] = str(settings.num_threads)
+    mailbox, rank = settings.mailbox, ray.train.get_context().get_world_rank()
+    learner = DeepSpeedLearner(settings.learner)
+    if settings.restore_from is not None:
+        learner.load(settings.restore_from)
+    ray.get(mailbox.register.remote(rank))
+    number = 0
+    while True:
+        number, command = ray.get(mailbox.next_command.remote(rank, number))
+        if isinstance(command, StopCommand):
+            learner.close()
+            ray.get(mailbox.answer.remote(rank, number, None))
+            return
+        try:
+            result = _carry_out(command, learner=learner, rank=rank)
+        except BoltRayError as error:
+            ray.get(mailbox.answer.remote(rank, number, error))
+            raise
+        ray.get(mailbox.answer.remote(rank, number, result))
+
+
+def _carry_out(command: Command, *, learner: DeepSpeedLearner, rank: int) -> Any:
+    if isinstance(command, TrainCommand):
+        return learner.train_step(ray.get(command.batch))
+    if isinstance(command, PublishCommand):
+        return _publish(learner, command, rank=rank)
+    assert isinstance(command, SaveCommand), command
+    if command.directory is not None:
+        learner.save(command.directory)
+    if command.model_directory is not None:
+        learner.save_hf(command.model_directory)
+    return None
+
+
+def _publish(learner: DeepSpeedLearner, command: PublishCommand, *, rank: int) -> PublishedWeights | None:
+    """Collective: every rank takes part in gathering, rank 0 answers."""
+    probe_logprobs = learner.logprobs(command.probes, [1] * len(command.probes), temperature=1.0)
+    manifest, buckets = None, []
+    if command.adapter_directory is not None:
+        learner.save_adapter(command.adapter_directory)
+    elif rank == 0:
+        manifest, packed = pack_buckets(learner.iter_weights(), bucket_bytes=BUCKET_BYTES, version=command.version)
+        buckets = [ray.put(bucket) for bucket in packed]
+    else:
+        for _ in learner.iter_weights():
+            pass
+    if rank != 0:
+        return None
+    return PublishedWeights(
+        manifest=manifest, buckets=buckets, adapter=command.adapter_directory, probe_logprobs=probe_logprobs
+    )

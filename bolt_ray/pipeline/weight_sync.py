@@ -1,0 +1,103 @@
+"""Bringing the generators to the learner's weights, in an order that is a class of its own.
+
+    publish (learner, collective) ─▶ update (all generators acknowledge) ─▶ probe ─▶ release the version
+
+The version is released only when every generator has acknowledged it and agrees with the learner on the log-probs
+of a few sequences: a stale output head, a wrong name or half an update show there and nowhere else.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bolt_ray.core.errors import WeightSyncError
+from bolt_ray.core.records import TrainingBatch
+from bolt_ray.engines.weights import WeightManifest
+from bolt_ray.pipeline.train_worker import PublishedWeights
+
+NUM_PROBES = 2
+"""Sequences compared at each sync: enough to see a wrong tensor, cheap enough for every step."""
+
+
+class Publisher(Protocol):
+    """The learner's side."""
+
+    def publish(self, *, version: int, probes: Sequence[NDArray[np.int32]], timeout_s: float) -> PublishedWeights: ...
+
+
+class Subscribers(Protocol):
+    """The generators' side; returns when all have acknowledged, with each one's log-probs of the probes."""
+
+    def update_weights(
+        self,
+        manifest: WeightManifest,
+        buckets: Sequence[Any],
+        version: int,
+        *,
+        probe: Sequence[Sequence[int]],
+        timeout_s: float,
+    ) -> list[list[NDArray[np.float32]]]: ...
+    def update_adapter(
+        self, path: str, version: int, *, probe: Sequence[Sequence[int]], timeout_s: float
+    ) -> list[list[NDArray[np.float32]]]: ...
+
+
+class WeightSync:
+    """One sync after another; ``version`` is what all generators have."""
+
+    def __init__(
+        self,
+        *,
+        publisher: Publisher,
+        subscribers: Subscribers,
+        release: Callable[[int], None],
+        max_gap: float,
+        timeout_s: float,
+    ) -> None:
+        self._publisher = publisher
+        self._subscribers = subscribers
+        self._release = release
+        self._max_gap = max_gap
+        self._timeout_s = timeout_s
+
+    def run(self, version: int, probes: Sequence[NDArray[np.int32]]) -> float:
+        """Bring all generators to ``version``; returns max |Δ log p| over the probes.
+
+        Raises:
+            WeightSyncError: generator and learner disagree by more than the limit.
+        """
+        published = self._publisher.publish(version=version, probes=probes, timeout_s=self._timeout_s)
+        answers = self._hand_over(published, version, [probe.tolist() for probe in probes])
+        gap = max((_max_gap(published.probe_logprobs, answer) for answer in answers), default=0.0)
+        if not gap <= self._max_gap:
+            raise WeightSyncError(
+                f"after the sync to version {version} generator and learner disagree: max |Δ log p| is {gap:.2g} and "
+                f"the limit is {self._max_gap:.2g} (generator.max_logprob_gap); 'bolt-ray doctor' looks into it"
+            )
+        self._release(version)
+        return gap
+
+    def _hand_over(
+        self, published: PublishedWeights, version: int, probe: list[list[int]]
+    ) -> list[list[NDArray[np.float32]]]:
+        if published.adapter is not None:
+            return self._subscribers.update_adapter(published.adapter, version, probe=probe, timeout_s=self._timeout_s)
+        assert published.manifest is not None
+        return self._subscribers.update_weights(
+            published.manifest, published.buckets, version, probe=probe, timeout_s=self._timeout_s
+        )
+
+
+def probe_sequences(batch: TrainingBatch) -> list[NDArray[np.int32]]:
+    """The first sequences of a batch, prompt and completion, as int32 arrays."""
+    ends = np.cumsum(batch.lengths)
+    parts = np.split(batch.token_ids, ends[:-1])
+    return [part for part in parts if len(part) >= 2][:NUM_PROBES]
+
+
+def _max_gap(expected: Sequence[NDArray[np.float32]], found: Sequence[NDArray[Any]]) -> float:
+    return max((float(np.max(np.abs(a - b))) for a, b in zip(expected, found, strict=True)), default=0.0)

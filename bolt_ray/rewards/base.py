@@ -1,0 +1,89 @@
+"""What a reward is given, what it answers, and the protocol every reward follows.
+
+A reward is a small class (or a user's function) in a file of its own. It runs in a process of its own, see
+``isolation.py``, and never in the process that trains.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from numbers import Real
+from typing import Any, Protocol
+
+DETAIL_CHARS = 300
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RewardInput:
+    """One completion to be scored.
+
+    Attributes:
+        prompt: the prompt as the dataset has it: plain text or chat messages.
+        completion: the model's answer as text, special tokens left out.
+        answer: the dataset's reference answer; "" if it has none.
+        metadata: the row's other columns, as JSON values (numbers, text, lists, mappings).
+        source: name of the dataset the row comes from.
+        truncated: True if the length limit cut the completion off.
+        num_tokens: tokens in the completion, the end-of-sequence token counted.
+    """
+
+    prompt: str | list[dict[str, str]]
+    completion: str
+    answer: str = ""
+    metadata: Mapping[str, Any] = field(default_factory=dict)
+    source: str = ""
+    truncated: bool = False
+    num_tokens: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Unscored:
+    """No verdict on a completion, and why. Never the same as a reward of 0.
+
+    Attributes:
+        kind: a word for counting: "exception", "timeout", "crash", "not_finite", "wrong_type", "wrong_count",
+            "no_verdict", or a reward's own.
+        detail: one line for a person.
+    """
+
+    kind: str
+    detail: str = ""
+
+
+Verdict = float | Unscored
+
+
+class Reward(Protocol):
+    """What every reward type implements.
+
+    Attributes:
+        batched: False: ``score`` is called with one completion at a time, so a failure names its completion.
+            True: it is called with the whole batch; after a failure the batch is halved until the culprit
+            stands alone.
+    """
+
+    @property
+    def batched(self) -> bool: ...
+
+    def score(self, inputs: Sequence[RewardInput]) -> Sequence[object]:
+        """One number per completion, in order; ``None`` or :class:`Unscored` where there is no verdict."""
+        ...
+
+
+def verdict_of(value: object) -> Verdict:
+    """What a reward returned for one completion, checked: a finite float, or the reason there is none."""
+    if isinstance(value, Unscored):
+        return Unscored(value.kind, value.detail[:DETAIL_CHARS])
+    if value is None:
+        return Unscored("no_verdict", "returned None")
+    if not isinstance(value, Real):
+        return Unscored("wrong_type", f"returned {type(value).__name__}, expected a number")
+    try:
+        number = float(value)
+    except OverflowError:
+        return Unscored("not_finite", "returned a number too large for a float")
+    if not math.isfinite(number):
+        return Unscored("not_finite", f"returned {number}")
+    return number

@@ -1,0 +1,179 @@
+"""The ``http`` reward, and the careful POST it shares with the judge."""
+
+from __future__ import annotations
+
+import email.utils
+import http.client
+import json
+import os
+import random
+import ssl
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict
+from typing import IO, Any
+
+from bolt_ray.rewards.base import RewardInput, Unscored
+
+RETRIED_STATUSES = frozenset({408, 425, 429, 500, 502, 503, 504})
+MAX_BACKOFF_S = 30.0
+MAX_ANSWER_BYTES = 16 * 1024 * 1024
+
+
+class EndpointError(Exception):
+    """The endpoint gave no usable answer; the message never contains the key."""
+
+
+class _NoRedirects(urllib.request.HTTPRedirectHandler):
+    """A redirect would carry the key to a place the configuration does not name."""
+
+    def redirect_request(
+        self, req: urllib.request.Request, fp: IO[bytes], code: int, msg: str, headers: Any, newurl: str
+    ) -> None:
+        return None
+
+
+class Endpoint:
+    """POSTs JSON, with retries; certificates are verified, redirects refused. Safe for several threads.
+
+    Args:
+        url: where to.
+        api_key_env: environment variable with the key, sent as ``Authorization: Bearer``; None: no key.
+        request_timeout_s: limit of one try.
+        max_retries: further tries after a failed connection or a status that may pass.
+        backoff_s: wait before the first of them; doubles, with jitter; ``Retry-After`` is honored up to 30 s.
+
+    Raises:
+        ValueError: the variable is not set.
+    """
+
+    def __init__(
+        self,
+        *,
+        url: str,
+        api_key_env: str | None,
+        request_timeout_s: float,
+        max_retries: int,
+        backoff_s: float,
+    ) -> None:
+        self._url = url
+        self._timeout_s = request_timeout_s
+        self._max_retries = max_retries
+        self._backoff_s = backoff_s
+        self._headers = {"Content-Type": "application/json", "User-Agent": "bolt-ray"}
+        if api_key_env is not None:
+            key = os.environ.get(api_key_env, "").strip()
+            if not key:
+                raise ValueError(f"the environment variable {api_key_env} (`api_key_env`) is not set")
+            self._headers["Authorization"] = f"Bearer {key}"
+        self._opener = urllib.request.build_opener(
+            _NoRedirects(), urllib.request.HTTPSHandler(context=ssl.create_default_context())
+        )
+
+    def post(self, body: Mapping[str, Any]) -> Any:
+        """The endpoint's JSON answer.
+
+        Raises:
+            EndpointError: no answer after all tries, a status that will not pass, or no JSON.
+        """
+        problem = EndpointError("not tried")
+        for attempt in range(self._max_retries + 1):
+            wait_s = min(MAX_BACKOFF_S, self._backoff_s * 2**attempt) * random.uniform(0.5, 1.0)
+            try:
+                return self._try(body)
+            except urllib.error.HTTPError as error:
+                problem = EndpointError(f"HTTP status {error.code} after {attempt + 1} tries")
+                asked_s = _retry_after_s(error.headers.get("Retry-After"))
+                error.close()
+                if error.code not in RETRIED_STATUSES:
+                    raise problem from None
+                wait_s = max(wait_s, min(MAX_BACKOFF_S, asked_s))
+            except ssl.SSLCertVerificationError as error:
+                raise EndpointError(f"certificate refused: {error.verify_message}") from None
+            except (OSError, http.client.HTTPException) as error:
+                reason = getattr(error, "reason", error)
+                if isinstance(reason, ssl.SSLCertVerificationError):
+                    raise EndpointError(f"certificate refused: {reason.verify_message}") from None
+                problem = EndpointError(f"{type(reason).__name__}: {reason} after {attempt + 1} tries")
+            if attempt < self._max_retries:
+                time.sleep(wait_s)
+        raise problem
+
+    def _try(self, body: Mapping[str, Any]) -> Any:
+        request = urllib.request.Request(
+            self._url, data=json.dumps(body).encode(), headers=self._headers, method="POST"
+        )
+        with self._opener.open(request, timeout=self._timeout_s) as answer:
+            data = answer.read(MAX_ANSWER_BYTES + 1)
+        if len(data) > MAX_ANSWER_BYTES:
+            raise EndpointError(f"the answer is longer than {MAX_ANSWER_BYTES} bytes")
+        try:
+            return json.loads(data)
+        except ValueError as error:
+            raise EndpointError("the answer is not JSON") from error
+
+
+def _retry_after_s(value: str | None) -> float:
+    """Seconds a ``Retry-After`` header asks for, as a number or a date; 0.0 without one."""
+    if value is None:
+        return 0.0
+    if value.strip().isdigit():
+        return float(value)
+    try:
+        return max(0.0, email.utils.parsedate_to_datetime(value).timestamp() - time.time())
+    except ValueError:
+        return 0.0
+
+
+class HttpReward:
+    """A reward behind HTTP: POSTs ``{"inputs": [RewardInput, …]}``, reads ``{"rewards": [number | null, …]}``.
+
+    A request that fails for good leaves its completions unscored, the others keep their rewards.
+
+    Args:
+        url, api_key_env, request_timeout_s, max_retries, backoff_s: see :class:`Endpoint`.
+        concurrency: requests under way at a time.
+        batch_size: completions in one request.
+    """
+
+    batched = True
+
+    def __init__(
+        self,
+        *,
+        url: str,
+        api_key_env: str | None = None,
+        request_timeout_s: float = 30.0,
+        max_retries: int = 4,
+        backoff_s: float = 0.5,
+        concurrency: int = 8,
+        batch_size: int = 16,
+    ) -> None:
+        self._endpoint = Endpoint(
+            url=url,
+            api_key_env=api_key_env,
+            request_timeout_s=request_timeout_s,
+            max_retries=max_retries,
+            backoff_s=backoff_s,
+        )
+        self._threads = ThreadPoolExecutor(max_workers=concurrency)
+        self._batch_size = batch_size
+
+    def score(self, inputs: Sequence[RewardInput]) -> list[object]:
+        batches = [inputs[i : i + self._batch_size] for i in range(0, len(inputs), self._batch_size)]
+        return [value for values in self._threads.map(self._score_batch, batches) for value in values]
+
+    def _score_batch(self, inputs: Sequence[RewardInput]) -> list[object]:
+        try:
+            answer = self._endpoint.post({"inputs": [asdict(item) for item in inputs]})
+        except EndpointError as problem:
+            return [Unscored("http", str(problem))] * len(inputs)
+        rewards = answer.get("rewards") if isinstance(answer, dict) else None
+        if not isinstance(rewards, list):
+            return [Unscored("http", "the answer has no list `rewards`")] * len(inputs)
+        if len(rewards) != len(inputs):
+            return [Unscored("wrong_count", f"{len(rewards)} rewards for {len(inputs)} completions")] * len(inputs)
+        return rewards

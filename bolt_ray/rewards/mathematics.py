@@ -1,0 +1,113 @@
+"""The ``math`` reward: is the completion's answer mathematically equal to the reference?
+
+Parsing and comparing are math-verify's. It interrupts itself with ``signal.alarm``, which works in a main
+thread only; reward processes score in theirs. What even the alarm cannot stop, the process's own timeout does.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+import time
+from collections.abc import Sequence
+from typing import Any, Literal
+
+from math_verify import ExprExtractionConfig, LatexExtractionConfig, parse, verify
+
+from bolt_ray.rewards.base import RewardInput, Unscored
+
+Extract = Literal["auto", "boxed", "last_number"]
+
+_NUMBER = re.compile(r"(?:(?<![\w)])[-+−])?\$?(?:\d{1,3}(?:,\d{3})+|\d+)?(?:\.\d+|(?<=\d))(?:\s?/\s?\d+)?(?:\s?\\?%)?")
+_ANSWER_TAG = re.compile(r"<answer>(.*?)</answer>", re.DOTALL)
+_GSM8K_MARK = "####"
+
+
+def last_boxed(text: str) -> str | None:
+    """The content of the last closed ``\\boxed{…}`` (or ``\\fbox``), braces balanced; None if there is none."""
+    for match in reversed(list(re.finditer(r"\\(?:boxed|fbox)\s*\{", text))):
+        depth = 1
+        for position in range(match.end(), len(text)):
+            depth += {"{": 1, "}": -1}.get(text[position], 0) * (text[position - 1] != "\\")
+            if depth == 0:
+                return text[match.end() : position].strip()
+    return None
+
+
+def last_number(text: str) -> str | None:
+    """The last number in a text, as ``-1,234.5``, ``3/4`` or ``12%``; None if there is none."""
+    found = [match.group() for match in _NUMBER.finditer(text) if any(c.isdigit() for c in match.group())]
+    return found[-1].replace("$", "").replace("−", "-").replace(" ", "").replace("\\", "") if found else None
+
+
+class MathReward:
+    """1.0 if the completion's answer equals the row's, 0.0 if not or if it gives none.
+
+    Unscored: the row has no answer, the answer cannot be read, or the comparison took too long.
+
+    Args:
+        extract: ``boxed``: the last ``\\boxed{}``; ``last_number``: the last number; ``auto``: the last boxed
+            answer, else what math-verify finds (LaTeX, then plain expressions), else the last number.
+        decimals: places to which decimal numbers are compared.
+        parse_timeout_s: limit on one parse and on one comparison.
+    """
+
+    batched = False
+
+    def __init__(self, *, extract: Extract = "auto", decimals: int = 6, parse_timeout_s: int = 3) -> None:
+        self._extract = extract
+        self._decimals = decimals
+        self._timeout_s = parse_timeout_s
+        logging.getLogger("math_verify").setLevel(logging.ERROR)
+
+    def score(self, inputs: Sequence[RewardInput]) -> list[float | Unscored]:
+        return [self._score_one(item) for item in inputs]
+
+    def _score_one(self, item: RewardInput) -> float | Unscored:
+        reference = item.answer.rsplit(_GSM8K_MARK, 1)[-1].strip()
+        if not reference:
+            return Unscored("no_answer", "the row has no reference answer")
+        started = time.monotonic()
+        gold = self._parse_answer(last_boxed(reference) or reference)
+        if not gold:
+            return Unscored("bad_answer", f"the reference answer {reference!r} cannot be read")
+        found = self._find(item.completion)
+        if found and verify(gold, found, float_rounding=self._decimals, timeout_seconds=self._timeout_s, strict=True):
+            return 1.0
+        if time.monotonic() - started >= self._timeout_s:
+            return Unscored("timeout", f"math-verify did not finish within {self._timeout_s} s")
+        return 0.0
+
+    def _find(self, completion: str) -> list[Any]:
+        """The completion's answer as math-verify's candidates; [] if it has none."""
+        tagged = _ANSWER_TAG.findall(completion)
+        text = tagged[-1] if tagged else completion
+        boxed = last_boxed(text)
+        if self._extract == "last_number":
+            number = last_number(text)
+            return self._parse_answer(number) if number else []
+        if boxed is not None:
+            return self._parse_answer(boxed)
+        if self._extract == "boxed":
+            return []
+        found = self._parse(text)
+        number = last_number(text)
+        return found or (self._parse_answer(number) if number else [])
+
+    def _parse_answer(self, answer: str) -> list[Any]:
+        """A text that is an answer and nothing else."""
+        answer = answer.replace("\\$", "").strip()
+        if "$" in answer.strip("$") or "\\(" in answer or "\\[" in answer:
+            return self._parse(answer)
+        plain = answer.strip("$").strip()
+        escaped = re.sub(r"(?<!\\)%", r"\\%", plain)
+        return self._parse(f"${escaped}$") or self._parse(plain)
+
+    def _parse(self, text: str) -> list[Any]:
+        return list(
+            parse(
+                text,
+                extraction_config=[LatexExtractionConfig(boxed_match_priority=0), ExprExtractionConfig()],
+                parsing_timeout=self._timeout_s,
+            )
+        )

@@ -1,0 +1,1 @@
+"""A sandbox for programs a model wrote; see ``box.py``."""

@@ -1,0 +1,381 @@
+"""Run a Python program nobody trusts: no network, no files but its own, bounded in everything, gone afterwards.
+
+Two mechanisms, the strongest that works on this machine is taken:
+
+``namespaces``
+    user, mount, pid, network, IPC and UTS namespaces, a private tree with the interpreter read-only and one small
+    writable directory in memory, no ``/proc``; seccomp; Landlock where the kernel has it. When process 1 of the
+    pid namespace ends, the kernel kills everything in it. Needs Linux 5.14 and unprivileged user namespaces.
+``landlock``
+    for machines (many containers) that forbid namespaces: Landlock confines file access to the interpreter and a
+    fresh temporary directory, seccomp refuses sockets, child processes, signals and changes to file metadata.
+    Needs Linux 6.2.
+
+Each is tried before it is trusted: a probe program must run, and must fail to read a file outside, to open a
+socket, and (``landlock``) to start a process. Without either :class:`Sandbox` refuses to work unless told
+``allow_unsafe``: then there are resource limits and an empty environment, and no walls.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import os
+import selectors
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import bolt_ray
+from bolt_ray.core.errors import EnvironmentProblem
+from bolt_ray.rewards.sandbox import kernel, seccomp
+from bolt_ray.rewards.sandbox.usage import memory_of_tree, size_of_directory
+
+Mechanism = Literal["namespaces", "landlock", "none"]
+End = Literal["exited", "killed", "wall_time", "memory", "disk", "output"]
+
+PROGRAM = "main.py"
+_WATCH_EVERY_S = 0.05
+_KILL_GRACE_S = 5.0
+_LAUNCH = (
+    "import sys; sys.path.insert(0, sys.argv[1]);"
+    "from bolt_ray.rewards.sandbox.launcher import main; main(int(sys.argv[2]), int(sys.argv[3]))"
+)
+_ENVIRONMENT = {
+    "PATH": "/usr/bin:/bin",
+    "LANG": "C.UTF-8",
+    "PYTHONHASHSEED": "0",
+    "PYTHONDONTWRITEBYTECODE": "1",
+    "OMP_NUM_THREADS": "1",
+    "MALLOC_ARENA_MAX": "1",
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SandboxLimits:
+    """Limits of one run.
+
+    Attributes:
+        wall_s: wall clock.
+        cpu_s: CPU seconds of one process.
+        memory_mb: address space of one process, and memory of all of them together (watched, not walled).
+        max_processes: processes and threads at a time; under ``landlock`` always one process.
+        file_mb: size of one file; the writable directory holds twice that.
+        output_kb: standard output and standard error together; more ends the program.
+        open_files: descriptors of one process.
+    """
+
+    wall_s: float = 5.0
+    cpu_s: int = 4
+    memory_mb: int = 512
+    max_processes: int = 16
+    file_mb: int = 16
+    output_kb: int = 256
+    open_files: int = 64
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunResult:
+    """How a program ended.
+
+    Attributes:
+        end: "exited" by itself, "killed" by a signal (a limit of the kernel's, or its own crash), or ended by
+            the sandbox for the wall clock, memory, disk or output.
+        exit_code: its exit status, or minus the signal; None if the sandbox ended it.
+        stdout, stderr: what it wrote, up to the limit, as text with undecodable bytes replaced.
+        wall_s: how long it took, the building of the sandbox included.
+    """
+
+    end: End
+    exit_code: int | None
+    stdout: str
+    stderr: str
+    wall_s: float
+
+    @property
+    def ok(self) -> bool:
+        """It ended by itself with status 0."""
+        return self.end == "exited" and self.exit_code == 0
+
+
+@dataclass(slots=True, kw_only=True)
+class _Running:
+    """One program under way: its launcher and what has come out of it."""
+
+    launcher: subprocess.Popen[bytes]
+    deadline: float
+    work_dir: str | None
+    output: dict[str, bytearray] = field(default_factory=dict)
+    end: End | None = None
+
+
+class Sandbox:
+    """Runs Python programs shut in.
+
+    Args:
+        limits: of each run.
+        mechanism: None takes the strongest that works.
+        allow_unsafe: accept a machine without any mechanism.
+        extra_paths: more that the program may read: directories with modules it needs.
+
+    Raises:
+        EnvironmentProblem: the mechanism asked for, or any at all, does not work here.
+    """
+
+    def __init__(
+        self,
+        *,
+        limits: SandboxLimits | None = None,
+        mechanism: Mechanism | None = None,
+        allow_unsafe: bool = False,
+        extra_paths: Sequence[str] = (),
+    ) -> None:
+        self.limits = limits or SandboxLimits()
+        self._read_only = [*interpreter_paths(), *extra_paths]
+        self._environment = {**_ENVIRONMENT, "PYTHONPATH": os.pathsep.join(extra_paths)}
+        self.mechanism: Mechanism = "none"
+        refusals = []
+        candidates: list[Mechanism] = [mechanism] if mechanism else ["namespaces", "landlock"]
+        for candidate in candidates:
+            self.mechanism = candidate
+            problem = self._probe() if candidate != "none" else None
+            if problem is None and (candidate != "none" or allow_unsafe):
+                return
+            refusals.append(f"{candidate}: {problem or 'not allowed'}")
+        self.mechanism = "none"
+        if not allow_unsafe or mechanism:
+            raise EnvironmentProblem(
+                f"no sandbox works on this machine ({'; '.join(refusals)}); code rewards need unprivileged user "
+                "namespaces, or Linux 6.2 with Landlock. `allow_unsafe: true` runs programs without walls: only "
+                "for programs you would run yourself"
+            )
+
+    def describe(self) -> str:
+        """The mechanism and its parts in one line."""
+        abi = kernel.landlock_abi()
+        landlock = f"Landlock ABI {abi}" if abi else "no Landlock"
+        return {
+            "namespaces": f"namespaces (user, mount, pid, net, ipc, uts) + seccomp + {landlock}",
+            "landlock": f"{landlock} + seccomp, no child processes",
+            "none": "NO SANDBOX: resource limits only",
+        }[self.mechanism]
+
+    def run(self, source: str, *, stdin: str = "", files: Mapping[str, str] | None = None) -> RunResult:
+        """Run a Python program and wait for its end.
+
+        Args:
+            source: the program.
+            stdin: what it reads from standard input.
+            files: further files in its directory, by plain name.
+
+        Raises:
+            ValueError: a file name with a directory in it.
+            EnvironmentProblem: the sandbox could not be built this time; the program was not run.
+        """
+        everything = {**(files or {}), PROGRAM: source}
+        if any(Path(name).name != name for name in everything):
+            raise ValueError("file names in the sandbox have no directories")
+        started = time.monotonic()
+        work_dir = None if self.mechanism == "namespaces" else tempfile.mkdtemp(prefix="bolt-ray-sandbox-")
+        try:
+            return self._run(everything, stdin, work_dir, started)
+        finally:
+            if work_dir is not None:
+                remove_tree(work_dir)
+
+    def _run(self, files: Mapping[str, str], stdin: str, work_dir: str | None, started: float) -> RunResult:
+        spec_fd = _sealed(json.dumps(self._spec(files, work_dir)).encode())
+        stdin_fd = _sealed(stdin.encode("utf-8", errors="replace"))
+        status_read, status_write = os.pipe()
+        try:
+            launcher = subprocess.Popen(
+                [sys.executable, "-I", "-S", "-c", _LAUNCH, *map(str, (_package_root(), spec_fd, status_write))],
+                stdin=stdin_fd,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                pass_fds=(spec_fd, status_write),
+                env={},
+                start_new_session=True,
+            )
+        finally:
+            for fd in (spec_fd, stdin_fd, status_write):
+                os.close(fd)
+        running = _Running(launcher=launcher, deadline=started + self.limits.wall_s, work_dir=work_dir)
+        with os.fdopen(status_read, "rb") as status:
+            try:
+                self._watch(running)
+            finally:
+                _stop(launcher)
+            messages = [json.loads(line) for line in status.read().splitlines()]
+        return self._result(running, messages, time.monotonic() - started)
+
+    def _result(self, running: _Running, messages: Sequence[Mapping[str, Any]], wall_s: float) -> RunResult:
+        output = {name: bytes(data).decode("utf-8", errors="replace") for name, data in running.output.items()}
+        said = {key: value for message in messages for key, value in message.items()}
+        if "setup" in said or (running.end is None and not said):
+            reason = said.get("setup") or output.get("stderr", "")[-500:] or "the launcher ended"
+            raise EnvironmentProblem(f"the sandbox ({self.mechanism}) could not be built: {reason}")
+        code = None if running.end else int(said["exit"]) if "exit" in said else -int(said["signal"])
+        end: End = running.end or ("exited" if "exit" in said else "killed")
+        out, err = output.get("stdout", ""), output.get("stderr", "")
+        return RunResult(end=end, exit_code=code, stdout=out, stderr=err, wall_s=wall_s)
+
+    def _watch(self, running: _Running) -> None:
+        """Collect output until both pipes end, the launcher with them, or a limit is passed."""
+        budget = self.limits.output_kb * 1024
+        pipes = {"stdout": running.launcher.stdout, "stderr": running.launcher.stderr}
+        with selectors.DefaultSelector() as selector:
+            for name, pipe in pipes.items():
+                assert pipe is not None
+                running.output[name] = bytearray()
+                selector.register(pipe, selectors.EVENT_READ, name)
+            next_look = time.monotonic() + _WATCH_EVERY_S
+            while selector.get_map() and running.end is None:
+                now = time.monotonic()
+                for key, _ in selector.select(max(0.0, min(running.deadline, next_look) - now)):
+                    data = os.read(key.fd, min(65536, budget + 1))
+                    if not data:
+                        selector.unregister(key.fileobj)
+                    running.output[key.data] += data[:budget]
+                    budget -= len(data)
+                now = time.monotonic()
+                if budget < 0:
+                    running.end = "output"
+                elif now >= running.deadline:
+                    running.end = "wall_time"
+                elif now >= next_look:
+                    running.end = self._over_limit(running)
+                    next_look = time.monotonic() + _WATCH_EVERY_S
+        if running.end is None:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                running.launcher.wait(timeout=max(0.0, running.deadline - time.monotonic()))
+            if running.launcher.poll() is None:
+                running.end = "wall_time"
+
+    def _over_limit(self, running: _Running) -> End | None:
+        limit = self.limits.memory_mb * 1024 * 1024
+        if memory_of_tree(running.launcher.pid, enough=limit) > limit:
+            return "memory"
+        disk = self._disk_bytes
+        if running.work_dir and size_of_directory(running.work_dir, enough=disk) > disk:
+            return "disk"
+        return None
+
+    @property
+    def _disk_bytes(self) -> int:
+        return 2 * self.limits.file_mb * 1024 * 1024
+
+    def _spec(self, files: Mapping[str, str], work_dir: str | None) -> dict[str, Any]:
+        interpreter = os.path.realpath(sys.executable)
+        return {
+            "namespaces": self.mechanism == "namespaces",
+            "confine": self.mechanism != "none",
+            "landlock": kernel.landlock_abi() > 0,
+            "read_only": self._read_only,
+            "work_dir": work_dir,
+            "files": dict(files),
+            "command": [interpreter, "-s", "-B", PROGRAM],
+            "environment": self._environment,
+            "disk_bytes": self._disk_bytes,
+            "rlimits": {
+                "memory_bytes": self.limits.memory_mb * 1024 * 1024,
+                "cpu_s": self.limits.cpu_s,
+                "file_bytes": self.limits.file_mb * 1024 * 1024,
+                "open_files": self.limits.open_files,
+                "processes": self.limits.max_processes,
+            },
+        }
+
+    def _probe(self) -> str | None:
+        """Why the mechanism cannot be trusted here, or None if it holds."""
+        if not seccomp.supported():
+            return "the system calls of this architecture are not known"
+        if self.mechanism == "landlock" and kernel.landlock_abi() < 3:
+            return "Landlock of Linux 6.2 or later is needed"
+        with tempfile.NamedTemporaryFile(prefix="bolt-ray-canary-") as canary:
+            questions = {"canary": canary.name, "children": self.mechanism == "namespaces"}
+            try:
+                result = self.run(_PROBE, stdin=json.dumps(questions))
+            except EnvironmentProblem as problem:
+                return str(problem)
+        if result.ok and result.stdout.strip() == "shut in":
+            return None
+        return f"the probe got out or failed: {result.end} {result.exit_code} {result.stdout} {result.stderr}"[:500]
+
+
+_PROBE = """
+import json, os, socket, sys
+asked = json.load(sys.stdin)
+def refused(action):
+    try:
+        action()
+    except OSError:
+        return True
+    return False
+assert refused(lambda: open(asked["canary"])), "read a file outside"
+assert refused(lambda: open("/etc/passwd")), "read /etc/passwd"
+assert refused(lambda: socket.create_connection(("127.0.0.1", 9), 1)), "connected"
+assert refused(lambda: socket.socket(socket.AF_INET)), "opened a socket"
+assert refused(os.fork) or asked["children"], "started a process"
+assert asked["children"] is False or os.getppid() == 1, "sees processes outside"
+open("own", "w").write("x")
+assert open("own").read() == "x"
+print("shut in")
+"""
+
+
+def interpreter_paths() -> list[str]:
+    """What the program's Python needs to run: its own prefix, and the system's libraries."""
+    system = ["/usr/lib", "/usr/lib64", "/lib", "/lib64", "/etc/ld.so.cache"]
+    prefix = os.path.realpath(sys.base_prefix)
+    wanted = ["/usr"] if prefix == "/usr" else [prefix, *system[:2]]
+    return [path for path in [*wanted, *system[2:]] if Path(path).exists()]
+
+
+def remove_tree(directory: str) -> None:
+    """Remove a directory a program wrote in, whatever modes it gave to what is inside; links are not followed."""
+    Path(directory).chmod(0o700)
+    for parent, names, _ in os.walk(directory):
+        for name in names:
+            path = Path(parent, name)
+            if not path.is_symlink():
+                path.chmod(0o700)
+    shutil.rmtree(directory)
+
+
+def _sealed(data: bytes) -> int:
+    """A descriptor to read ``data`` from, which nobody can change."""
+    fd = os.memfd_create("bolt-ray", os.MFD_ALLOW_SEALING | os.MFD_CLOEXEC)
+    with os.fdopen(os.dup(fd), "wb") as file:
+        file.write(data)
+    os.lseek(fd, 0, os.SEEK_SET)
+    fcntl.fcntl(fd, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SEAL | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_WRITE)
+    return fd
+
+
+def _stop(launcher: subprocess.Popen[bytes]) -> None:
+    """End a launcher and the program with it, and return when nothing of them is left."""
+    if launcher.poll() is None:
+        launcher.terminate()
+        try:
+            launcher.wait(timeout=_KILL_GRACE_S)
+        except subprocess.TimeoutExpired:
+            launcher.kill()
+    launcher.wait()
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        os.killpg(launcher.pid, signal.SIGKILL)
+    for pipe in (launcher.stdout, launcher.stderr):
+        if pipe is not None:
+            pipe.close()
+
+
+def _package_root() -> str:
+    return str(Path(bolt_ray.__file__).resolve().parent.parent)

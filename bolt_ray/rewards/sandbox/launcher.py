@@ -1,0 +1,230 @@
+"""Shuts a program in and runs it; started by ``sandbox.box`` as a process of its own.
+
+    box ─▶ launcher ─▶ init (process 1 of its namespace) ─▶ program ─▶ …
+             └─ SIGTERM: kills init, and with it all that is in the namespace, then reaps it
+
+What is told here goes through the status pipe as one JSON object a line: ``{"setup": message}`` when the walls
+could not be built (the program is not run), ``{"exit": code}`` or ``{"signal": number}`` when it ended.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import resource
+import signal
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NoReturn
+
+from bolt_ray.rewards.sandbox import kernel, seccomp
+
+INNER_ID = 1000
+WORK_DIR = "/box"
+_DEVICES = ("null", "zero", "random", "urandom")
+_STAGING = ("/mnt", "/media", "/srv", "/opt", "/tmp")
+_MANY_IDS, _SOME_IDS = 4_000_000, 65_000
+_RESERVE_PROCESSES = 3
+
+
+def main(spec_fd: int, status_fd: int) -> NoReturn:
+    """Run what the specification in ``spec_fd`` asks for, and exit."""
+    kernel.die_with_parent()
+    with os.fdopen(spec_fd, "rb") as file:
+        spec = json.load(file)
+    go_read, go_write = os.pipe()
+    try:
+        mapped_root = _enter_namespaces(spec) if spec["namespaces"] else False
+    except OSError as problem:
+        _tell(status_fd, {"setup": str(problem)})
+        os._exit(1)
+    child = os.fork()
+    if child == 0:
+        kernel.die_with_parent()
+        os.close(go_write)
+        if not os.read(go_read, 1):  # the launcher ended before it could watch over this process
+            os._exit(1)
+        if spec["namespaces"]:
+            _be_init(spec, status_fd, mapped_root=mapped_root)
+        _become_program(spec, status_fd, mapped_root=False)
+    signal.signal(signal.SIGTERM, lambda *_: os.kill(child, signal.SIGKILL))
+    os.write(go_write, b"x")
+    _, status = os.waitpid(child, 0)
+    if not spec["namespaces"]:
+        _tell(status_fd, _ended(status))
+    os._exit(0)
+
+
+def _be_init(spec: Mapping[str, Any], status_fd: int, *, mapped_root: bool) -> NoReturn:
+    """Process 1 of the namespace: reaps everything; when it ends, the kernel kills what is left there."""
+    program = os.fork()
+    if program == 0:
+        _become_program(spec, status_fd, mapped_root=mapped_root)
+    os.closerange(0, 3)  # the output ends when the program's own processes let go of it
+    while True:
+        pid, status = os.wait()
+        if pid == program:
+            _tell(status_fd, _ended(status))
+            os._exit(0)
+
+
+def _enter_namespaces(spec: Mapping[str, Any]) -> bool:
+    """Build the walls: new namespaces, a new tree. True if the program gets a user id no other process has."""
+    mapped_root = _unshare_and_map()
+    _build_root(spec)
+    return mapped_root
+
+
+def _unshare_and_map() -> bool:
+    """New namespaces with ids mapped; True if ``INNER_ID`` stands for an id of its own outside."""
+    outer_uid, outer_gid = os.geteuid(), os.getegid()
+    private_id = _private_id() if outer_uid == 0 else None
+    if private_id is None:
+        kernel.unshare(kernel.ALL_NAMESPACES)
+        Path("/proc/self/setgroups").write_text("deny")
+        Path("/proc/self/uid_map").write_text(f"{INNER_ID} {outer_uid} 1")
+        Path("/proc/self/gid_map").write_text(f"{INNER_ID} {outer_gid} 1")
+        return False
+    # Two ids need a writer that stays in the outer namespace.
+    go_read, go_write = os.pipe()
+    done_read, done_write = os.pipe()
+    parent = os.getpid()
+    writer = os.fork()
+    if writer == 0:
+        os.read(go_read, 1)
+        for name in ("uid_map", "gid_map"):
+            Path(f"/proc/{parent}/{name}").write_text(f"0 0 1\n{INNER_ID} {private_id} 1\n")
+        os.write(done_write, b"x")
+        os._exit(0)
+    kernel.unshare(kernel.ALL_NAMESPACES)
+    os.write(go_write, b"x")
+    os.close(done_write)
+    told = os.read(done_read, 1)
+    os.waitpid(writer, 0)
+    for fd in (go_read, go_write, done_read):
+        os.close(fd)
+    if not told:
+        raise OSError(f"the user ids could not be mapped to {private_id}")
+    return True
+
+
+def _private_id() -> int | None:
+    """A user id of its own for the program, where root may give one: process limits then bind."""
+    lines = Path("/proc/self/uid_map").read_text().splitlines()
+    span = max((int(line.split()[2]) for line in lines if line.split()[0] == "0"), default=0)
+    if span > _MANY_IDS:
+        return 2_000_000 + random.SystemRandom().randrange(2_000_000)
+    return 50_000 + random.SystemRandom().randrange(10_000) if span > _SOME_IDS else None
+
+
+def _build_root(spec: Mapping[str, Any]) -> None:
+    """A new tree: the interpreter read-only, four devices, and one small writable directory in memory."""
+    kernel.mount("", "/", "", kernel.MS_REC | kernel.MS_PRIVATE)
+    sources: Sequence[str] = spec["read_only"]
+    root = next(d for d in _STAGING if os.path.isdir(d) and not any(s.startswith(f"{d}/") for s in sources))  # noqa: PTH112
+    safe = kernel.MS_NOSUID | kernel.MS_NODEV
+    kernel.mount("sandbox", root, "tmpfs", safe, "size=1m,mode=755")
+    for source in sources:
+        _bring_in(source, root)
+    Path(root, "dev").mkdir()
+    for device in _DEVICES:
+        Path(root, "dev", device).touch()
+        kernel.mount(f"/dev/{device}", f"{root}/dev/{device}", "", kernel.MS_BIND)
+    work = root + WORK_DIR
+    Path(work).mkdir()
+    Path(root, "tmp").symlink_to(WORK_DIR)
+    size = f"size={spec['disk_bytes']},nr_inodes=4096,mode=700,uid={INNER_ID},gid={INNER_ID}"
+    kernel.mount("work", work, "tmpfs", safe, size)
+    _write_files(spec, work)
+    kernel.set_mount_flags(root, kernel.MOUNT_ATTR_RDONLY, recursive=False)
+    kernel.pivot_to(root)
+
+
+def _bring_in(source: str, root: str) -> None:
+    """Show one directory, file or link of the host, read-only, at the same place below ``root``."""
+    target = Path(root + source)
+    if target.exists():
+        return
+    target.parent.mkdir(parents=True, exist_ok=True)
+    if Path(source).is_symlink():
+        target.symlink_to(os.readlink(source))  # noqa: PTH115
+        return
+    if Path(source).is_dir():
+        target.mkdir()
+    else:
+        target.touch()
+    kernel.mount(source, str(target), "", kernel.MS_BIND | kernel.MS_REC)
+    read_only = kernel.MOUNT_ATTR_RDONLY | kernel.MOUNT_ATTR_NOSUID | kernel.MOUNT_ATTR_NODEV
+    kernel.set_mount_flags(str(target), read_only, recursive=True)
+
+
+def _write_files(spec: Mapping[str, Any], directory: str) -> None:
+    for name, text in spec["files"].items():
+        path = Path(directory, name)
+        path.write_text(text, encoding="utf-8")
+        path.chmod(0o644)
+
+
+def _become_program(spec: Mapping[str, Any], status_fd: int, *, mapped_root: bool) -> NoReturn:
+    """Limits, walls, exec. Does not return: what fails is told through the status pipe."""
+    try:
+        work = WORK_DIR if spec["namespaces"] else spec["work_dir"]
+        if not spec["namespaces"]:
+            _write_files(spec, work)
+        os.chdir(work)
+        os.setsid()
+        _limit(spec, own_id=mapped_root)
+        if mapped_root:
+            os.setgroups([])
+            os.setresgid(INNER_ID, INNER_ID, INNER_ID)
+            os.setresuid(INNER_ID, INNER_ID, INNER_ID)
+        os.set_inheritable(status_fd, False)
+        for number in (signal.SIGPIPE, signal.SIGXFSZ, signal.SIGTERM):
+            signal.signal(number, signal.SIG_DFL)
+        if spec["confine"]:
+            kernel.drop_capabilities()
+            kernel.no_new_privileges()
+            if spec["landlock"]:
+                devices = [f"/dev/{name}" for name in _DEVICES]
+                kernel.landlock(spec["read_only"], [work, *devices])
+            seccomp.install(namespaces=spec["namespaces"])
+        environment = {**spec["environment"], "HOME": work, "TMPDIR": work}
+        os.execve(spec["command"][0], spec["command"], environment)
+    except OSError as problem:
+        _tell(status_fd, {"setup": str(problem)})
+    os._exit(127)
+
+
+def _limit(spec: Mapping[str, Any], *, own_id: bool) -> None:
+    limits = spec["rlimits"]
+    processes = limits["processes"] + (0 if own_id else _RESERVE_PROCESSES)
+    values = {
+        resource.RLIMIT_AS: limits["memory_bytes"],
+        resource.RLIMIT_CPU: limits["cpu_s"],
+        resource.RLIMIT_FSIZE: limits["file_bytes"],
+        resource.RLIMIT_NOFILE: limits["open_files"],
+        resource.RLIMIT_CORE: 0,
+        resource.RLIMIT_MEMLOCK: 0,
+        resource.RLIMIT_MSGQUEUE: 0,
+    }
+    if spec["namespaces"]:
+        values[resource.RLIMIT_NPROC] = processes
+    for kind, value in values.items():
+        _, hard = resource.getrlimit(kind)
+        value = value if hard < 0 else min(value, hard)
+        resource.setrlimit(kind, (value, value))
+
+
+def _ended(status: int) -> dict[str, int]:
+    code = os.waitstatus_to_exitcode(status)
+    return {"exit": code} if code >= 0 else {"signal": -code}
+
+
+def _tell(status_fd: int, message: Mapping[str, Any]) -> None:
+    os.write(status_fd, json.dumps(message).encode() + b"\n")
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]), int(sys.argv[2]))

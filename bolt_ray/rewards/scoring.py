@@ -1,0 +1,130 @@
+"""All rewards of a run over one batch: each in its process, the parts combined by weight."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from bolt_ray.rewards.base import RewardInput, Unscored
+from bolt_ray.rewards.isolation import RewardProcess
+from bolt_ray.rewards.specs import SHARED_PROCESS, RewardSpec
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RewardResult:
+    """The rewards of one completion.
+
+    Attributes:
+        reward: Σ weight · part over all rewards that apply, shaping included; for the advantage.
+        tracker_reward: the same without the shaping rewards; for the baseline tracker.
+        parts: each reward's own value, before its weight, by name.
+    """
+
+    reward: float
+    tracker_reward: float
+    parts: Mapping[str, float] = field(default_factory=dict)
+
+
+def combine(specs: Sequence[RewardSpec], parts: Mapping[str, float]) -> RewardResult:
+    """The weighted sums of ``parts``; specs without a part are left out."""
+    present = [spec for spec in specs if spec.name in parts]
+    return RewardResult(
+        reward=sum(spec.weight * parts[spec.name] for spec in present),
+        tracker_reward=sum(spec.weight * parts[spec.name] for spec in present if not spec.shaping),
+        parts=dict(parts),
+    )
+
+
+def reason(name: str, verdict: Unscored) -> str:
+    """``name: kind: detail``, one line."""
+    detail = " ".join(verdict.detail.split())
+    return f"{name}: {verdict.kind}: {detail}" if detail else f"{name}: {verdict.kind}"
+
+
+class RewardSet:
+    """The rewards of a run, ready to score.
+
+    Args:
+        specs: all rewards, with distinct names.
+        by_source: names of the rewards that apply to a dataset; a dataset not in it gets all of them.
+        startup_timeout_s: limit on the start of each reward process.
+    """
+
+    def __init__(
+        self,
+        *,
+        specs: Sequence[RewardSpec],
+        by_source: Mapping[str, Sequence[str]] | None = None,
+        startup_timeout_s: float = 120.0,
+    ) -> None:
+        self._specs = tuple(specs)
+        self._by_source = {source: frozenset(names) for source, names in (by_source or {}).items()}
+        shared = [spec for spec in self._specs if spec.type in SHARED_PROCESS]
+        groups = [shared] if shared else []
+        groups += [[spec] for spec in self._specs if spec.type not in SHARED_PROCESS]
+        self._place: dict[str, tuple[RewardProcess, int]] = {}
+        self._processes: list[RewardProcess] = []
+        for group in groups:
+            process = RewardProcess(rewards=group, startup_timeout_s=startup_timeout_s)
+            self._processes.append(process)
+            self._place |= {spec.name: (process, index) for index, spec in enumerate(group)}
+
+    def start(self) -> None:
+        """Start every reward process.
+
+        Raises:
+            ConfigError: a reward cannot be built; no process is left.
+        """
+        started = False
+        try:
+            for process in self._processes:
+                process.launch()
+            for process in self._processes:
+                process.start()
+            started = True
+        finally:
+            if not started:
+                self.close()
+
+    def score(self, inputs: Sequence[RewardInput]) -> list[RewardResult | str]:
+        """Score completions.
+
+        Returns:
+            per completion its rewards, or the reason there is none. A completion one reward has no verdict
+            on is not handed to the next: a sum with a part missing would be a different reward.
+        """
+        parts: list[dict[str, float]] = [{} for _ in inputs]
+        reasons: dict[int, str] = {}
+        for spec in self._specs:
+            todo = [i for i, item in enumerate(inputs) if i not in reasons and self._applies(spec, item)]
+            process, index = self._place[spec.name]
+            for i, verdict in zip(todo, process.score(index, [inputs[i] for i in todo]), strict=True):
+                if isinstance(verdict, Unscored):
+                    reasons[i] = reason(spec.name, verdict)
+                else:
+                    parts[i][spec.name] = verdict
+        return [reasons.get(i) or self._sum(parts[i]) for i in range(len(inputs))]
+
+    @property
+    def process_starts(self) -> int:
+        """Processes started so far; above the number of processes, the difference was killed or died."""
+        return sum(process.starts for process in self._processes)
+
+    @property
+    def pids(self) -> list[int]:
+        """The reward processes there are at the moment."""
+        return [process.pid for process in self._processes if process.pid is not None]
+
+    def close(self) -> None:
+        """End every reward process."""
+        for process in self._processes:
+            process.close()
+
+    def _applies(self, spec: RewardSpec, item: RewardInput) -> bool:
+        names = self._by_source.get(item.source)
+        return names is None or spec.name in names
+
+    def _sum(self, parts: Mapping[str, float]) -> RewardResult | str:
+        if not parts:
+            return "rewards: no_reward: no reward applies to this dataset"
+        return combine(self._specs, parts)

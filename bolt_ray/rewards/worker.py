@@ -1,0 +1,128 @@
+"""The reward process: builds the rewards it is told to, then scores what it is sent, until the socket closes.
+
+Started by ``isolation.RewardProcess``. Messages in: ``{"score": index, "inputs": [...], "cpu_s": n}``. Messages
+out: one ``{"item": i, "value": v}`` or ``{"item": i, "unscored": [kind, detail]}`` per completion, then
+``{"done": true}``; or ``{"failed": [kind, detail]}`` if the call as a whole failed. A reward that is not batched
+answers completion by completion, so the scorer knows which one a crash or a hang belongs to.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import importlib
+import os
+import resource
+import signal
+import socket
+import sys
+from collections.abc import Sequence
+from types import TracebackType
+from typing import Any, cast
+
+from bolt_ray.rewards.base import DETAIL_CHARS, Reward, RewardInput, Unscored, verdict_of
+from bolt_ray.rewards.frames import FrameSocket, PeerGoneError
+from bolt_ray.rewards.specs import IMPLEMENTATIONS
+
+_PR_SET_PDEATHSIG = 1
+
+
+class Caught:
+    """Keeps what a reward raised, whatever it is, as one line; the process lives on."""
+
+    def __init__(self) -> None:
+        self.detail: str | None = None
+
+    def __enter__(self) -> Caught:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, problem: BaseException | None, trace: TracebackType | None
+    ) -> bool:
+        if kind is None:
+            return False
+        self.detail = f"{kind.__name__}: {problem}"[:DETAIL_CHARS]
+        return True
+
+
+def die_with_parent(parent_pid: int) -> None:
+    """Have the kernel kill this process when the thread that started it ends, even while it hangs."""
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent_pid:
+        os._exit(1)
+
+
+def limit_memory(memory_mb: int) -> None:
+    """Private memory only (RLIMIT_DATA): libraries that reserve address space without using it still load."""
+    size = memory_mb * 1024 * 1024
+    resource.setrlimit(resource.RLIMIT_DATA, (size, size))
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+
+
+def allow_cpu(cpu_s: float) -> None:
+    """Let the process use ``cpu_s`` seconds of CPU more than it has used so far."""
+    usage = resource.getrusage(resource.RUSAGE_SELF)
+    soft = int(usage.ru_utime + usage.ru_stime + cpu_s) + 1
+    _, hard = resource.getrlimit(resource.RLIMIT_CPU)
+    resource.setrlimit(resource.RLIMIT_CPU, (soft if hard < 0 else min(soft, hard), hard))
+
+
+def build(rewards: Sequence[dict[str, Any]]) -> list[Reward]:
+    """The reward objects of ``[{"type", "options"}]``."""
+    built: list[Reward] = []
+    for reward in rewards:
+        module, _, name = IMPLEMENTATIONS[reward["type"]].partition(":")
+        built.append(cast("Reward", getattr(importlib.import_module(module), name)(**reward["options"])))
+    return built
+
+
+def answer(channel: FrameSocket, reward: Reward, inputs: list[RewardInput], cpu_s: float) -> None:
+    """Score one message's completions and send the verdicts."""
+    groups = [inputs] if reward.batched else [[item] for item in inputs]
+    position = 0
+    for group in groups:
+        allow_cpu(cpu_s)
+        values: list[object] = []
+        with Caught() as caught:
+            values = list(reward.score(group))
+        if caught.detail is None and len(values) != len(group):
+            problem = ["wrong_count", f"returned {len(values)} values for {len(group)} completions"]
+        else:
+            problem = ["exception", caught.detail or ""]
+        if caught.detail is not None or len(values) != len(group):
+            if reward.batched:
+                channel.send({"failed": problem})
+                return
+            values = [Unscored(problem[0], problem[1])]
+        for value in values:
+            verdict = verdict_of(value)
+            if isinstance(verdict, Unscored):
+                channel.send({"item": position, "unscored": [verdict.kind, verdict.detail]})
+            else:
+                channel.send({"item": position, "value": verdict})
+            position += 1
+    channel.send({"done": True})
+
+
+def main(fd: int, parent_pid: int) -> None:
+    """Serve one scorer. Prints of a reward go to stderr; its stdin is empty."""
+    die_with_parent(parent_pid)
+    os.dup2(2, 1)
+    os.set_inheritable(fd, False)
+    channel = FrameSocket(socket.socket(fileno=fd))
+    hello = channel.receive()
+    sys.path[:] = hello["sys_path"]
+    limit_memory(hello["memory_mb"])
+    rewards: list[Reward] = []
+    with Caught() as caught:
+        rewards = build(hello["rewards"])
+    if caught.detail is not None:
+        channel.send({"failed": ["build", caught.detail]})
+        return
+    channel.send({"ready": True, "batched": [reward.batched for reward in rewards]})
+    while True:
+        try:
+            message = channel.receive()
+        except PeerGoneError:
+            return
+        inputs = [RewardInput(**item) for item in message["inputs"]]
+        answer(channel, rewards[message["score"]], inputs, message["cpu_s"])

@@ -1,0 +1,251 @@
+"""Supervised learning of the default model until it is mediocre, which leaves reinforcement learning its work.
+
+generate_problems ─▶ batches of like length ─▶ cross-entropy on the completions ─▶ AdamW
+                                                                                    │
+cache directory/<digest of the settings>  ◀── renamed when complete ◀── model saved aside
+"""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import json
+import math
+import random
+import shutil
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel, PreTrainedTokenizerFast
+
+from bolt_ray.tasks.arithmetic.model import ModelSettings, create_model, save_model
+from bolt_ray.tasks.arithmetic.problems import RECIPE, Problem, ProblemSettings, generate_problems
+from bolt_ray.tasks.arithmetic.sampling import accuracy
+
+REPORT_FILE = "pretrain_report.json"
+_BATCHES_PER_CHUNK = 8
+_IGNORED = -100
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PretrainSettings:
+    """How the model is taught.
+
+    Attributes:
+        problems: the distribution, of which held-out prompts are never shown.
+        model: the model to make.
+        steps: optimizer steps.
+        batch_size: problems per step.
+        learning_rate: peak, after ``warmup_steps`` steps; a cosine brings it to a tenth at the end.
+        evaluation_problems: held-out problems for the accuracies of the report.
+        max_new_tokens: length limit of a completion in that evaluation.
+        seed: of the weights, the problems and the sampling.
+    """
+
+    problems: ProblemSettings = field(default_factory=ProblemSettings)
+    model: ModelSettings = field(default_factory=ModelSettings)
+    steps: int = 1000
+    batch_size: int = 256
+    learning_rate: float = 3e-3
+    warmup_steps: int = 50
+    weight_decay: float = 0.01
+    evaluation_problems: int = 512
+    max_new_tokens: int = 96
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name in ("steps", "batch_size", "max_new_tokens"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}")
+        for name in ("warmup_steps", "evaluation_problems"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name} must not be negative, it is {getattr(self, name)}")
+        if not (math.isfinite(self.learning_rate) and self.learning_rate > 0):
+            raise ValueError(f"learning_rate must be positive, not {self.learning_rate}")
+        if not (math.isfinite(self.weight_decay) and self.weight_decay >= 0):
+            raise ValueError(f"weight_decay must not be negative, it is {self.weight_decay}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PretrainProgress:
+    """Told after every step: steps done, steps in all, the step's loss in nats per completion token."""
+
+    step: int
+    steps: int
+    loss: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PretrainReport:
+    """What came of it.
+
+    Attributes:
+        steps: optimizer steps done.
+        first_loss, last_loss: nats per completion token, of the first step and the mean of the last ten.
+        sampled_accuracy, greedy_accuracy: on held-out problems at temperature 1 and 0, from 0 to 1.
+        parameters: number of weights.
+        seconds: wall-clock time of teaching and evaluation.
+    """
+
+    steps: int
+    first_loss: float
+    last_loss: float
+    sampled_accuracy: float
+    greedy_accuracy: float
+    parameters: int
+    seconds: float
+
+
+ProgressCallback = Callable[[PretrainProgress], None]
+
+
+def settings_digest(settings: PretrainSettings) -> str:
+    """32 hex digits; equal settings give equal digests on every machine."""
+    text = json.dumps({"recipe": RECIPE, **asdict(settings)}, sort_keys=True, separators=(",", ":"))
+    return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
+
+
+def default_model_dir(settings: PretrainSettings, *, cache_dir: Path) -> Path:
+    """Where the model of these settings is cached; the directory exists only when it is complete."""
+    return cache_dir / f"arithmetic-{settings.model.size}-{settings_digest(settings)}"
+
+
+def ensure_model(
+    settings: PretrainSettings, *, cache_dir: Path, on_progress: ProgressCallback | None = None
+) -> tuple[Path, PretrainReport]:
+    """The cached model of these settings, taught now if it is not there yet.
+
+    Two processes may do this at once: each works aside and the first rename wins.
+    """
+    directory = default_model_dir(settings, cache_dir=cache_dir)
+    if not directory.is_dir():
+        cache_dir.mkdir(parents=True, exist_ok=True)
+        aside = Path(tempfile.mkdtemp(prefix=".pretrain-", dir=cache_dir))
+        aside.chmod(0o755)  # as mkdir would have made it: a cache may be shared
+        try:
+            pretrain(settings, aside, on_progress=on_progress)
+            try:
+                aside.rename(directory)
+            except OSError:
+                if not directory.is_dir():
+                    raise
+        finally:
+            shutil.rmtree(aside, ignore_errors=True)
+    report = json.loads((directory / REPORT_FILE).read_text(encoding="utf-8"))
+    return directory, PretrainReport(**report["report"])
+
+
+def pretrain(
+    settings: PretrainSettings, out_dir: Path, *, on_progress: ProgressCallback | None = None
+) -> PretrainReport:
+    """Teach a new model and write it, with its report, to ``out_dir``.
+
+    The same settings give the same weights on the same machine with the same number of threads.
+    """
+    started = time.monotonic()
+    model, tokenizer = create_model(settings.model, seed=settings.seed)
+    losses = _teach(model, tokenizer, settings, on_progress=on_progress)
+    held_out = generate_problems(settings.problems, seed=settings.seed, held_out=True)
+    problems = list(itertools.islice(held_out, settings.evaluation_problems))
+    sampled, greedy = (
+        accuracy(
+            model,
+            tokenizer,
+            problems,
+            temperature=temperature,
+            max_new_tokens=settings.max_new_tokens,
+            seed=settings.seed,
+        )
+        for temperature in (1.0, 0.0)
+    )
+    report = PretrainReport(
+        steps=settings.steps,
+        first_loss=losses[0],
+        last_loss=sum(losses[-10:]) / len(losses[-10:]),
+        sampled_accuracy=sampled,
+        greedy_accuracy=greedy,
+        parameters=model.num_parameters(),
+        seconds=time.monotonic() - started,
+    )
+    out_dir.mkdir(parents=True, exist_ok=True)
+    save_model(model, tokenizer, out_dir)
+    text = json.dumps({"settings": asdict(settings), "report": asdict(report)}, indent=2)
+    (out_dir / REPORT_FILE).write_text(text + "\n", encoding="utf-8")
+    return report
+
+
+def _teach(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerFast,
+    settings: PretrainSettings,
+    *,
+    on_progress: ProgressCallback | None,
+) -> list[float]:
+    """Train in place; the loss of every step."""
+    optimizer = torch.optim.AdamW(
+        model.parameters(),
+        lr=settings.learning_rate,
+        betas=(0.9, 0.98),
+        weight_decay=settings.weight_decay,
+    )
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _learning_rate_factor(step, settings))
+    losses: list[float] = []
+    model.train()
+    for batch in itertools.islice(_batches(settings), settings.steps):
+        input_ids, labels = _encode(batch, tokenizer)
+        # No attention mask: padding stands on the right, where causal attention keeps it from every real token.
+        logits = model(input_ids=input_ids[:, :-1], use_cache=False).logits
+        wanted = labels[:, 1:] != _IGNORED
+        loss = torch.nn.functional.cross_entropy(logits[wanted].float(), labels[:, 1:][wanted])
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()  # type: ignore[no-untyped-call]
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        schedule.step()
+        losses.append(float(loss.detach()))
+        if on_progress is not None:
+            on_progress(PretrainProgress(step=len(losses), steps=settings.steps, loss=losses[-1]))
+    model.eval()
+    return losses
+
+
+def _learning_rate_factor(step: int, settings: PretrainSettings) -> float:
+    """Linear warm-up, then a cosine from 1 down to 0.1; ``step`` counts from 0."""
+    if step < settings.warmup_steps:
+        return (step + 1) / settings.warmup_steps
+    progress = (step - settings.warmup_steps) / max(1, settings.steps - settings.warmup_steps)
+    return 0.55 + 0.45 * math.cos(math.pi * min(1.0, progress))
+
+
+def _batches(settings: PretrainSettings) -> Iterator[list[Problem]]:
+    """Batches of problems of like length, in random order: padding costs as much as text."""
+    problems = generate_problems(settings.problems, seed=settings.seed)
+    rng = random.Random(settings.seed)
+    while True:
+        chunk = list(itertools.islice(problems, settings.batch_size * _BATCHES_PER_CHUNK))
+        chunk.sort(key=lambda problem: len(problem.prompt) + len(problem.completion))
+        batches = [chunk[i : i + settings.batch_size] for i in range(0, len(chunk), settings.batch_size)]
+        rng.shuffle(batches)
+        yield from batches
+
+
+def _encode(batch: list[Problem], tokenizer: PreTrainedTokenizerFast) -> tuple[Tensor, Tensor]:
+    """Token ids and labels, both int64 [B, T]: prompt, completion, end of sequence, padding.
+
+    Labels are -100 on the prompt and the padding.
+    """
+    prompts = tokenizer([problem.prompt for problem in batch])["input_ids"]
+    completions = tokenizer([problem.completion for problem in batch])["input_ids"]
+    width = max(len(p) + len(c) + 1 for p, c in zip(prompts, completions, strict=True))
+    input_ids = torch.full((len(batch), width), int(tokenizer.pad_token_id), dtype=torch.int64)
+    labels = torch.full((len(batch), width), _IGNORED, dtype=torch.int64)
+    for row, (prompt, completion) in enumerate(zip(prompts, completions, strict=True)):
+        text = torch.tensor([*prompt, *completion, int(tokenizer.eos_token_id)])
+        input_ids[row, : len(text)] = text
+        labels[row, len(prompt) : len(text)] = text[len(prompt) :]
+    return input_ids, labels

@@ -1,0 +1,226 @@
+"""Arithmetic problems with exact answers, the worked solution of each, and the check of an answer.
+
+A prompt is an expression and an equals sign. A completion is a scratchpad, which works through the expression
+one operation at a time, innermost and leftmost first, and then the answer:
+
+    prompt      12*(3-5)/36=
+    completion  3-5=-2;12*-2=-24;-24/36=-2/3<answer>-2/3</answer>
+
+Every step is a true equality on its own, written in the syntax of ``expressions``.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import random
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from fractions import Fraction
+
+from bolt_ray.tasks.arithmetic.expressions import (
+    BINARY_OPERATORS,
+    UNARY_OPERATORS,
+    Binary,
+    BinaryOperator,
+    Expression,
+    Number,
+    Unary,
+    UnaryOperator,
+    apply_binary,
+    apply_unary,
+    render,
+)
+
+ANSWER_OPEN = "<answer>"
+ANSWER_CLOSE = "</answer>"
+STEP_SEPARATOR = ";"
+# Part of every cache key. Raised whenever the code changes what the same settings produce: older cached models and
+# problem files are then not used.
+RECIPE = 1
+
+_ANSWER = re.compile(r"<answer>\s*(-?[0-9]{1,64})(?:/([0-9]{1,64}))?\s*</answer>")
+_RATIONAL = re.compile(r"\s*(-?[0-9]{1,64})(?:/([0-9]{1,64}))?\s*")
+_HELD_OUT_ONE_IN = 16
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ProblemSettings:
+    """The distribution problems are drawn from.
+
+    Attributes:
+        max_digits: digits of the numbers in the expression, from 1; each number has 1 … max_digits.
+        max_depth: operations nested in one another, from 1; each problem has 1 … max_depth, equally likely.
+        max_result_digits: digits a numerator or denominator of any intermediate result may have.
+        unary_fraction: share of the operations that are unary (minus, abs, prev, next).
+        negative_fraction: share of the numbers that are negative.
+    """
+
+    max_digits: int = 2
+    max_depth: int = 2
+    max_result_digits: int = 4
+    unary_fraction: float = 0.25
+    negative_fraction: float = 0.1
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.max_digits <= 9:
+            raise ValueError(f"max_digits must be 1 to 9, not {self.max_digits}")
+        if not 1 <= self.max_depth <= 6:
+            raise ValueError(f"max_depth must be 1 to 6, not {self.max_depth}")
+        if not self.max_digits <= self.max_result_digits <= 64:
+            raise ValueError(
+                f"max_result_digits must be max_digits ({self.max_digits}) to 64, not {self.max_result_digits}"
+            )
+        for name in ("unary_fraction", "negative_fraction"):
+            if not 0.0 <= getattr(self, name) <= 1.0:
+                raise ValueError(f"{name} must be 0 to 1, not {getattr(self, name)}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Problem:
+    """One problem.
+
+    Attributes:
+        prompt: the expression and "=".
+        scratchpad: the steps, separated by ";".
+        answer: the exact value, "-1/3" or "12", in lowest terms.
+        depth: operations nested in one another.
+        digits: digits of the longest number in the expression.
+        operations: number of operations.
+    """
+
+    prompt: str
+    scratchpad: str
+    answer: str
+    depth: int
+    digits: int
+    operations: int
+
+    @property
+    def expression(self) -> str:
+        return self.prompt.removesuffix("=")
+
+    @property
+    def completion(self) -> str:
+        """What a perfect model writes after the prompt."""
+        return f"{self.scratchpad}{ANSWER_OPEN}{self.answer}{ANSWER_CLOSE}"
+
+
+class _TooLargeError(Exception):
+    """An intermediate result has more digits than the settings allow; the problem is drawn again."""
+
+
+class _Builder:
+    """Builds one random expression together with its value and its worked steps."""
+
+    def __init__(self, *, settings: ProblemSettings, rng: random.Random) -> None:
+        self._settings = settings
+        self._limit = 10**settings.max_result_digits
+        self._rng = rng
+        self._steps: list[str] = []
+        self._digits = 0
+
+    def build(self) -> Problem:
+        depth = self._rng.randint(1, self._settings.max_depth)
+        tree, value = self._operation(depth)
+        return Problem(
+            prompt=f"{render(tree)}=",
+            scratchpad=STEP_SEPARATOR.join(self._steps),
+            answer=str(value),
+            depth=depth,
+            digits=self._digits,
+            operations=len(self._steps),
+        )
+
+    def _expression(self, depth: int) -> tuple[Expression, Fraction]:
+        if depth > 0:
+            return self._operation(depth)
+        digits = self._rng.randint(1, self._settings.max_digits)
+        number = self._rng.randrange(10 ** (digits - 1) if digits > 1 else 0, 10**digits)
+        self._digits = max(self._digits, digits)
+        if self._rng.random() < self._settings.negative_fraction:
+            number = -number
+        return Number(number), Fraction(number)
+
+    def _operation(self, depth: int) -> tuple[Expression, Fraction]:
+        if self._rng.random() < self._settings.unary_fraction:
+            return self._unary(depth)
+        return self._binary(depth)
+
+    def _unary(self, depth: int) -> tuple[Expression, Fraction]:
+        operator: UnaryOperator = self._rng.choice(UNARY_OPERATORS)
+        operand, value = self._expression(depth - 1)
+        result = apply_unary(operator, value)
+        self._record(f"{operator}({value})", result)
+        return Unary(operator, operand), result
+
+    def _binary(self, depth: int) -> tuple[Expression, Fraction]:
+        # One side has the full depth, the other any depth below it.
+        depths = [depth - 1, self._rng.randrange(depth)]
+        self._rng.shuffle(depths)
+        left, left_value = self._expression(depths[0])
+        right, right_value = self._expression(depths[1])
+        operators = BINARY_OPERATORS if right_value != 0 else BINARY_OPERATORS[:3]
+        operator: BinaryOperator = self._rng.choice(operators)
+        result = apply_binary(operator, left_value, right_value)
+        self._record(f"{_operand(left_value)}{operator}{_operand(right_value)}", result)
+        return Binary(operator, left, right), result
+
+    def _record(self, operation: str, result: Fraction) -> None:
+        if abs(result.numerator) >= self._limit or result.denominator >= self._limit:
+            raise _TooLargeError
+        self._steps.append(f"{operation}={result}")
+
+
+def generate_problems(settings: ProblemSettings, *, seed: int, held_out: bool = False) -> Iterator[Problem]:
+    """An endless stream of random problems, the same for the same seed.
+
+    The held-out problems are the sixteenth of all prompts whose digest says so: whatever the seeds, a prompt
+    drawn with ``held_out`` is never drawn without it.
+    """
+    rng = random.Random(f"{seed} {held_out}")
+    while True:
+        try:
+            problem = _Builder(settings=settings, rng=rng).build()
+        except _TooLargeError:
+            continue
+        if is_held_out(problem.prompt) == held_out:
+            yield problem
+
+
+def is_held_out(prompt: str) -> bool:
+    """Whether a prompt belongs to the held-out sixteenth of all prompts."""
+    digest = hashlib.blake2b(prompt.encode(), digest_size=8, person=b"arithmetic").digest()
+    return int.from_bytes(digest, "big") % _HELD_OUT_ONE_IN == 0
+
+
+def is_correct(completion_text: str, answer: str) -> bool:
+    """Whether a completion's answer equals the reference as a rational number (2/4 equals 1/2).
+
+    A completion with no answer, with more than one, or with one that is not a number is wrong.
+
+    Raises:
+        ValueError: the reference answer is not a number.
+    """
+    expected = _rational(_RATIONAL.fullmatch(answer))
+    if expected is None:
+        raise ValueError(f"the reference answer {answer!r} is not an integer or a fraction such as -1/3")
+    if completion_text.count(ANSWER_OPEN) != 1:
+        return False
+    return _rational(_ANSWER.search(completion_text)) == expected
+
+
+def reward(completion_text: str, answer: str) -> float:
+    """1.0 for a correct completion, else 0.0. Raises what ``is_correct`` raises."""
+    return 1.0 if is_correct(completion_text, answer) else 0.0
+
+
+def _operand(value: Fraction) -> str:
+    return str(value) if value.denominator == 1 else f"({value})"
+
+
+def _rational(found: re.Match[str] | None) -> Fraction | None:
+    if found is None:
+        return None
+    denominator = int(found.group(2) or 1)
+    return None if denominator == 0 else Fraction(int(found.group(1)), denominator)

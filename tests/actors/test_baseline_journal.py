@@ -1,0 +1,154 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from bolt_ray.actors.baseline_journal import ShardJournal
+from bolt_ray.core.baseline import BaselineStore
+from bolt_ray.core.baseline_snapshot import write_snapshot
+from bolt_ray.core.baseline_update import BaselineUpdate, baseline_update
+from bolt_ray.core.errors import CheckpointError
+from bolt_ray.core.keys import encode_keys
+
+KEYS = [f"own-{i}" for i in range(9)] + [f"{i:032x}" for i in range(9)]
+
+
+def commits(number: int) -> list[BaselineUpdate]:
+    rng = np.random.default_rng(1)
+    return [
+        baseline_update(
+            [KEYS[i] for i in rng.integers(0, len(KEYS), size=5)],
+            rng.random(5),
+            np.ones(5, dtype=np.int64),
+            versions=step,
+            known_version=step,
+            update_id=f"step-{step}",
+            drift=0.01 * step,
+            prior=(1.5, 0.5) if step % 2 else None,
+        )
+        for step in range(number)
+    ]
+
+
+def values(store: BaselineStore) -> tuple[list[float], list[float], object]:
+    v_hat, n_eff = store.get_many(KEYS, version=50)
+    return v_hat.tolist(), n_eff.tolist(), store.counters
+
+
+def reopened(directory: Path) -> tuple[BaselineStore, ShardJournal]:
+    store = BaselineStore()
+    return store, ShardJournal(directory, store, must_exist=True)
+
+
+def test_everything_acknowledged_comes_back(tmp_path: Path) -> None:
+    store = BaselineStore()
+    journal = ShardJournal(tmp_path, store)
+    journal.register(0, encode_keys(KEYS[:4]))
+    journal.register(1, encode_keys([]))
+    journal.seed(encode_keys(KEYS[:2]), np.array([6.0, 1.0]), np.array([2.0, 1.0]))
+    for update in commits(4):
+        journal.commit(update)
+    journal.register(2, encode_keys(KEYS[4:]))
+    journal.close()
+    again, second = reopened(tmp_path)
+    assert values(again) == values(store)
+    assert again.num_rows == len(KEYS)
+    assert np.array_equal(again.columns().v_hat, store.columns().v_hat)
+    for update in commits(6):
+        second.commit(update)
+        store.apply(update)
+    second.close()
+    assert values(reopened(tmp_path)[0]) == values(store)
+
+
+def test_repeated_calls_change_nothing(tmp_path: Path) -> None:
+    store = BaselineStore()
+    journal = ShardJournal(tmp_path, store)
+    journal.register(0, encode_keys(KEYS))
+    journal.register(0, encode_keys(KEYS))
+    (update,) = commits(1)
+    journal.commit(update)
+    size, before = journal.log_bytes, values(store)
+    journal.commit(update)
+    assert (journal.log_bytes, values(store), store.num_rows) == (size, before, len(KEYS))
+
+
+def test_a_record_cut_off_at_any_byte_is_dropped(tmp_path: Path) -> None:
+    updates = commits(3)
+    expected = BaselineStore()
+    for update in updates[:2]:
+        expected.apply(update)
+    journal = ShardJournal(tmp_path, BaselineStore())
+    for update in updates[:2]:
+        journal.commit(update)
+    whole = journal.log_bytes
+    journal.commit(updates[2])
+    journal.close()
+    log = tmp_path / "wal-000000.log"
+    data = log.read_bytes()
+    tails = [data[:length] for length in range(whole, len(data), 37)]
+    tails += [data[: whole + 9] + bytes(len(data) - whole - 9), data[:whole] + bytes(40)]
+    for tail in tails:
+        log.write_bytes(tail)
+        store, journal = reopened(tmp_path)
+        assert values(store) == values(expected)
+        assert journal.log_bytes == whole
+        journal.commit(updates[2])
+        journal.close()
+        assert log.read_bytes() == data
+
+
+def test_damage_before_the_end_is_an_error(tmp_path: Path) -> None:
+    journal = ShardJournal(tmp_path, BaselineStore())
+    for update in commits(3):
+        journal.commit(update)
+    journal.close()
+    log = tmp_path / "wal-000000.log"
+    data = bytearray(log.read_bytes())
+    data[100] ^= 0xFF
+    log.write_bytes(data)
+    with pytest.raises(CheckpointError, match="record at byte 0 is damaged"):
+        reopened(tmp_path)
+
+
+def test_a_lost_journal_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match="storage that every node"):
+        ShardJournal(tmp_path / "gone", BaselineStore(), must_exist=True)
+
+
+def test_compaction_keeps_everything(tmp_path: Path) -> None:
+    store = BaselineStore()
+    journal = ShardJournal(tmp_path, store, compact_bytes=3000)
+    journal.register(0, encode_keys(KEYS))
+    for update in commits(12):
+        journal.commit(update)
+        assert journal.log_bytes <= 3000
+    journal.close()
+    names = sorted(path.name for path in tmp_path.iterdir() if path.suffix in (".npz", ".log"))
+    assert len(names) == 3
+    assert names[0] > "base-000001"
+    assert values(reopened(tmp_path)[0]) == values(store)
+
+
+@pytest.mark.parametrize("step", ["base written aside", "base written", "log written"])
+def test_death_in_the_middle_of_a_compaction(step: str, tmp_path: Path) -> None:
+    store = BaselineStore()
+    journal = ShardJournal(tmp_path, store)
+    updates = commits(5)
+    for update in updates[:4]:
+        journal.commit(update)
+    journal.close()
+    if step == "base written aside":
+        (tmp_path / ".base-000001.npz.part").write_bytes(b"half")
+    else:
+        write_snapshot(tmp_path / "base-000001.npz", store.snapshot())
+    if step == "log written":
+        (tmp_path / "wal-000001.log").touch()
+    again, journal = reopened(tmp_path)
+    assert values(again) == values(store)
+    journal.commit(updates[4])
+    store.apply(updates[4])
+    journal.close()
+    assert values(reopened(tmp_path)[0]) == values(store)

@@ -1,0 +1,205 @@
+from __future__ import annotations
+
+import json
+import os
+import signal
+import threading
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from bolt_ray.actors.baseline_shards import BaselineShards
+from bolt_ray.core.baseline import BaselineSettings, BaselineStore
+from bolt_ray.core.errors import CheckpointError, StallError
+from bolt_ray.core.sharded_snapshot import read_sharded_snapshot
+
+pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("ray_cluster")]
+
+KEYS = [f"{i:032x}"[::-1] for i in range(100)] + [f"own-{i}" for i in range(100)]
+SETTINGS = BaselineSettings(prior="mean")
+
+
+def outcomes(number: int) -> list[dict[str, Any]]:
+    rng = np.random.default_rng(11)
+    made = []
+    for step in range(number):
+        picked = rng.integers(0, len(KEYS), size=40)
+        made.append(
+            {
+                "update_id": f"step-{step}",
+                "keys": [KEYS[i] for i in picked],
+                "reward_sums": rng.random(40) * 2,
+                "counts": np.full(40, 2),
+                "versions": np.maximum(step - rng.integers(0, 2, size=40), 0),
+                "drift": float(rng.random() * 0.01),
+            }
+        )
+    return made
+
+
+def assert_same(shards: BaselineShards, store: BaselineStore) -> None:
+    """Every value, column and count is the very same number."""
+    for version in (None, 40):
+        for mine, theirs in zip(shards.read(KEYS, version), store.get_many(KEYS, version), strict=True):
+            assert np.array_equal(mine, theirs)
+    for name in ("v_hat", "n_eff", "visits", "solved_streak", "last_step"):
+        assert np.array_equal(getattr(shards.columns(), name), getattr(store.columns(), name)), name
+    assert shards.counters == store.counters
+    assert shards.metrics() == pytest.approx(store.metrics() | store.get_curriculum_stats(), abs=1e-12)
+
+
+def fresh_store(settings: BaselineSettings = SETTINGS) -> BaselineStore:
+    store = BaselineStore(settings)
+    store.register(KEYS)
+    return store
+
+
+@pytest.fixture
+def shards(tmp_path: Path) -> Iterator[BaselineShards]:
+    pool = BaselineShards.start(num_shards=2, settings=SETTINGS, wal_dir=tmp_path / "wal")
+    assert pool.register(iter(KEYS)) == 0
+    yield pool
+    pool.close()
+    assert list((tmp_path / "wal").iterdir()) == []
+
+
+def test_shards_equal_one_store(shards: BaselineShards) -> None:
+    store = fresh_store()
+    assert_same(shards, store)
+    for commit in outcomes(6):
+        shards.commit(**commit)
+        store.update_many(**commit)
+        assert_same(shards, store)
+    shards.commit(**outcomes(6)[-1])
+    shards.commit(update_id="empty", keys=[], reward_sums=[], counts=[], drift=0.5)
+    store.update_many([], [], [], drift=0.5, update_id="empty")
+    assert_same(shards, store)
+    with pytest.raises(ValueError, match="no evidence"):
+        shards.commit(update_id="nan", keys=["a"], reward_sums=[np.nan], counts=[1])
+    assert shards.register(["another", KEYS[0]]) == len(KEYS)
+    store.register(["another", KEYS[0]])
+    assert_same(shards, store)
+    v_hat, n_eff = shards.read([])
+    assert (v_hat.size, n_eff.size) == (0, 0)
+
+
+def test_killed_shards_lose_and_double_nothing(shards: BaselineShards) -> None:
+    store, commits = fresh_store(), outcomes(40)
+    done = threading.Event()
+
+    def kill_again_and_again() -> None:
+        for round_number in range(3):
+            pid = shards.pids()[round_number % 2]
+            if done.is_set():
+                return
+            os.kill(pid, signal.SIGKILL)
+
+    killer = threading.Thread(target=kill_again_and_again)
+    first_pids = shards.pids()
+    killer.start()
+    for commit in commits:
+        shards.commit(**commit)
+        store.update_many(**commit)
+        shards.commit(**commit)
+    done.set()
+    killer.join(timeout=60)
+    assert not killer.is_alive()
+    for pid in shards.pids():
+        os.kill(pid, signal.SIGKILL)
+    assert_same(shards, store)
+    assert not set(shards.pids()) & set(first_pids)
+
+
+def test_a_snapshot_goes_into_any_number_of_shards(shards: BaselineShards, tmp_path: Path) -> None:
+    store, commits = fresh_store(), outcomes(10)
+    for commit in commits[:5]:
+        shards.commit(**commit)
+        store.update_many(**commit)
+    shards.snapshot(tmp_path / "half")
+    assert sorted(path.name for path in (tmp_path / "half").iterdir()) == [
+        "manifest.json",
+        "shard-00000-of-00002.npz",
+        "shard-00001-of-00002.npz",
+    ]
+    assert len(read_sharded_snapshot(tmp_path / "half").keys) == len(store)
+    with pytest.raises(CheckpointError, match="not empty"):
+        shards.snapshot(tmp_path / "half")
+    shards.commit(**commits[9])
+    three = BaselineShards.start(num_shards=3, settings=SETTINGS, wal_dir=tmp_path / "wal3")
+    three.register(KEYS)
+    three.commit(**commits[8])
+    for pool in (shards, three):
+        pool.restore(tmp_path / "half")
+        assert_same(pool, store)
+    for pid in three.pids():
+        os.kill(pid, signal.SIGKILL)
+    for commit in commits[5:]:
+        for pool in (shards, three):
+            pool.commit(**commit)
+        store.update_many(**commit)
+    for pool in (shards, three):
+        assert_same(pool, store)
+    three.close()
+
+
+def test_a_bad_snapshot_changes_nothing(shards: BaselineShards, tmp_path: Path) -> None:
+    store, commits = fresh_store(), outcomes(3)
+    shards.commit(**commits[0])
+    shards.snapshot(tmp_path / "bad")
+    for commit in commits:
+        shards.commit(**commit)
+        store.update_many(**commit)
+    damaged = tmp_path / "bad" / "shard-00001-of-00002.npz"
+    damaged.write_bytes(damaged.read_bytes()[:-30])
+    with pytest.raises(CheckpointError, match=r"shard-00001-of-00002\.npz.*cut off"):
+        shards.restore(tmp_path / "bad")
+    with pytest.raises(CheckpointError, match="no baseline snapshot"):
+        shards.restore(tmp_path / "nowhere")
+    assert_same(shards, store)
+
+
+def test_warm_start(shards: BaselineShards, tmp_path: Path) -> None:
+    path = tmp_path / "warm.json"
+    path.write_text(json.dumps({"stranger": 0.5}))
+    with pytest.raises(CheckpointError, match="0 %"):
+        shards.warm_start(path)
+    values = {key: i / 100 for i, key in enumerate(KEYS[:100])} | {"set_150": [1, 1, 0], "stranger": 0.5}
+    path.write_text(json.dumps({"metadata": {}, "baselines": values}))
+    store = fresh_store()
+
+    def row_key(dataset: str, row: int) -> str | None:
+        return KEYS[row] if dataset == "set" else None
+
+    report = shards.warm_start(path, row_key=row_key)
+    assert report == store.load_from_json(path, row_key=row_key)
+    assert (report.hits, report.rows, report.entries) == (101, 200, 102)
+    assert_same(shards, store)
+    for pid in shards.pids():
+        os.kill(pid, signal.SIGKILL)
+    assert_same(shards, store)
+
+
+def test_a_shard_that_does_not_answer_is_named(tmp_path: Path) -> None:
+    pool = BaselineShards.start(
+        num_shards=2, settings=replace(SETTINGS, prior=(1.0, 1.0)), wal_dir=tmp_path, timeout_s=60
+    )
+    pool.register(KEYS)
+    commit = outcomes(1)[0]
+    pid = pool.pids()[1]
+    pool.timeout_s = 1.0
+    os.kill(pid, signal.SIGSTOP)
+    try:
+        with pytest.raises(StallError, match=r"commit 'step-0'.*no answer from shard 1"):
+            pool.commit(**commit)
+    finally:
+        os.kill(pid, signal.SIGCONT)
+    pool.timeout_s = 60.0
+    pool.commit(**commit)
+    store = fresh_store(replace(SETTINGS, prior=(1.0, 1.0)))
+    store.update_many(**commit)
+    assert_same(pool, store)
+    pool.close()

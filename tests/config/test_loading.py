@@ -1,0 +1,179 @@
+"""From YAML and overrides to a checked configuration, and the messages on the way."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from bolt_ray.config.loading import build_config, dump_config, load_config, parse_override
+from bolt_ray.core.errors import ConfigError
+
+BASE = {"datasets": [{"name": "train.jsonl"}], "rewards": [{"type": "exact"}]}
+
+
+def write(path: Path, text: str) -> Path:
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def test_defaults_are_full_bolt() -> None:
+    config = build_config(BASE)
+    assert config.algo == "bolt"
+    assert config.rollout.group_size == 1
+    assert (config.advantage.baseline, config.advantage.normalize, config.advantage.clip) == ("tracker", "token", 5.0)
+    assert config.curriculum.strategy == "uncertainty"
+    assert (config.baseline.rho_min, config.baseline.rho_max, config.baseline.d_half) == (0.875, 0.96, 0.5)
+
+
+@pytest.mark.parametrize(
+    ("algo", "group_size", "advantage", "strategy"),
+    [
+        ("bolt", 1, "tracker", "uncertainty"),
+        ("baseline", 2, "tracker", "uniform"),
+        ("curriculum", 8, "group", "uncertainty"),
+        ("grpo", 8, "group", "uniform"),
+        ("spo", 1, "tracker", "uncertainty"),
+        ("spo++", 1, "tracker", "uncertainty"),
+    ],
+)
+def test_presets(algo: str, group_size: int, advantage: str, strategy: str) -> None:
+    config = build_config(BASE | {"algo": algo.upper()})
+    assert config.rollout.group_size == group_size
+    assert config.advantage.baseline == advantage
+    assert config.curriculum.strategy == strategy
+
+
+def test_spo_presets_differ_in_forgetting_and_dual_clip() -> None:
+    spo, spo_plus = build_config(BASE | {"algo": "spo"}), build_config(BASE | {"algo": "spo++"})
+    assert (spo.baseline.forgetting, spo.baseline.d_half, spo.advantage.normalize) == ("kl", 0.06, "batch")
+    assert (spo_plus.baseline.forgetting, spo_plus.loss.dual_clip) == ("event", 2.0)
+
+
+def test_what_the_user_wrote_wins_over_the_preset() -> None:
+    config = build_config(BASE | {"algo": "grpo", "rollout": {"group_size": 4}, "loss": {"type": "dapo"}})
+    assert config.rollout.group_size == 4
+    assert config.loss.type == "dapo"
+
+
+def test_overrides_are_read_as_yaml_and_laid_over_the_file(tmp_path: Path) -> None:
+    path = write(tmp_path / "c.yaml", "datasets: [{name: a.jsonl}]\nrewards: [{type: exact}]\ntrain: {max_steps: 5}\n")
+    config = load_config(path, ["train.learning_rate=1e-4", "rollout.max_staleness=2", "name=other"])
+    assert (config.train.max_steps, config.train.learning_rate) == (5, 1e-4)
+    assert (config.rollout.max_staleness, config.name) == (2, "other")
+
+
+def test_a_dumped_config_reads_back_the_same(tmp_path: Path) -> None:
+    config = build_config(BASE | {"algo": "spo++", "seed": 3})
+    assert load_config(write(tmp_path / "c.yaml", dump_config(config))) == config
+
+
+def test_settings_of_earlier_systems_load_by_name() -> None:
+    config = build_config(
+        {
+            "algo": "BOLT",
+            "model": {"name_or_path": "Qwen/Qwen2.5-0.5B", "use_peft": True, "lora_r": 8, "lora_alpha": 16},
+            "datasets": [{"name": "gsm8k", "split": "train"}],
+            "rewards": [{"type": "math", "weight": 1.0}],
+            "train": {
+                "curriculum_enabled": True,
+                "curriculum_epsilon": 0.1,
+                "curriculum_update_freq": 20,
+                "baseline_enabled": True,
+                "baseline_rho_min": 0.8,
+                "baseline_rho_max": 0.9,
+                "baseline_D_half": 0.4,
+                "baseline_warm_start": None,
+                "use_baseline_advantages": True,
+                "per_device_batch_size": 8,
+                "num_generations": 2,
+                "learning_rate": 1e-5,
+                "max_steps": 10,
+            },
+        }
+    )
+    assert (config.curriculum.strategy, config.curriculum.epsilon, config.curriculum.update_freq) == (
+        "uncertainty",
+        0.1,
+        20,
+    )
+    assert (config.baseline.rho_min, config.baseline.rho_max, config.baseline.d_half) == (0.8, 0.9, 0.4)
+    assert (config.rollout.group_size, config.rollout.rollouts_per_step) == (2, 16)
+    assert config.advantage.baseline == "tracker"
+    assert config.model.lora_r == 8
+
+
+def test_legacy_curriculum_only_uses_group_advantages() -> None:
+    train = {"curriculum_enabled": True, "use_baseline_advantages": False, "num_generations": 8}
+    config = build_config(BASE | {"train": train})
+    assert (config.advantage.baseline, config.advantage.normalize) == ("group", "group")
+
+
+@pytest.mark.parametrize(
+    ("tree", "message"),
+    [
+        ({"train": {"max_step": 3}}, r"train\.max_step: there is no such setting; did you mean 'max_steps'\?"),
+        ({"tran": {}}, r"tran: there is no such setting; did you mean 'train'\?"),
+        ({"train": {"max_steps": "many"}}, r"train\.max_steps: .*integer.*not 'many'"),
+        ({"train": {"learning_rate": -1}}, r"train\.learning_rate: .*greater than 0.*not -1"),
+        ({"algo": "bold"}, r"algo: 'bold' is unknown; .* did you mean 'bolt'\?"),
+        ({"rollout": {"rollouts_per_step": 10, "group_size": 4}}, "not a multiple of rollout.group_size 4; use 8 or 12"),
+        ({"advantage": {"normalize": "group"}}, "'group' needs rollout.group_size of 2 or more"),
+        ({"advantage": {"baseline": "loo_posterior"}}, "loo_posterior' needs rollout.group_size"),
+        ({"baseline": {"rho_min": 0.97}}, "rho_min 0.97 is above rho_max 0.96"),
+        ({"kl": {"controller": "ziegler"}}, "kl.coef, which is 0"),
+        ({"kl": {"coef": 0.1, "adaptation": ["clip", "hinge"]}}, "clip"),
+        ({"loss": {"clip_low": 0.5, "clip_high": 0.1}}, "clip_low"),
+        ({"curriculum": {"strategy": "sec"}}, "needs curriculum.category"),
+        ({"rollout": {"dynamic_sampling": True}}, "needs advantage.baseline 'group' or 'rloo'"),
+        ({"train": {"offload_parameters": True}}, "needs zero_stage 3"),
+        ({"train": {"minibatch_size": 1000}}, "minibatch_size 1000 must lie between"),
+        ({"sampling": {"temperature": 0}}, "temperature 0 explores nothing"),
+        ({"cluster": {"num_learners": 300}}, "nothing to train"),
+        ({"rewards": [{"type": "mathh"}]}, "unknown reward type 'mathh'; did you mean math"),
+        ({"datasets": [{"name": "a.jsonl", "reward": "stile"}]}, "no reward is named 'stile'"),
+        ({"datasets": []}, "datasets: .*at least 1"),
+        ({"train": {"baseline_enabled": False, "use_baseline_advantages": True}}, "one says yes, one says no"),
+        ({"train": {"num_generations": 4}, "rollout": {"group_size": 2}}, "name the same setting; keep one"),
+    ],
+)
+def test_bad_settings_name_the_key_and_the_remedy(tree: dict[str, object], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        build_config(BASE | tree)
+
+
+def test_missing_sections_are_named() -> None:
+    with pytest.raises(ConfigError, match="datasets: is required and missing"):
+        build_config({"rewards": [{"type": "exact"}]})
+
+
+def test_every_problem_is_reported_at_once() -> None:
+    with pytest.raises(ConfigError) as error:
+        build_config(BASE | {"train": {"max_steps": 0, "warmup": 1}, "seed": -1}, where="c.yaml")
+    assert len(str(error.value).splitlines()) == 3
+    assert all(line.startswith("c.yaml: ") for line in str(error.value).splitlines())
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("train: {max_steps: 5\n", r"c\.yaml:2:1: not valid YAML"),
+        ("- 1\n", "a config is a mapping of sections, not a list"),
+        ("", "datasets: is required"),
+    ],
+)
+def test_files_that_are_no_config(tmp_path: Path, text: str, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        load_config(write(tmp_path / "c.yaml", text))
+
+
+def test_a_missing_file_names_its_neighbors(tmp_path: Path) -> None:
+    write(tmp_path / "quickstart.yaml", "")
+    with pytest.raises(ConfigError, match=r"there is no such config file; .* has quickstart\.yaml"):
+        load_config(tmp_path / "quikstart.yaml")
+
+
+@pytest.mark.parametrize("text", ["train.max_steps", "=3", "train..max_steps=3", "a={"])
+def test_malformed_overrides(text: str) -> None:
+    with pytest.raises(ConfigError, match="override"):
+        parse_override(text)

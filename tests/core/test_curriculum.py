@@ -1,0 +1,228 @@
+"""The curriculum: strategy and options together, its draws, its state and its metrics."""
+
+from __future__ import annotations
+
+import json
+import math
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from bolt_ray.core.curriculum import STRATEGIES, Curriculum, CurriculumSettings, PromptColumns, segment_generator
+
+
+def columns_of(v_hat: list[float] | Any, **others: Any) -> PromptColumns:
+    n = len(v_hat)
+    values: dict[str, Any] = {
+        "n_eff": np.full(n, 8.0),
+        "visits": np.ones(n),
+        "solved_streak": np.zeros(n),
+        "last_step": np.zeros(n),
+        "category": np.arange(n) % 3,
+        **others,
+    }
+    return PromptColumns(
+        v_hat=np.array(v_hat, dtype=np.float32),
+        n_eff=np.array(values["n_eff"], dtype=np.float32),
+        visits=np.array(values["visits"], dtype=np.int32),
+        solved_streak=np.array(values["solved_streak"], dtype=np.int32),
+        last_step=np.array(values["last_step"], dtype=np.int32),
+        category=None if values["category"] is None else np.array(values["category"], dtype=np.int32),
+    )
+
+
+def curriculum(**kwargs: Any) -> Curriculum:
+    return Curriculum(CurriculumSettings(**kwargs))
+
+
+AT = {"step": 10, "total_steps": 100, "segment": 1}
+
+
+def test_columns_give_the_beta_posterior_and_check_their_lengths() -> None:
+    columns = columns_of([0.75, 0.5], n_eff=[8.0, 2.0])
+    np.testing.assert_allclose(columns.alpha, [6.0, 1.0])
+    np.testing.assert_allclose(columns.beta, [2.0, 1.0])
+    assert columns.num_prompts == 2
+    with pytest.raises(ValueError, match=r"visits has shape \(3,\), v_hat \(2,\)"):
+        columns_of([0.75, 0.5], visits=[1, 1, 1])
+    with pytest.raises(ValueError, match="one-dimensional"):
+        columns_of([[0.5]])
+
+
+def test_options_scale_in_order_and_the_floor_comes_last() -> None:
+    columns = columns_of([0.5, 0.5, 1.0], solved_streak=[0, 1, 9], last_step=[10, 10, -1])
+    options = {"skip_solved": True, "staleness_bonus": 1.0, "exploration_floor": 0.1}
+    weights = curriculum(strategy="uncertainty", epsilon=0.0, **options).weights(columns, **AT)
+    # .5, .5 * .5 and 1e-10 * .01 * 2; the floor mixes in a tenth of their mean.
+    base = np.array([0.5, 0.25, 2e-12])
+    np.testing.assert_allclose(weights, 0.9 * base + 0.1 * base.mean(), rtol=1e-9)
+
+
+def test_a_floor_of_one_is_uniform() -> None:
+    weights = curriculum(strategy="cures", exploration_floor=1.0).weights(columns_of([0.1, 0.5, 1.0]), **AT)
+    np.testing.assert_allclose(weights, weights[0])
+
+
+@pytest.mark.parametrize("strategy", list(STRATEGIES))
+def test_weights_depend_on_seed_segment_and_columns_alone(strategy: str) -> None:
+    columns = columns_of(np.linspace(0, 1, 50))
+    first, second = curriculum(strategy=strategy, seed=3), curriculum(strategy=strategy, seed=3)
+    first.weights(columns, step=1, total_steps=100, segment=0)  # history must not matter
+    np.testing.assert_array_equal(first.weights(columns, **AT), second.weights(columns, **AT))
+    other = curriculum(strategy=strategy, seed=4).weights(columns, **AT)
+    assert (strategy == "thompson") == bool((other != second.weights(columns, **AT)).any())
+
+
+def test_draws_are_reproducible_and_differ_by_segment_and_seed() -> None:
+    columns = columns_of(np.linspace(0, 1, 300))
+    draw_of = {}
+    for seed, segment in ((0, 0), (0, 1), (1, 0)):
+        one, two = curriculum(strategy="uncertainty", seed=seed), curriculum(strategy="uncertainty", seed=seed)
+        weights = one.weights(columns, step=0, total_steps=9, segment=segment)
+        drawn = one.draw(weights, 40, segment=segment)
+        np.testing.assert_array_equal(drawn, two.draw(weights, 40, segment=segment))
+        assert np.unique(drawn).size == 40
+        draw_of[seed, segment] = tuple(drawn.tolist())
+    assert len(set(draw_of.values())) == 3
+
+
+def test_segment_generators_are_separate_streams_with_fixed_numbers() -> None:
+    streams = [segment_generator(1, 2, stream=s).random() for s in (0, 1)]
+    others = [segment_generator(2, 1, stream=0).random(), segment_generator(1, 3, stream=0).random()]
+    assert len({*streams, *others}) == 4
+    assert segment_generator(2**64 - 1, 0, stream=0).random() < 1.0
+    # Pinned: a resumed run must draw what the interrupted one would have drawn.
+    assert segment_generator(0, 0, stream=0).integers(0, 1000, 4).tolist() == [34, 11, 611, 241]
+
+
+def test_uncertain_prompts_are_drawn_more_often_than_under_uniform() -> None:
+    rng = np.random.default_rng(0)
+    v_hat = rng.beta(0.3, 0.3, 5000)  # most prompts solved or hopeless
+    columns = columns_of(v_hat)
+    mean_uncertainty = {}
+    for strategy in ("uniform", "uncertainty", "thompson", "cures"):
+        made = curriculum(strategy=strategy, temperature=0.1)
+        drawn = made.draw(made.weights(columns, **AT), 500, segment=1)
+        mean_uncertainty[strategy] = float(np.sqrt(v_hat[drawn] * (1 - v_hat[drawn])).mean())
+    for strategy in ("uncertainty", "thompson", "cures"):
+        assert mean_uncertainty[strategy] > mean_uncertainty["uniform"] + 0.08
+
+
+def test_metrics_by_hand() -> None:
+    columns = columns_of([0.9, 0.1, 0.3, 0.7, 0.8, 0.2, 0.5, 0.5], visits=[1, 2, 1, 3, 1, 1, 0, 0])
+    made = curriculum(strategy="uncertainty")
+    assert "curriculum/mean_weight" not in made.metrics(columns)
+    weights = made.weights(columns, **AT)
+    metrics = made.metrics(columns)
+    seen = np.array([0.9, 0.1, 0.3, 0.7, 0.8, 0.2])
+    assert metrics == {
+        "curriculum/n_tracked": 6.0,
+        "curriculum/coverage": 75.0,
+        "curriculum/mean_v_hat": pytest.approx(0.5),
+        "curriculum/std_v_hat": pytest.approx(seen.std(), rel=1e-6),
+        # spreads .3, .3, .45825757, .45825757, .4, .4
+        "curriculum/mean_uncertainty": pytest.approx(2.31651514 / 6, rel=1e-6),
+        "curriculum/mean_weight": pytest.approx(float(weights.mean())),
+        "curriculum/pct_easy": pytest.approx(100 / 6),
+        "curriculum/pct_hard": pytest.approx(100 / 6),
+        "curriculum/pct_learning_edge": pytest.approx(200 / 6),
+    }
+
+
+def test_metrics_before_any_visit_and_without_prompts() -> None:
+    warm = curriculum().metrics(columns_of([0.9, 0.9], visits=[0, 0]))
+    assert warm["curriculum/n_tracked"] == 0.0
+    assert warm["curriculum/coverage"] == 0.0
+    assert warm["curriculum/pct_easy"] == 100.0
+    empty = curriculum()
+    assert empty.weights(columns_of([]), **AT).shape == (0,)
+    assert empty.metrics(columns_of([])) == {"curriculum/n_tracked": 0.0, "curriculum/coverage": 0.0}
+
+
+def test_state_survives_json_and_carries_the_bandit() -> None:
+    columns = columns_of([0.5] * 6)
+    left, right = curriculum(strategy="sec"), curriculum(strategy="sec")
+    left.observe(categories=np.array([0, 0, 2]), abs_advantages=np.array([1.0, 0.5, 0.25]))
+    left.weights(columns, **AT)
+    right.load_state_dict(json.loads(json.dumps(left.state_dict())))
+    np.testing.assert_array_equal(right.weights(columns, **AT), left.weights(columns, **AT))
+    assert right.metrics(columns) == left.metrics(columns)
+    assert right.metrics(columns)["curriculum/sec_q_0"] == 0.375
+
+
+@pytest.mark.parametrize(
+    ("state", "message"),
+    [
+        ({"strategy": "sec"}, "lacks mean_weight, strategy_state"),
+        ({"strategy": "sec", "strategy_state": {}, "mean_weight": None}, "is of strategy 'sec'"),
+        ({"strategy": "uniform", "strategy_state": {"q": []}, "mean_weight": None}, "keeps no state"),
+        ({"strategy": "uniform", "strategy_state": {}, "mean_weight": "1"}, "mean_weight '1'"),
+    ],
+)
+def test_a_wrong_state_is_refused(state: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        curriculum().load_state_dict(state)
+
+
+def test_unknown_strategies_are_refused_with_the_nearest_name() -> None:
+    with pytest.raises(ValueError, match=r"known: uniform, .*, sec; did you mean 'uncertainty'\?"):
+        curriculum(strategy="uncertain")
+    with pytest.raises(ValueError, match="unknown curriculum strategy 'zzz'"):
+        curriculum(strategy="zzz")
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("epsilon", -0.1),
+        ("gamma", math.nan),
+        ("target", 1.5),
+        ("temperature", 0.001),
+        ("num_bins", 0),
+        ("learning_rate", 2.0),
+        ("exploration_floor", -0.1),
+        ("staleness_bonus", math.inf),
+        ("seed", -1),
+    ],
+)
+def test_settings_outside_their_range_are_refused(name: str, value: float) -> None:
+    with pytest.raises(ValueError, match=f"curriculum {name} is"):
+        CurriculumSettings(**{name: value})
+
+
+@pytest.mark.parametrize("strategy", list(STRATEGIES))
+def test_damaged_columns_are_refused(strategy: str) -> None:
+    with pytest.raises(ValueError, match="prompt 1 has v_hat nan"):
+        curriculum(strategy=strategy).weights(columns_of([0.5, math.nan]), **AT)
+    with pytest.raises(ValueError, match=r"prompt 0 has .* n_eff inf"):
+        curriculum(strategy=strategy).weights(columns_of([0.5, 0.5], n_eff=[math.inf, 1.0]), **AT)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    strategy=st.sampled_from(list(STRATEGIES)),
+    v_hat=st.lists(st.floats(0, 1, width=32), min_size=1, max_size=40),
+    n_eff=st.floats(0, 1e6, width=32),
+    step=st.integers(0, 1000),
+    temperature=st.floats(0.01, 100),
+    epsilon=st.sampled_from([0.0, 0.05]),
+    gamma=st.floats(0, 3),
+    staleness_bonus=st.floats(0, 10),
+    skip_solved=st.booleans(),
+    exploration_floor=st.floats(0, 1),
+)
+def test_every_prompt_keeps_a_positive_weight(
+    strategy: str, v_hat: list[float], n_eff: float, step: int, **options: Any
+) -> None:
+    n = len(v_hat)
+    columns = columns_of(v_hat, n_eff=np.full(n, n_eff), solved_streak=np.arange(n) * 50, last_step=np.arange(n) - 1)
+    made = curriculum(strategy=strategy, **options)
+    weights = made.weights(columns, step=step, total_steps=500, segment=0)
+    assert weights.shape == (n,)
+    assert weights.dtype == np.float64
+    assert np.isfinite(weights).all()
+    assert (weights > 0).all()
+    assert sorted(made.draw(weights, n, segment=0).tolist()) == list(range(n))

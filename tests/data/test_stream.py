@@ -1,0 +1,244 @@
+"""The prompt stream, with the real Ray Data."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from bolt_ray.config.data import DatasetConfig
+from bolt_ray.core.errors import CheckpointError, DataError, ModelError, RunError, StallError
+from bolt_ray.core.records import Prompt
+from bolt_ray.data.ingest import build_store
+from bolt_ray.data.plan import source_weights
+from bolt_ray.data.segments import Tokenize
+from bolt_ray.data.store import PromptStore
+from bolt_ray.data.stream import PromptStream
+
+pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("ray_cluster")]
+
+NUM_ROWS = 400
+
+
+def characters() -> Tokenize:
+    """One token a character. Made inside a function, so that it travels to Ray's workers by value."""
+
+    def tokenize(prompts: Sequence[Prompt]) -> list[NDArray[np.int32]]:
+        return [np.array([ord(character) for character in str(prompt.prompt)], np.int32) for prompt in prompts]
+
+    return tokenize
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory, ray_cluster: None) -> PromptStore:
+    home = tmp_path_factory.mktemp("prompts")
+    for name, count in (("large", 300), ("small", 100)):
+        rows = [{"prompt": f"{name} {number}", "answer": str(number)} for number in range(count)]
+        (home / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    datasets = [DatasetConfig(name=str(home / f"{name}.jsonl")) for name in ("large", "small")]
+    return build_store(datasets, store_dir=home / "stores", stall_timeout_s=120)
+
+
+OPENED: list[PromptStream] = []
+
+
+@pytest.fixture(autouse=True)
+def closed_streams() -> Iterator[None]:
+    """No stream reads on after its test."""
+    yield
+    while OPENED:
+        OPENED.pop().close()
+
+
+def make(store: PromptStore, draws_dir: Path, **settings: Any) -> PromptStream:
+    stream = PromptStream(
+        **{
+            "store": store,
+            "tokenize": characters(),
+            "segment_size": 64,
+            "draws_dir": draws_dir,
+            "seed": 7,
+            "stall_timeout_s": 120.0,
+            **settings,
+        }
+    )
+    OPENED.append(stream)
+    return stream
+
+
+def rows_of(stream: PromptStream, count: int) -> list[int]:
+    return [drawn.prompt.row for drawn in stream.take(count)]
+
+
+def test_prompts_come_tokenized_in_draw_order(store: PromptStore, tmp_path: Path) -> None:
+    stream = make(store, tmp_path, num_samples=3)
+    drawn = stream.take(130)
+    assert [entry.draw_id for entry in drawn] == list(range(130))
+    assert stream.position == (2, 2)
+    for entry in drawn[:5]:
+        assert entry.prompt == store.read(np.array([entry.prompt.row]))[0]
+        assert "".join(map(chr, entry.token_ids)) == entry.prompt.prompt
+        assert (entry.token_ids.dtype, entry.num_samples) == (np.int32, 3)
+    assert len({entry.prompt.row for entry in drawn[:64]}) == 64
+    assert stream.metrics() == {"data/draws": 130.0}
+
+
+def test_the_sequence_is_a_function_of_the_seed(store: PromptStore, tmp_path: Path) -> None:
+    expected = rows_of(make(store, tmp_path / "a"), 150)
+    assert rows_of(make(store, tmp_path / "b", rows_per_task=7), 150) == expected
+    assert rows_of(make(store, tmp_path / "c", lookahead=True), 150) == expected
+    assert rows_of(make(store, tmp_path / "d", seed=8), 150) != expected
+
+
+def test_weights_are_asked_once_per_segment_and_when_promised(store: PromptStore, tmp_path: Path) -> None:
+    asked: list[int] = []
+
+    def weights(segment: int) -> NDArray[np.float64]:
+        asked.append(segment)
+        favoured = np.full(NUM_ROWS, 1e-9)
+        favoured[segment * 64 : segment * 64 + 64] = 1.0
+        return favoured
+
+    stream = make(store, tmp_path, weights=weights)
+    assert sorted(rows_of(stream, 64)) == list(range(64))
+    assert asked == [0]
+    stream.prefetch_next()
+    stream.prefetch_next()
+    assert asked == [0, 1]
+    assert sorted(rows_of(stream, 64)) == list(range(64, 128))
+    assert sorted(rows_of(stream, 64)) == list(range(128, 192))
+    assert asked == [0, 1, 2]
+    ahead = make(store, tmp_path / "ahead", weights=weights, lookahead=True)
+    asked.clear()
+    next(ahead)
+    assert asked == [0, 1]
+
+
+def test_resuming_goes_on_with_the_same_draws(store: PromptStore, tmp_path: Path) -> None:
+    """The state is taken in the middle of segment 1 with segment 2 drawn; the weights have changed since."""
+    stream = make(store, tmp_path)
+    seen = rows_of(stream, 100)
+    stream.prefetch_next()
+    state = json.loads(json.dumps(stream.state_dict()))
+    following = rows_of(stream, 100)
+    lost = make(store, tmp_path, weights=lambda segment: np.linspace(1, 2, NUM_ROWS))
+    lost.load_state_dict(state)
+    assert lost.position == (1, 36)
+    resumed = lost.take(92)
+    assert [entry.prompt.row for entry in resumed] == following[:92]
+    assert resumed[0].draw_id == 100
+    # Segment 3 was drawn after the state was taken: it is drawn again, from today's weights.
+    assert rows_of(lost, 8) != following[92:]
+    assert len(seen) == 100
+
+
+def test_resuming_at_the_end_of_a_segment_and_before_anything(store: PromptStore, tmp_path: Path) -> None:
+    expected = rows_of(make(store, tmp_path / "a"), 70)
+    stream = make(store, tmp_path / "b")
+    fresh = make(store, tmp_path / "c")
+    fresh.load_state_dict(stream.state_dict())
+    assert rows_of(fresh, 70) == expected
+    stream.take(64)
+    resumed = make(store, tmp_path / "b")
+    resumed.load_state_dict(stream.state_dict())
+    resumed.prefetch_next()
+    assert rows_of(resumed, 6) == expected[64:]
+
+
+def test_states_that_do_not_fit_are_refused(store: PromptStore, tmp_path: Path) -> None:
+    stream = make(store, tmp_path)
+    next(stream)
+    state = stream.state_dict()
+    with pytest.raises(CheckpointError, match="segment_size 64 and now has 32"):
+        make(store, tmp_path, segment_size=32).load_state_dict(state)
+    with pytest.raises(CheckpointError, match="saved with seed"):
+        make(store, tmp_path, seed=1).load_state_dict(state)
+    with pytest.raises(CheckpointError, match="impossible position"):
+        stream.load_state_dict({**state, "offset": 65})
+    with pytest.raises(CheckpointError, match="draws of segment 0 cannot be read"):
+        make(store, tmp_path / "elsewhere").load_state_dict(state)
+
+
+def failing(kind: str) -> Tokenize:
+    good = characters()
+
+    def tokenize(prompts: Sequence[Prompt]) -> list[NDArray[np.int32]]:
+        if kind == "refuse":
+            raise ModelError("the tokenizer has no chat template")
+        if kind == "fail":
+            raise KeyError("eos")
+        time.sleep(2)
+        return good(prompts)
+
+    return tokenize
+
+
+@pytest.mark.parametrize(
+    ("kind", "timeout_s", "error", "message"),
+    [
+        ("refuse", 120.0, ModelError, "^the tokenizer has no chat template$"),
+        ("fail", 120.0, RunError, "the prompts of segment 0 failed: KeyError: 'eos'"),
+        ("sleep", 0.3, StallError, r"nothing came within 0\.3 s while waiting for the prompts of segment 0"),
+    ],
+)
+def test_failures_reach_the_consumer(
+    store: PromptStore, tmp_path: Path, kind: str, timeout_s: float, error: type[Exception], message: str
+) -> None:
+    stream = make(store, tmp_path, tokenize=failing(kind), stall_timeout_s=timeout_s)
+    with pytest.raises(error, match=message):
+        next(stream)
+    stream.close()
+
+
+def test_two_datasets_come_out_at_their_weights(store: PromptStore, tmp_path: Path) -> None:
+    datasets = [DatasetConfig(name="large.jsonl", weight=1), DatasetConfig(name="small.jsonl", weight=3)]
+    stream = make(store, tmp_path, source_weights=source_weights(datasets))
+    for _ in range(2):
+        sources = [drawn.prompt.source for drawn in stream.take(64)]
+        assert (sources.count("large"), sources.count("small")) == (16, 48)
+    with pytest.raises(DataError, match=r"weights are given for \['large'\]"):
+        make(store, tmp_path, source_weights={"large": 1.0})
+
+
+def test_heldout_rows_never_come(store: PromptStore, tmp_path: Path) -> None:
+    train, heldout = store.split_heldout(size=300)
+    stream = make(store, tmp_path, rows=train, segment_size=100)
+    assert sorted(rows_of(stream, 100)) == train.tolist()
+    assert set(rows_of(stream, 100)).isdisjoint(heldout.tolist())
+    with pytest.raises(DataError, match="every row is held out"):
+        make(store, tmp_path, rows=np.empty(0, np.int64))
+
+
+def test_completions_are_allocated_per_draw(store: PromptStore, tmp_path: Path) -> None:
+    def allocate(segment: int, rows: NDArray[np.int64]) -> NDArray[np.int32]:
+        return (rows % 3 + 1).astype(np.int32)
+
+    for drawn in make(store, tmp_path, num_samples=allocate).take(10):
+        assert drawn.num_samples == drawn.prompt.row % 3 + 1
+
+
+def test_prompts_that_are_too_long(store: PromptStore, tmp_path: Path) -> None:
+    """ "large 7" has 7 characters, "large 17" has 8: only the first ten of "large" and all of "small" fit."""
+    with pytest.raises(DataError, match=r"large\.jsonl, line \d+: the prompt has \d tokens.*max_prompt_tokens 7"):
+        make(store, tmp_path / "a", max_prompt_tokens=7).take(64)
+    stream = make(store, tmp_path / "b", max_prompt_tokens=8, on_bad_row="skip", segment_size=400)
+    drawn = stream.take(200)
+    fitting = [entry for entry in drawn if entry.draw_id < 400]
+    assert all(entry.token_ids.size <= 8 for entry in drawn)
+    assert len(fitting) == 200
+    assert stream.metrics()["data/skipped_too_many_tokens"] == stream.metrics()["data/draws"] - 200
+    with pytest.raises(DataError, match="not one of 8 prompts"):
+        make(store, tmp_path / "c", max_prompt_tokens=2, on_bad_row="skip", segment_size=8).take(1)
+
+
+def test_weights_of_the_wrong_shape(store: PromptStore, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"shape \(3,\), not \(400,\)"):
+        next(make(store, tmp_path, weights=lambda segment: np.ones(3)))
+    with pytest.raises(ValueError, match="positive"):
+        next(make(store, tmp_path, weights=lambda segment: np.zeros(NUM_ROWS)))

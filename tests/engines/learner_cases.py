@@ -1,0 +1,95 @@
+"""What the learner tests share: a tiny model, batches, and a way to run a function on several ranks."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
+
+from bolt_ray.core.records import TrainingBatch
+
+VOCABULARY = 48
+
+
+def make_model(path: Path, *, tied: bool = True, vocabulary: int = VOCABULARY, seed: int = 0) -> str:
+    """A Qwen2 of some 20,000 parameters, with weights large enough for its distributions to differ."""
+    from transformers import Qwen2Config, Qwen2ForCausalLM
+
+    torch.manual_seed(seed)
+    config = Qwen2Config(
+        vocab_size=vocabulary,
+        hidden_size=30,
+        intermediate_size=50,
+        num_hidden_layers=2,
+        num_attention_heads=3,
+        num_key_value_heads=3,
+        max_position_embeddings=128,
+        tie_word_embeddings=tied,
+        initializer_range=0.2,
+    )
+    Qwen2ForCausalLM(config).save_pretrained(path)
+    return str(path)
+
+
+def make_batch(
+    step: int = 0,
+    *,
+    sequences: int = 12,
+    seed: int = 0,
+    vocabulary: int = VOCABULARY,
+    behaviour: np.ndarray | None = None,
+    inactive: tuple[int, ...] = (),
+) -> TrainingBatch:
+    """Random tokens of ragged lengths; without ``behaviour`` the generator's log-probs are random too."""
+    rng = np.random.default_rng((seed, step))
+    prompts = rng.integers(1, 6, sequences).astype(np.int32)
+    completions = rng.integers(1, 20, sequences).astype(np.int32)
+    active = np.ones(sequences, dtype=np.bool_)
+    active[list(inactive)] = False
+    total = int(completions.sum())
+    noise = (-4.0 + 0.3 * rng.standard_normal(total)).astype(np.float32)
+    return TrainingBatch(
+        step=step,
+        token_ids=rng.integers(0, vocabulary, int(prompts.sum()) + total).astype(np.int32),
+        prompt_lengths=prompts,
+        completion_lengths=completions,
+        behaviour_logprobs=noise if behaviour is None else behaviour,
+        advantages=rng.standard_normal(sequences).astype(np.float32),
+        active=active,
+        rewards=rng.random(sequences).astype(np.float32),
+    )
+
+
+def split_sequences(batch: TrainingBatch) -> list[np.ndarray]:
+    """Prompt and completion of each sequence."""
+    return np.split(batch.token_ids, np.cumsum(batch.lengths)[:-1])
+
+
+def weights_of(learner: Any) -> dict[str, torch.Tensor]:
+    return {name: tensor.detach().clone() for name, tensor in learner.iter_weights(torch.float32)}
+
+
+def largest_difference(first: dict[str, torch.Tensor], second: dict[str, torch.Tensor]) -> float:
+    assert first.keys() == second.keys()
+    return max(float((first[name] - second[name]).abs().max()) for name in first)
+
+
+def run_on_ranks(function: Callable[..., None], *, ranks: int, rendezvous: Path, args: tuple[Any, ...]) -> None:
+    """Run ``function(rank, *args)`` in so many new processes joined by gloo; errors come back."""
+    mp.spawn(_rank, args=(function, ranks, str(rendezvous), args), nprocs=ranks, join=True)
+
+
+def _rank(rank: int, function: Callable[..., None], ranks: int, rendezvous: str, args: tuple[Any, ...]) -> None:
+    torch.set_num_threads(1)
+    os.environ["LOCAL_RANK"] = str(rank)
+    dist.init_process_group("gloo", init_method=f"file://{rendezvous}", rank=rank, world_size=ranks)
+    try:
+        function(rank, *args)
+    finally:
+        dist.destroy_process_group()

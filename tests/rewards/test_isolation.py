@@ -1,0 +1,228 @@
+"""Rewards that raise, hang, exit, crash or answer nonsense: unscored with a reason, never 0, and it goes on."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from bolt_ray.core.errors import ConfigError
+from bolt_ray.rewards.base import RewardInput, Unscored, Verdict
+from bolt_ray.rewards.isolation import MAX_BATCH_TIMEOUTS, RewardProcess, tagged_processes
+from bolt_ray.rewards.specs import RewardSpec
+
+HERE = Path(__file__).parent
+HOSTILE = HERE / "hostile_rewards.py"
+
+
+def spec(function: str, *, timeout_s: float = 2.0, **options: Any) -> RewardSpec:
+    return RewardSpec(
+        name="own",
+        type="function",
+        timeout_s=timeout_s,
+        memory_mb=1024,
+        options={"function": f"{HOSTILE}:{function}", **options},
+    )
+
+
+def inputs(*texts: str) -> list[RewardInput]:
+    return [RewardInput(prompt="p", completion=text) for text in texts]
+
+
+def kinds(verdicts: list[Verdict]) -> list[float | str]:
+    return [verdict.kind if isinstance(verdict, Unscored) else verdict for verdict in verdicts]
+
+
+@pytest.fixture(scope="module")
+def single() -> Iterator[RewardProcess]:
+    process = RewardProcess(rewards=[spec("score")])
+    yield process
+    process.close()
+
+
+@pytest.fixture(scope="module")
+def batch() -> Iterator[RewardProcess]:
+    process = RewardProcess(rewards=[spec("score_batch", batched=True)])
+    yield process
+    process.close()
+
+
+@pytest.mark.parametrize(
+    ("text", "kind", "detail"),
+    [
+        ("raise", "exception", "ValueError: on purpose"),
+        ("exit", "exception", "SystemExit: on purpose"),
+        ("interrupt", "exception", "KeyboardInterrupt"),
+        ("memory", "exception", "MemoryError"),
+        ("hang", "timeout", "within 2 s"),
+        ("spin", "timeout", "within 2 s"),
+        ("deaf", "timeout", "within 2 s"),
+        ("_exit", "crash", "exited with status 3"),
+        ("segfault", "crash", "SIGSEGV"),
+        ("abort", "crash", "SIGABRT"),
+        ("close", "crash", ""),
+        ("nan", "not_finite", "nan"),
+        ("inf", "not_finite", "inf"),
+        ("huge", "not_finite", "too large"),
+        ("string", "wrong_type", "str"),
+        ("list", "wrong_type", "list"),
+        ("complex", "wrong_type", "complex"),
+        ("none", "no_verdict", "None"),
+        ("unscored", "own", "no opinion"),
+    ],
+)
+def test_each_failure_is_a_reason_of_its_completion_alone(
+    single: RewardProcess, text: str, kind: str, detail: str
+) -> None:
+    first, culprit, last = single.score(0, inputs("0.25", text, "true"))
+    assert (first, last) == (0.25, 1.0)
+    assert isinstance(culprit, Unscored) and culprit.kind == kind and detail in culprit.detail
+    assert single.score(0, inputs("0.5")) == [0.5]
+
+
+@pytest.mark.parametrize(
+    ("text", "kind"),
+    [("raise", "exception"), ("_exit", "crash"), ("segfault", "crash"), ("drop", "wrong_count"), ("text", "exception")],
+)
+def test_a_batched_reward_is_halved_down_to_its_culprits(batch: RewardProcess, text: str, kind: str) -> None:
+    verdicts = batch.score(0, inputs("1", "2", text, "4", "5", "6", text))
+    assert kinds(verdicts) == [1.0, 2.0, kind, 4.0, 5.0, 6.0, kind]
+
+
+def test_values_of_a_batch_are_judged_one_by_one(batch: RewardProcess) -> None:
+    assert kinds(batch.score(0, inputs("1", "nan", "string", "none", "2"))) == [
+        1.0,
+        "not_finite",
+        "wrong_type",
+        "no_verdict",
+        2.0,
+    ]
+
+
+def test_a_batch_that_hangs_finds_its_culprit() -> None:
+    process = RewardProcess(rewards=[spec("score_batch", batched=True, timeout_s=1.0)])
+    try:
+        assert kinds(process.score(0, inputs("1", "2", "hang", "4"))) == [1.0, 2.0, "timeout", 4.0]
+    finally:
+        process.close()
+
+
+def test_a_batch_that_always_hangs_ends() -> None:
+    process = RewardProcess(rewards=[spec("score_batch", batched=True, timeout_s=0.3)])
+    try:
+        verdicts = process.score(0, inputs(*["hang"] * 40))
+        assert kinds(verdicts) == ["timeout"] * 40
+        assert process.starts <= MAX_BATCH_TIMEOUTS
+    finally:
+        process.close()
+
+
+@pytest.mark.parametrize(("function", "batched"), [("score_async", False), ("score_batch_async", True)])
+def test_async_rewards(function: str, batched: bool) -> None:
+    process = RewardProcess(rewards=[spec(function, batched=batched)])
+    try:
+        assert kinds(process.score(0, inputs("1", "raise", "_exit", "nan", "0"))) == [
+            1.0,
+            "exception",
+            "crash",
+            "not_finite",
+            0.0,
+        ]
+    finally:
+        process.close()
+
+
+def test_an_empty_batch_starts_nothing() -> None:
+    process = RewardProcess(rewards=[spec("score")])
+    assert process.score(0, []) == []
+    assert process.starts == 0
+
+
+def test_the_process_is_kept_between_calls_and_replaced_after_a_crash() -> None:
+    process = RewardProcess(rewards=[spec("score"), spec("pid")])
+    try:
+        first = process.score(1, inputs("", ""))
+        assert first == [float(process.pid or 0)] * 2
+        assert process.score(1, inputs("")) == first[:1] and process.starts == 1
+        process.score(0, inputs("_exit"))
+        assert process.score(1, inputs("")) != first[:1] and process.starts == 2
+    finally:
+        process.close()
+
+
+def test_death_between_calls_blames_nobody() -> None:
+    process = RewardProcess(rewards=[spec("score")])
+    try:
+        assert process.score(0, inputs("1")) == [1.0]
+        assert process.pid is not None
+        os.kill(process.pid, 9)
+        os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
+        assert process.score(0, inputs("1")) == [1.0]
+    finally:
+        process.close()
+
+
+def test_nothing_a_reward_started_survives() -> None:
+    process = RewardProcess(rewards=[spec("score")])
+    process.start()
+    tag = process.tag
+    assert tagged_processes(tag) == [process.pid]
+    assert kinds(process.score(0, inputs("orphan"))) == ["crash"]
+    assert tagged_processes(tag) == []
+    process.close()
+    assert process.pid is None
+
+
+def test_prints_and_stdin_do_not_disturb_and_metadata_arrives_as_json() -> None:
+    process = RewardProcess(rewards=[spec("print_and_score")])
+    metadata = {"a": np.int64(3), "b": np.arange(2), "c": b"\xff", "d": {1, 2}, "e": time.gmtime(0)}
+    try:
+        assert process.score(0, [RewardInput(prompt=[], completion="", metadata=metadata)]) == [5.0]
+    finally:
+        process.close()
+
+
+@pytest.mark.parametrize(
+    ("reference", "message"),
+    [
+        ("no_such_module:score", "No module named 'no_such_module'"),
+        ("no/such/file.py:score", "no file no/such/file.py"),
+        (f"{HOSTILE}:scores", "has no function 'scores'; it has: act,"),
+    ],
+)
+def test_a_reward_that_cannot_be_built_is_a_config_error(reference: str, message: str) -> None:
+    broken = RewardSpec(name="own", type="function", options={"function": reference})
+    process = RewardProcess(rewards=[broken])
+    with pytest.raises(ConfigError, match="own cannot be built") as caught:
+        process.start()
+    assert message in str(caught.value)
+    assert process.pid is None
+
+
+@pytest.mark.parametrize(
+    ("body", "message"),
+    [("import os; os._exit(9)", "exited with status 9"), ("import time; time.sleep(60)", "did not start")],
+)
+def test_a_module_that_dies_or_hangs_at_import(tmp_path: Path, body: str, message: str) -> None:
+    (tmp_path / "bad.py").write_text(body)
+    broken = RewardSpec(name="own", type="function", options={"function": f"{tmp_path}/bad.py:f"})
+    process = RewardProcess(rewards=[broken], startup_timeout_s=30.0 if "exited" in message else 2.0)
+    with pytest.raises(ConfigError, match=message):
+        process.start()
+    assert process.pid is None
+
+
+def test_a_relative_file_is_found_in_the_base_directory() -> None:
+    found = RewardSpec(
+        name="own", type="function", options={"function": "hostile_rewards.py:score", "base_dirs": [str(HERE)]}
+    )
+    process = RewardProcess(rewards=[found])
+    try:
+        assert process.score(0, inputs("0.75")) == [0.75]
+    finally:
+        process.close()

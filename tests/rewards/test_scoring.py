@@ -1,0 +1,126 @@
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+
+from bolt_ray.core.errors import ConfigError, UnhealthyTrainingError
+from bolt_ray.rewards.base import RewardInput
+from bolt_ray.rewards.health import check_unscored, count_reasons, reason_kind, unscored_fraction
+from bolt_ray.rewards.scoring import RewardResult, RewardSet, combine
+from bolt_ray.rewards.specs import RewardSpec
+
+HOSTILE = Path(__file__).parent / "hostile_rewards.py"
+EXAMPLE = Path(__file__).parents[2] / "configs" / "rewards" / "example_reward.py"
+
+
+def item(completion: str, *, answer: str = "4", source: str = "", num_tokens: int = 0) -> RewardInput:
+    return RewardInput(prompt="2+2", completion=completion, answer=answer, source=source, num_tokens=num_tokens)
+
+
+def score(
+    specs: Sequence[RewardSpec], inputs: Sequence[RewardInput], by_source: dict[str, list[str]] | None = None
+) -> list[RewardResult | str]:
+    rewards = RewardSet(specs=specs, by_source=by_source)
+    try:
+        rewards.start()
+        return rewards.score(inputs)
+    finally:
+        rewards.close()
+
+
+def test_parts_are_combined_by_weight_and_shaping_stays_out_of_the_trackers_reward() -> None:
+    specs = [
+        RewardSpec(name="right", type="exact", weight=2.0),
+        RewardSpec(name="has_4", type="contains", weight=-0.5, options={"texts": ["4"]}),
+        RewardSpec(
+            name="long", type="overlong", weight=0.5, shaping=True, options={"max_tokens": 10, "cache_tokens": 4}
+        ),
+    ]
+    results = score(specs, [item("4", num_tokens=8), item("14", num_tokens=3)])
+    assert results == [
+        RewardResult(reward=1.25, tracker_reward=1.5, parts={"right": 1.0, "has_4": 1.0, "long": -0.5}),
+        RewardResult(reward=-0.5, tracker_reward=-0.5, parts={"right": 0.0, "has_4": 1.0, "long": 0.0}),
+    ]
+
+
+def test_combine_leaves_out_what_does_not_apply() -> None:
+    specs = [RewardSpec(name="a", type="exact", weight=3.0), RewardSpec(name="b", type="exact")]
+    assert combine(specs, {"b": 0.5}) == RewardResult(reward=0.5, tracker_reward=0.5, parts={"b": 0.5})
+    assert combine(specs, {}) == RewardResult(reward=0, tracker_reward=0, parts={})
+
+
+def test_datasets_choose_their_rewards() -> None:
+    specs = [RewardSpec(name="right", type="exact"), RewardSpec(name="has", type="contains")]
+    inputs = [item("is 4", source="a"), item("is 4", source="b"), item("is 4", source="none")]
+    results = score(specs, inputs, {"a": ["right"], "none": []})
+    assert [r.parts if isinstance(r, RewardResult) else r for r in results] == [
+        {"right": 0.0},
+        {"right": 0.0, "has": 1.0},
+        "rewards: no_reward: no reward applies to this dataset",
+    ]
+
+
+def test_a_completion_without_one_part_has_no_reward() -> None:
+    specs = [
+        RewardSpec(name="own", type="function", options={"function": f"{HOSTILE}:score"}),
+        RewardSpec(name="right", type="exact"),
+    ]
+    results = score(specs, [item("4"), item("_exit"), item("raise"), item("nan"), item("0.5", answer="")])
+    assert results == [
+        RewardResult(reward=5.0, tracker_reward=5.0, parts={"own": 4.0, "right": 1.0}),
+        "own: crash: it exited with status 3",
+        "own: exception: ValueError: on purpose",
+        "own: not_finite: returned nan",
+        "right: no_answer: the row has no reference answer",
+    ]
+
+
+def test_a_reward_that_cannot_start_leaves_no_process() -> None:
+    specs = [
+        RewardSpec(name="right", type="exact"),
+        RewardSpec(name="own", type="function", options={"function": "nowhere:f"}),
+    ]
+    rewards = RewardSet(specs=specs)
+    with pytest.raises(ConfigError, match="own cannot be built: ModuleNotFoundError"):
+        rewards.start()
+    assert rewards.pids == []
+
+
+def test_the_example_file_works_as_it_stands() -> None:
+    specs = [
+        RewardSpec(
+            name="short",
+            type="function",
+            options={"function": f"{EXAMPLE}:short_answer", "options": {"max_words": 2}},
+        ),
+        RewardSpec(name="distinct", type="function", options={"function": f"{EXAMPLE}:distinct", "batched": True}),
+        RewardSpec(name="polite", type="function", options={"function": f"{EXAMPLE}:polite"}),
+    ]
+    results = score(specs, [item("yes"), item("yes"), item("one two please")])
+    assert [r.parts for r in results if isinstance(r, RewardResult)] == [
+        {"short": 1.0, "distinct": 0.5, "polite": 0.0},
+        {"short": 1.0, "distinct": 0.5, "polite": 0.0},
+        {"short": 0.5, "distinct": 1.0, "polite": 1.0},
+    ]
+    cut = RewardInput(prompt="", completion="yes", truncated=True)
+    assert score(specs[:1], [cut]) == ["short: no_verdict: returned None"]
+
+
+def test_reasons_are_counted_by_kind() -> None:
+    reasons = ["own: exception: ValueError: a", "own: exception: KeyError: b: c", "math: timeout"]
+    assert reason_kind(reasons[1]) == "own: exception"
+    assert count_reasons(reasons) == {"own: exception": 2, "math: timeout": 1}
+    assert count_reasons([]) == {}
+
+
+def test_too_many_unscored_completions_stop_the_run() -> None:
+    counted = {"own: timeout": 2, "own: crash": 4}
+    check_unscored(num_scored=6, reasons=counted, max_unscored_fraction=0.5)
+    check_unscored(num_scored=0, reasons={}, max_unscored_fraction=0.0)
+    check_unscored(num_scored=0, reasons={"a": 3}, max_unscored_fraction=0.5, min_completions=4)
+    with pytest.raises(UnhealthyTrainingError, match=r"6 of 11 .*55%.*50%.*: 4 × own: crash; 2 × own: timeout"):
+        check_unscored(num_scored=5, reasons=counted, max_unscored_fraction=0.5)
+    assert unscored_fraction(num_scored=3, num_unscored=1) == 0.25
+    assert unscored_fraction(num_scored=0, num_unscored=0) == 0.0
