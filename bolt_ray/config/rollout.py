@@ -67,7 +67,7 @@ class CurriculumConfig(Section):
     epsilon: float = Field(0.05, ge=0)
     gamma: float = Field(0.0, ge=0)
     target: Share = 0.5
-    temperature: PositiveFloat = 1.0
+    temperature: float = Field(1.0, ge=0.01)
     num_bins: PositiveInt = 5
     learning_rate: float = Field(0.5, ge=0, le=1, description="sec: step of the bandit's Q values")
     category: str | None = Field(None, description="sec: the metadata column that names a prompt's category")

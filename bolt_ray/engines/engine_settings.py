@@ -12,15 +12,13 @@ Dtype = Literal["auto", "float32", "bfloat16"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SamplingSettings:
-    """How tokens are drawn.
+    """How tokens are drawn. Each completion draws from its request's own seed, whatever else is in the batch.
 
     Attributes:
         temperature: 0 takes the most likely token.
         top_p, top_k, min_p: truncations of the distribution; 1, 0 and 0 leave it whole.
         max_new_tokens: length limit of a completion.
         stop: strings that end a completion.
-        seeded: each completion is drawn from its request's own seed, whatever else is in the batch. Costs about a
-            third of the speed of a very small model, nothing noticeable for a large one.
     """
 
     temperature: float = 1.0
@@ -29,7 +27,6 @@ class SamplingSettings:
     min_p: float = 0.0
     max_new_tokens: int = 512
     stop: tuple[str, ...] = ()
-    seeded: bool = True
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

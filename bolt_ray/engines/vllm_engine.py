@@ -113,9 +113,11 @@ class VLLMEngine:
         for request in requests:
             key = str(request.request_id)
             assert key not in self._in_flight, f"request {key} is already being generated"
-            seed = request.seed if sampling.seeded else None
             self._engine.add_request(
-                key, _prompt(request.drawn.token_ids), _sampling_params(sampling, seed), lora_request=self._adapter
+                key,
+                _prompt(request.drawn.token_ids),
+                _sampling_params(sampling, request.seed),
+                lora_request=self._adapter,
             )
             version = None if self._adapter is None else self._version
             self._in_flight[key] = _InFlight(request, self._adapter, version)
@@ -296,7 +298,7 @@ def _prompt(token_ids: Any) -> dict[str, Any]:
     return {"type": "token", "prompt_token_ids": [int(token) for token in token_ids]}
 
 
-def _sampling_params(sampling: SamplingSettings, seed: int | None) -> Any:
+def _sampling_params(sampling: SamplingSettings, seed: int) -> Any:
     from vllm import SamplingParams
     from vllm.sampling_params import RequestOutputKind
 
@@ -307,7 +309,7 @@ def _sampling_params(sampling: SamplingSettings, seed: int | None) -> Any:
         min_p=sampling.min_p,
         max_tokens=sampling.max_new_tokens,
         stop=list(sampling.stop) or None,
-        seed=None if seed is None else seed & (2**63 - 1),
+        seed=seed & (2**63 - 1),
         logprobs=0,
         flat_logprobs=True,
         # vLLM needs the text as it grows only to look for stop strings.

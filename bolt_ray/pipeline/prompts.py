@@ -17,6 +17,7 @@ from bolt_ray.core.curriculum import Curriculum, PromptColumns, allocate_rollout
 from bolt_ray.core.errors import DataError
 from bolt_ray.core.records import DrawnPrompt, ScoredCompletion
 from bolt_ray.data.ingest import build_store
+from bolt_ray.data.plan import source_weights
 from bolt_ray.data.store import PromptStore
 from bolt_ray.data.stream import PromptStream
 from bolt_ray.engines.tokenizer import PromptTokenizer
@@ -124,7 +125,7 @@ class CurriculumPrompts:
             draws_dir=draws_dir,
             seed=config.seed,
             rows=rows,
-            source_weights=_source_weights(store, config.datasets),
+            source_weights=source_weights(config.datasets),
             num_samples=self._allocate if allocates else group_size,
             max_prompt_tokens=max_prompt_tokens,
             on_bad_row=config.data.on_bad_row,
@@ -189,13 +190,6 @@ class CurriculumPrompts:
             categories=None if self._categories is None else self._categories[rows],
             abs_advantages=np.array([abs(item.tracker_reward - item.completion.request.v_hat) for item in items]),
         )
-
-
-def _source_weights(store: PromptStore, datasets: Sequence[DatasetConfig]) -> dict[str, float] | None:
-    """Mixing shares by source; None when no dataset asks for one."""
-    if all(dataset.weight is None for dataset in datasets):
-        return None
-    return {source.name: dataset.weight or 1.0 for source, dataset in zip(store.sources, datasets, strict=True)}
 
 
 def _categories(store: PromptStore, column: str | None) -> NDArray[np.int32] | None:

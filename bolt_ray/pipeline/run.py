@@ -32,18 +32,18 @@ from bolt_ray.pipeline import settings as plain
 from bolt_ray.pipeline.checkpoints import read_checkpoint, write_checkpoint
 from bolt_ray.pipeline.completions import CompletionService
 from bolt_ray.pipeline.evaluation import Evaluator, Score
+from bolt_ray.pipeline.inference import launch_generators, start_scorers, wants_gpu
 from bolt_ray.pipeline.inputs import RunInputs, check_inputs, prepare_inputs, require_vllm
 from bolt_ray.pipeline.interrupts import InterruptFlag, catch_interrupts
 from bolt_ray.pipeline.learner_group import LearnerGroup
 from bolt_ray.pipeline.plan import resource_map
 from bolt_ray.pipeline.prompts import CurriculumPrompts, heldout_problems, open_store, store_row_keys
-from bolt_ray.pipeline.ray_session import has_gpus, ray_session
+from bolt_ray.pipeline.ray_session import ray_session
 from bolt_ray.pipeline.rollout import RolloutLoop
 from bolt_ray.pipeline.telemetry import MetricsLog, ProgressDisplay, open_log
 from bolt_ray.pipeline.training_loop import TrainingLoop, TrainingOutcome
 from bolt_ray.pipeline.weight_sync import NUM_PROBES, WeightSync
 from bolt_ray.pipeline.workspace import RunDirectory, find_run_to_resume, new_run_directory
-from bolt_ray.rewards.configured import specs_of
 from bolt_ray.rewards.health import check_unscored
 
 log = logging.getLogger(__name__)
@@ -66,9 +66,7 @@ def train(config: RunConfig, *, base_dir: Path, console: Console | None = None) 
     try:
         inputs = prepare_inputs(config, say=partial(_say, console))
         run.config.write_text(dump_config(config), encoding="utf-8")
-        use_gpu = config.cluster.use_gpu == "yes" or (
-            config.cluster.use_gpu == "auto" and has_gpus(config.cluster.address)
-        )
+        use_gpu = wants_gpu(config)
         groups = resource_map(config, use_gpu=use_gpu)
         _say(console, f"Run directory: {_shown(run.root)}")
         with (
@@ -136,9 +134,11 @@ class _Assembly:
         with ExitStack() as stack:
             # The slow starters first: they come up while the prompts are read.
             learner = self._learner(stack)
-            generators = self._generators(stack)
+            generators = launch_generators(self._config, self._inputs, use_gpu=self._use_gpu, version=self._version)
+            stack.callback(generators.close)
             shards = self._shards(stack)
-            scorers = self._scorers(stack)
+            scorers = start_scorers(self._config, self._inputs, base_dir=self._base_dir, use_gpu=self._use_gpu)
+            stack.callback(scorers.close)
             prompts, problems = self._prompts(stack, shards)
             generators.wait_ready(idle=self._interrupts.check)
             learner.wait_ready(timeout_s=self._config.deadlines.startup_s, idle=self._interrupts.check)
@@ -166,26 +166,6 @@ class _Assembly:
         stack.callback(group.close)
         return group
 
-    def _generators(self, stack: ExitStack) -> GeneratorPool:
-        config, deadlines = self._config, self._config.deadlines
-        pool = GeneratorPool(
-            num_generators=config.cluster.num_generators,
-            engine=plain.engine_settings(
-                config,
-                model_path=self._inputs.model_path,
-                context_tokens=self._inputs.context_tokens,
-                use_gpu=self._use_gpu,
-            ),
-            sampling=plain.sampling_settings(config),
-            resources=plain.generator_resources(config, use_gpu=self._use_gpu),
-            policy_version=self._version,
-            startup_s=deadlines.startup_s,
-            stall_s=deadlines.generation_s,
-            max_replacements=config.cluster.max_generator_replacements,
-        )
-        stack.callback(pool.close)
-        return pool
-
     def _shards(self, stack: ExitStack) -> BaselineShards:
         shards = BaselineShards.start(
             num_shards=self._config.baseline.num_shards,
@@ -196,29 +176,6 @@ class _Assembly:
         )
         stack.callback(shards.close)
         return shards
-
-    def _scorers(self, stack: ExitStack) -> ScorerPool:
-        scoring = self._config.scoring
-        pool = ScorerPool.start(
-            specs=specs_of(
-                self._config.rewards,
-                timeout_s=scoring.timeout_s,
-                memory_mb=scoring.memory_mb,
-                base_dir=str(self._base_dir),
-            ),
-            by_source={
-                dataset.source or dataset.name: [dataset.reward]
-                for dataset in (*self._inputs.train, *self._inputs.heldout)
-                if dataset.reward is not None
-            },
-            num_scorers=scoring.num_scorers,
-            cpus_per_scorer=scoring.cpus_per_scorer,
-            gpus_per_scorer=scoring.gpus_per_scorer if self._use_gpu else 0.0,
-            batch_size=scoring.batch_size,
-            startup_timeout_s=scoring.startup_timeout_s,
-        )
-        stack.callback(pool.close)
-        return pool
 
     def _prompts(self, stack: ExitStack, shards: BaselineShards) -> tuple[CurriculumPrompts, list[DrawnPrompt]]:
         """The stream with the baseline's rows registered, and the held-out problems."""

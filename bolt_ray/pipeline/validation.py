@@ -9,9 +9,9 @@ from rich.table import Table
 from bolt_ray.config.loading import dump_config
 from bolt_ray.config.schema import RunConfig
 from bolt_ray.pipeline import settings as plain
+from bolt_ray.pipeline.inference import wants_gpu
 from bolt_ray.pipeline.inputs import check_inputs
 from bolt_ray.pipeline.plan import ProcessGroup, describe_step, resource_map, total_demand
-from bolt_ray.pipeline.ray_session import has_gpus
 
 
 def print_validation(config: RunConfig, *, console: Console) -> None:
@@ -21,7 +21,7 @@ def print_validation(config: RunConfig, *, console: Console) -> None:
         UserError: a model directory or dataset file that the config names is missing, or settings that the
             learner or the generators would refuse.
     """
-    use_gpu = config.cluster.use_gpu == "yes" or (config.cluster.use_gpu == "auto" and has_gpus(config.cluster.address))
+    use_gpu = wants_gpu(config)
     model_path = check_inputs(config)
     plain.learner_settings(config, model_path=model_path)
     plain.curriculum_settings(config)

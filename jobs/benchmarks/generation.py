@@ -13,6 +13,7 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -82,47 +83,30 @@ def transformers_speed(model: torch.nn.Module, sampling: SamplingSettings, *, co
     )
     elapsed = time.perf_counter() - begin
     new = out[:, PROMPT_TOKENS:]
-    ended = (new == model.generation_config.eos_token_id).int().cumsum(1)  # type: ignore[union-attr, operator]
+    ended = (new == model.generation_config.eos_token_id).int().cumsum(1)  # type: ignore[union-attr]
     return float((ended.cumsum(1) <= 1).sum()) / elapsed
 
 
-def median(measure: Callable[[int], float], *, repeats: int, start: int) -> float:
-    """The median of ``repeats`` measurements after one that warms up; each gets request ids of its own."""
-    measure(start)
-    return statistics.median(measure(start + 10_000 * (1 + repeat)) for repeat in range(repeats))
-
-
-def speeds(model: torch.nn.Module, model_dir: str, arguments: argparse.Namespace) -> dict[str, float]:
-    """Tokens per second of every variant, by its name."""
-    count, seeded = arguments.requests, SamplingSettings(max_new_tokens=arguments.tokens)
-    plain = SamplingSettings(max_new_tokens=arguments.tokens, seeded=False)
+def variants(
+    model: torch.nn.Module, model_dir: str, arguments: argparse.Namespace
+) -> dict[str, Callable[[int], float]]:
+    """Everything measured, by name: a function from the first request id to tokens per second."""
+    count, sampling = arguments.requests, SamplingSettings(max_new_tokens=arguments.tokens)
     nucleus = SamplingSettings(max_new_tokens=arguments.tokens, top_p=0.95)
-    found: dict[str, float] = {}
-
-    def measure(name: str, speed: Callable[[int], float]) -> None:
-        found[name] = median(speed, repeats=arguments.repeats, start=1_000_000 * (len(found) + 1))
-
-    settings = EngineSettings(model_dir=model_dir, max_model_len=128, max_num_seqs=count)
-    engine = VLLMEngine(settings, sampling=seeded)
-    measure("engine, seeded", lambda start: engine_speed(engine, seeded, count=count, start=start))
-    measure("engine, without seeds", lambda start: engine_speed(engine, plain, count=count, start=start))
-    measure("engine, seeded, top_p 0.95", lambda start: engine_speed(engine, nucleus, count=count, start=start))
+    settings = EngineSettings(model_dir=model_dir, max_model_len=128, max_num_seqs=count, kv_cache_bytes=64 << 20)
+    engine = VLLMEngine(settings, sampling=sampling)
+    cached = VLLMEngine(replace(settings, prefix_caching=True), sampling=sampling)
+    narrow = VLLMEngine(replace(settings, max_num_seqs=count // 4), sampling=sampling)
+    pool = GeneratorPool.start(num_generators=1, engine=settings, sampling=sampling, resources=GeneratorResources())
     update_times(engine, model)
-    engine.close()
-    for name, changed in (
-        ("engine, prefix caching", EngineSettings(model_dir=model_dir, max_model_len=128, prefix_caching=True)),
-        ("engine, 64 at a time", EngineSettings(model_dir=model_dir, max_model_len=128, max_num_seqs=64)),
-    ):
-        other = VLLMEngine(changed, sampling=seeded)
-        measure(name, lambda start, other=other: engine_speed(other, seeded, count=count, start=start))  # type: ignore[misc]
-        other.close()
-    measure("Transformers generate", lambda start: transformers_speed(model, seeded, count=count, start=start))
-    ray.init(address="local", num_cpus=4, include_dashboard=False, log_to_driver=False)
-    pool = GeneratorPool.start(num_generators=1, engine=settings, sampling=seeded, resources=GeneratorResources())
-    measure("generator actor", lambda start: pool_speed(pool, seeded, count=count, start=start))
-    pool.close()
-    ray.shutdown()
-    return found
+    return {
+        "engine": lambda start: engine_speed(engine, sampling, count=count, start=start),
+        "engine, top_p 0.95": lambda start: engine_speed(engine, nucleus, count=count, start=start),
+        "engine, prefix caching": lambda start: engine_speed(cached, sampling, count=count, start=start),
+        "engine, a quarter at a time": lambda start: engine_speed(narrow, sampling, count=count, start=start),
+        "generator actor": lambda start: pool_speed(pool, sampling, count=count, start=start),
+        "Transformers generate": lambda start: transformers_speed(model, sampling, count=count, start=start),
+    }
 
 
 def update_times(engine: VLLMEngine, model: torch.nn.Module, repeats: int = 20) -> None:
@@ -135,7 +119,8 @@ def update_times(engine: VLLMEngine, model: torch.nn.Module, repeats: int = 20) 
         engine.update_weights(manifest, buckets, version)
         loaded = time.perf_counter()
         engine.score([list(range(5, 30))] * 2)
-        for name, value in zip(columns, (packed - begin, loaded - packed, time.perf_counter() - loaded), strict=True):
+        probed = time.perf_counter()
+        for name, value in zip(columns, (packed - begin, loaded - packed, probed - loaded), strict=True):
             columns[name].append(value)
     times = ", ".join(f"{name} {1e3 * statistics.median(values):.1f} ms" for name, values in columns.items())
     print(f"weight update of {manifest.num_bytes / 1e6:.1f} MB, median of {repeats}: {times}\n")
@@ -149,19 +134,28 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--repeats", type=int, default=7)
     arguments = parser.parse_args(argv)
     model, tokenizer = create_model(ModelSettings(size=arguments.size, tie_embeddings=True), seed=0)
-    count = sum(parameter.numel() for parameter in model.parameters())
-    print(
-        f"{platform.processor() or platform.machine()}, {torch.get_num_threads()} thread(s), torch {torch.__version__}"
-    )
-    print(f"{count / 1e6:.2f} M parameters, {arguments.requests} requests of up to {arguments.tokens} tokens\n")
+    million = sum(parameter.numel() for parameter in model.parameters()) / 1e6
+    machine = platform.processor() or platform.machine()
+    print(f"{machine}, {torch.get_num_threads()} thread(s), torch {torch.__version__}")
+    print(f"{million:.2f} M parameters, {arguments.requests} requests of up to {arguments.tokens} tokens\n")
+    ray.init(address="local", num_cpus=4, include_dashboard=False, log_to_driver=False)
     with tempfile.TemporaryDirectory() as directory:
         save_model(model, tokenizer, Path(directory))
-        found = speeds(model, directory, arguments)
-    reference = found["engine, seeded"]
+        measured = variants(model, directory, arguments)
+        found: dict[str, list[float]] = {name: [] for name in measured}
+        # One round after another, so that whatever else the machine does falls on all variants; the first warms up.
+        for repeat in range(arguments.repeats + 1):
+            for index, (name, speed) in enumerate(measured.items()):
+                value = speed((repeat * len(measured) + index) * 10 * arguments.requests)
+                if repeat:
+                    found[name].append(value)
+    reference = statistics.median(found["engine"])
     print(f"{'':30}{'tokens/s':>10}{'ratio':>8}{'s per batch':>13}")
-    for name, speed in found.items():
-        seconds = arguments.requests * arguments.tokens / speed
-        print(f"{name:30}{speed:10.0f}{speed / reference:8.2f}{seconds:13.2f}")
+    for name, values in found.items():
+        speed_of = statistics.median(values)
+        seconds = arguments.requests * arguments.tokens / speed_of
+        print(f"{name:30}{speed_of:10.0f}{speed_of / reference:8.2f}{seconds:13.2f}")
+    ray.shutdown()
 
 
 if __name__ == "__main__":

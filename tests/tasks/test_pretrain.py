@@ -1,0 +1,96 @@
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from bolt_ray.tasks.arithmetic.pretrain import (
+    PretrainProgress,
+    PretrainSettings,
+    default_model_dir,
+    ensure_model,
+    pretrain,
+    settings_digest,
+)
+from bolt_ray.tasks.arithmetic.problems import ProblemSettings
+from bolt_ray.tasks.arithmetic.sampling import accuracy, sample_completions
+
+SHORT = PretrainSettings(
+    problems=ProblemSettings(max_digits=1, max_depth=1),
+    steps=60,
+    batch_size=64,
+    warmup_steps=10,
+    evaluation_problems=64,
+    max_new_tokens=24,
+)
+
+
+def weights(directory: Path) -> bytes:
+    return (directory / "model.safetensors").read_bytes()
+
+
+def test_a_short_pretraining_lowers_the_loss_and_the_seed_decides(tmp_path: Path) -> None:
+    progress: list[PretrainProgress] = []
+    report = pretrain(SHORT, tmp_path / "a", on_progress=progress.append)
+    # Log of the vocabulary of 100 tokens, and less than a nat after sixty steps.
+    assert report.first_loss == pytest.approx(4.605, abs=0.1)
+    assert report.last_loss < 1.2
+    assert [entry.step for entry in progress] == list(range(1, 61))
+    assert progress[0].loss == report.first_loss
+    assert 0.0 <= report.sampled_accuracy <= 1.0
+
+    again = pretrain(SHORT, tmp_path / "b")
+    assert weights(tmp_path / "b") == weights(tmp_path / "a")
+    assert dataclasses.replace(again, seconds=0.0) == dataclasses.replace(report, seconds=0.0)
+    pretrain(dataclasses.replace(SHORT, steps=1), tmp_path / "c")
+    pretrain(dataclasses.replace(SHORT, steps=1, seed=1), tmp_path / "d")
+    assert weights(tmp_path / "c") != weights(tmp_path / "d")
+
+
+def test_a_model_is_taught_once_for_its_settings(tmp_path: Path) -> None:
+    settings = dataclasses.replace(SHORT, steps=2, evaluation_problems=0)
+    directory, report = ensure_model(settings, cache_dir=tmp_path)
+    assert directory == default_model_dir(settings, cache_dir=tmp_path)
+    assert report.sampled_accuracy == 0.0
+    progress: list[PretrainProgress] = []
+    assert ensure_model(settings, cache_dir=tmp_path, on_progress=progress.append) == (directory, report)
+    assert progress == []
+    assert [path.name for path in tmp_path.iterdir()] == [directory.name]
+    assert settings_digest(settings) != settings_digest(dataclasses.replace(settings, seed=9))
+
+    model = AutoModelForCausalLM.from_pretrained(directory, dtype=torch.float32)
+    tokenizer = AutoTokenizer.from_pretrained(directory)
+    assert accuracy(model, tokenizer, [], temperature=1.0, max_new_tokens=4, seed=0) == 0.0
+    prompts = ["1+1=", "abs(prev(-3)*next(2))=", "7*8="]
+    # Neither left padding nor the cache changes what is generated.
+    together = sample_completions(model, tokenizer, prompts, temperature=0.0, max_new_tokens=8, seed=0)
+    alone = [
+        sample_completions(model, tokenizer, [prompt], temperature=0.0, max_new_tokens=8, seed=0)[0]
+        for prompt in prompts
+    ]
+    assert together == alone
+    for prompt, completion in zip(prompts, together, strict=True):
+        ids = tokenizer(prompt, return_tensors="pt")["input_ids"]
+        for _ in range(8):
+            ids = torch.cat([ids, model(ids).logits[:, -1:].argmax(-1)], dim=1)
+        whole = tokenizer.decode(ids[0]).removeprefix(prompt).split("<eos>")[0]
+        assert whole.replace("<pad>", "").replace("<unk>", "") == completion
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"steps": 0}, "steps"),
+        ({"batch_size": 0}, "batch_size"),
+        ({"learning_rate": float("nan")}, "learning_rate"),
+        ({"learning_rate": 0.0}, "learning_rate"),
+        ({"weight_decay": -1.0}, "weight_decay"),
+        ({"warmup_steps": -1}, "warmup_steps"),
+    ],
+)
+def test_impossible_settings_are_refused(wrong: dict[str, float], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        PretrainSettings(**wrong)  # type: ignore[arg-type]
