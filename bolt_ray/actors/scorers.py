@@ -224,7 +224,10 @@ class ScorerPool:
         return {
             "reward/unscored_fraction": unscored / total if total else 0.0,
             "reward/scorer_restarts": float(self._counts.restarts),
-            **{f"reward/unscored/{kind}": float(n) for kind, n in sorted(self._counts.reasons.items())},
+            **{
+                f"reward/unscored/{kind.replace(': ', '/')}": float(n)
+                for kind, n in sorted(self._counts.reasons.items())
+            },
         }
 
     @property

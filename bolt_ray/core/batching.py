@@ -104,7 +104,7 @@ def pack_micro_batches(
     """
     if token_budget < 1:
         raise ValueError(f"token_budget must be at least 1, not {token_budget}")
-    order = sorted(((int(lengths[i]), -int(i)) for i in indices.tolist()))
+    order = sorted((int(lengths[i]), -int(i)) for i in indices.tolist())
     keys = [length for length, _ in order]
     waiting = [-negative for _, negative in order]
     plans: list[MicroBatchPlan] = []
@@ -146,9 +146,7 @@ def plan_micro_batches(
     chosen = indices.astype(np.int64)
     shares = balance_over_ranks(lengths[chosen], num_ranks)
     ranks = [
-        pack_micro_batches(
-            lengths, chosen[share], token_budget=token_budget, pack=pack, row_capacity=row_capacity
-        )
+        pack_micro_batches(lengths, chosen[share], token_budget=token_budget, pack=pack, row_capacity=row_capacity)
         for share in shares
     ]
     most = max(1, *(len(plans) for plans in ranks))

@@ -185,7 +185,7 @@ class _PartCollector:
                 continue
             place = self.unit.pieces[row.piece].place(row.line)
             if not self._skip:
-                raise DataError(f"{place}: {row.message}. {SKIP_HINT}".replace("..", "."))
+                raise DataError(f"{place}: {row.message.rstrip('.')}. {SKIP_HINT}")
             self._rejected[row.reason] += 1
             entry = {"place": place, "reason": row.reason, "message": row.message, "row": row.excerpt}
             self._rejects.write(json.dumps(entry, ensure_ascii=False) + "\n")

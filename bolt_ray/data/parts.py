@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import json
 import os
 from collections.abc import Iterator, Sequence
@@ -133,20 +132,18 @@ class PartsReader:
         schema = PART_SCHEMA if columns is None else pa.schema([PART_SCHEMA.field(name) for name in columns])
         if rows.size == 0:
             return schema.empty_table()
-        order = np.argsort(rows, kind="stable")
-        ordered = rows[order]
-        parts = self.part_of(ordered)
-        chunks, places = np.divmod(ordered - self._starts[parts], CHUNK_ROWS)
-        edges = np.flatnonzero((np.diff(parts) != 0) | (np.diff(chunks) != 0)) + 1
-        bounds = [0, *edges.tolist(), rows.size]
-        pieces = []
-        for start, stop in itertools.pairwise(bounds):
-            batch = self._file(int(parts[start])).get_batch(int(chunks[start]))
-            batch = batch if columns is None else batch.select(list(columns))
-            pieces.append(batch.take(pa.array(places[start:stop])))
-        back = np.empty_like(order)
-        back[order] = np.arange(rows.size)
-        return pa.Table.from_batches(pieces, schema).take(pa.array(back))
+        parts = self.part_of(rows)
+        chunks, places = np.divmod(rows - self._starts[parts], CHUNK_ROWS)
+        batches: dict[tuple[int, int], Any] = {}
+        slices = []
+        for part, chunk, place in zip(parts.tolist(), chunks.tolist(), places.tolist(), strict=True):
+            batch = batches.get((part, chunk))
+            if batch is None:
+                batch = self._file(part).get_batch(chunk)
+                batch = batches[part, chunk] = batch if columns is None else batch.select(list(columns))
+            # Slicing costs a microsecond where Arrow's take of a single row costs thirty.
+            slices.append(batch.slice(place, 1))
+        return pa.Table.from_batches(slices, schema).combine_chunks()
 
     def columns(self, names: Sequence[str]) -> Iterator[pa.Table]:
         """Some columns of all rows, one table per part that has rows."""

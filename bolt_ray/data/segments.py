@@ -73,7 +73,7 @@ class DrawnRows(Datasource):  # type: ignore[misc]
 
 
 def _fetch(directory: str, rows: NDArray[np.int64], first_place: int) -> Iterator[pa.Table]:
-    table = shared_store(directory).table(rows).select(["key", "prompt", "answer", "metadata"])
+    table = shared_store(directory).table(rows)
     places = np.arange(first_place, first_place + rows.size, dtype=np.int64)
     yield table.append_column("place", pa.array(places)).append_column("row", pa.array(rows))
 

@@ -18,6 +18,8 @@ from bolt_ray.core.records import Prompt
 from bolt_ray.data.parts import PartsReader
 from bolt_ray.data.plan import STORE_FORMAT, Piece
 
+PROMPT_COLUMNS = ("key", "prompt", "answer", "metadata")
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SourceReport:
@@ -107,11 +109,11 @@ class PromptStore:
         return rows
 
     def table(self, rows: NDArray[np.int64]) -> pa.Table:
-        """Rows as an Arrow table (``PART_SCHEMA``), in the order asked for; costs what is read."""
+        """``PROMPT_COLUMNS`` of some rows, in the order asked for; costs what is read."""
         rows = np.asarray(rows, dtype=np.int64)
         if rows.size and not (int(rows.min()) >= 0 and int(rows.max()) < self.num_rows):
             raise ValueError(f"rows must lie in 0 … {self.num_rows - 1}")
-        return self._reader.take(np.asarray(self._index[rows], dtype=np.int64))
+        return self._reader.take(np.asarray(self._index[rows], dtype=np.int64), PROMPT_COLUMNS)
 
     def read(self, rows: NDArray[np.int64]) -> list[Prompt]:
         """Prompts by row number, in the order asked for; a row may be asked for twice."""
@@ -121,7 +123,7 @@ class PromptStore:
         """The records of rows already fetched with :meth:`table`."""
         sources = self._part_sources[self._reader.part_of(np.asarray(self._index[rows], dtype=np.int64))]
         names = [self.sources[source].name for source in sources.tolist()]
-        columns = (table[name].to_pylist() for name in ("key", "prompt", "answer", "metadata"))
+        columns = (table[name].to_pylist() for name in PROMPT_COLUMNS)
         return [
             Prompt(
                 row=row,

@@ -7,6 +7,7 @@ import io
 import logging
 import os
 import warnings
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -82,7 +83,7 @@ def prepare_deepspeed() -> None:
     warnings.filterwarnings("ignore", message="`torch.distributed", category=FutureWarning)
     if not dist.is_initialized():
         backend = "nccl" if torch.cuda.is_available() else "gloo"
-        dist.init_process_group(backend, store=dist.HashStore(), rank=0, world_size=1)
+        dist.init_process_group(backend, store=dist.HashStore(), rank=0, world_size=1)  # type: ignore[attr-defined]
     if not deepspeed.comm.is_initialized():
         deepspeed.init_distributed(dist_backend=dist.get_backend(), dist_init_required=False)
 
@@ -99,3 +100,34 @@ def initialize_engine(
             model=module, model_parameters=parameters, config=config, dist_init_required=False
         )
     return engine
+
+
+@contextlib.contextmanager
+def partitioned_loading(config: dict[str, Any] | None) -> Iterator[None]:
+    """Inside, ``from_pretrained`` loads straight into ZeRO-3 partitions; None changes nothing."""
+    if config is None:
+        yield
+        return
+    from transformers.integrations.deepspeed import HfDeepSpeedConfig, unset_hf_deepspeed_config
+
+    # Transformers keeps a weak reference: this object has to outlive the loading.
+    live = HfDeepSpeedConfig(config)
+    try:
+        yield
+    finally:
+        del live
+        unset_hf_deepspeed_config()
+
+
+def inference_config(*, dtype: torch.dtype, world_size: int) -> dict[str, Any]:
+    """DeepSpeed's JSON for a frozen model sharded over the ranks."""
+    config: dict[str, Any] = {
+        "train_micro_batch_size_per_gpu": 1,
+        "train_batch_size": world_size,
+        # No parameter stays whole: the partitions are then the only copy, and may be written to.
+        "zero_optimization": {"stage": 3, "overlap_comm": False, "stage3_param_persistence_threshold": 0},
+        "steps_per_print": 2**31,
+    }
+    if dtype == torch.bfloat16:
+        config["bf16"] = {"enabled": True}
+    return config

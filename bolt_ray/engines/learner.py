@@ -28,6 +28,7 @@ from bolt_ray.engines.deepspeed_config import (
     deepspeed_config,
     effective_zero_stage,
     initialize_engine,
+    partitioned_loading,
     prepare_deepspeed,
 )
 from bolt_ray.engines.learner_checkpoint import Counters, load_state, save_state
@@ -68,16 +69,13 @@ class DeepSpeedLearner:
             ModelError: the model cannot be loaded, or its log-probs cannot be computed from its hidden states.
         """
         prepare_deepspeed()
-        from transformers.integrations import HfDeepSpeedConfig
-
         self.settings = settings
         self.counters = Counters()
         self._dtype, self._device = resolve_dtype(settings.dtype), training_device()
         self._stage = effective_zero_stage(settings, self._dtype)
         config = deepspeed_config(settings, dtype=self._dtype, world_size=dist.get_world_size())
-        # While this object lives, from_pretrained loads straight into ZeRO-3 partitions.
-        self._partitioned_loading = HfDeepSpeedConfig(config) if self._stage == 3 else None
-        self._module = load_policy(settings, dtype=self._dtype)
+        with partitioned_loading(config if self._stage == 3 else None):
+            self._module = load_policy(settings, dtype=self._dtype)
         self._peft: Any = None
         if settings.lora is not None:
             self._peft = attach_adapter(self._module.model, settings.lora, seed=settings.seed)
@@ -99,6 +97,7 @@ class DeepSpeedLearner:
             engine=self._engine,
             module=self._module,
             peft_model=self._peft,
+            stage=self._stage,
             dtype=self._dtype,
             device=self._device,
         )
@@ -206,9 +205,7 @@ class DeepSpeedLearner:
             ModelError: without LoRA.
         """
         path = self._directory(directory)
-        save_adapter(
-            self._require_adapter(), path, base=self.settings.model_path, write=dist.get_rank() == 0
-        )
+        save_adapter(self._require_adapter(), path, base=self.settings.model_path, write=dist.get_rank() == 0)
         dist.barrier()
 
     def save_hf(self, directory: str | Path) -> None:
@@ -223,7 +220,8 @@ class DeepSpeedLearner:
         path, writes = self._directory(directory), dist.get_rank() == 0
         if writes:
             copy_model_files(self.settings.model_path, path, dtype=self._dtype)
-        write_safetensors(self.iter_weights(), path, write=writes)
+        weights = iter_named_weights(self._module.model, name_tied_output=False)
+        write_safetensors(weights, path, write=writes)
         dist.barrier()
 
     def save(self, directory: str | Path) -> None:
@@ -262,7 +260,6 @@ class DeepSpeedLearner:
     def close(self) -> None:
         """Release the engine; the process group is left to whoever made it."""
         self._engine.destroy()
-        self._partitioned_loading = None
         gc.collect()
 
     def _directory(self, directory: str | Path) -> Path:
@@ -279,9 +276,7 @@ class DeepSpeedLearner:
     def _metrics(self, outcome: BatchOutcome, *, rate: float) -> dict[str, float]:
         """Means over the applied optimizer steps, and the counters."""
         keys = dict.fromkeys(key for metrics in outcome.metrics for key in metrics)
-        means = {
-            key: float(np.mean([metrics[key] for metrics in outcome.metrics if key in metrics])) for key in keys
-        }
+        means = {key: float(np.mean([metrics[key] for metrics in outcome.metrics if key in metrics])) for key in keys}
         counters = {
             "optim/learning_rate": rate,
             "optim/updates": float(outcome.applied),

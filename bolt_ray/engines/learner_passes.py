@@ -25,11 +25,13 @@ from bolt_ray.engines.packing import MicroBatch, TokenColumns, build_micro_batch
 Column = NDArray[np.float32]
 
 
-def sum_over_ranks(values: NDArray[Any], device: torch.device) -> NDArray[np.float64]:
+def sum_over_ranks(values: NDArray[Any]) -> NDArray[np.float64]:
     """Element-wise sum of one array over all ranks, in float64."""
     if dist.get_world_size() == 1:
         return values.astype(np.float64)
-    tensor = torch.from_numpy(values.astype(np.float64)).to(device)
+    tensor = torch.from_numpy(values.astype(np.float64))
+    if dist.get_backend() == "nccl":
+        tensor = tensor.cuda()
     dist.all_reduce(tensor)
     total: NDArray[np.float64] = tensor.cpu().numpy()
     return total
@@ -105,7 +107,7 @@ def score_columns(
     _fill(mine[0], logprob_parts)
     if with_entropy:
         _fill(mine[1], entropy_parts)
-    whole = sum_over_ranks(mine, device).astype(np.float32)
+    whole = sum_over_ranks(mine).astype(np.float32)
     return whole[0], whole[1] if with_entropy else np.zeros(count, dtype=np.float32)
 
 

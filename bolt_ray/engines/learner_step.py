@@ -196,7 +196,7 @@ class BatchTrainer:
             planner=self._planner,
             device=self._device,
         )
-        sums, logprobs = _over_ranks(done.sums, done.logprobs, device=self._device)
+        sums, logprobs = _over_ranks(done.sums, done.logprobs)
         metrics = summarize(sums)
         metrics.pop("policy/logprob_gap", None)
         correction = summarize_correction(sums)
@@ -219,9 +219,7 @@ class BatchTrainer:
     def _control(self, metrics: Mapping[str, float], *, mean_reward: float, count: int) -> None:
         """One step of the KL controller, after an applied optimizer step."""
         if self._reference is not None:
-            self._controller.update(
-                kl=metrics["adaptive_kl/raw_kl"], mean_reward=mean_reward, num_sequences=count
-            )
+            self._controller.update(kl=metrics["adaptive_kl/raw_kl"], mean_reward=mean_reward, num_sequences=count)
 
 
 def completion_tokens(columns: TokenColumns, indices: NDArray[np.int64]) -> NDArray[np.int64]:
@@ -249,13 +247,11 @@ def drift_of(columns: TokenColumns, outcome: BatchOutcome, behaviour: Column) ->
     return drift.astype(np.float32)
 
 
-def _over_ranks(
-    sums: Mapping[str, Tensor], logprobs: Column, *, device: torch.device
-) -> tuple[dict[str, float], Column]:
+def _over_ranks(sums: Mapping[str, Tensor], logprobs: Column) -> tuple[dict[str, float], Column]:
     """Add additive metrics and columns up over the ranks, in one reduction."""
     vector = torch.stack(list(sums.values())).double().cpu().numpy()
     if dist.get_world_size() == 1:
         return dict(zip(sums, vector.tolist(), strict=True)), logprobs
-    whole = sum_over_ranks(np.concatenate([vector, logprobs]), device)
+    whole = sum_over_ranks(np.concatenate([vector, logprobs]))
     cut = vector.shape[0]
     return dict(zip(sums, whole[:cut].tolist(), strict=True)), whole[cut:].astype(np.float32)

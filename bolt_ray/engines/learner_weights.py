@@ -61,7 +61,9 @@ def group_parameters(
 
 
 @torch.no_grad()
-def iter_named_weights(model: Any, *, dtype: torch.dtype | None = None) -> Iterator[tuple[str, Tensor]]:
+def iter_named_weights(
+    model: Any, *, dtype: torch.dtype | None = None, name_tied_output: bool = True
+) -> Iterator[tuple[str, Tensor]]:
     """Every weight of a Hugging Face model, by its name in a checkpoint of that model.
 
     Collective under ZeRO-3: every rank must iterate to the end. A tensor is valid until the next one is asked for.
@@ -70,10 +72,11 @@ def iter_named_weights(model: Any, *, dtype: torch.dtype | None = None) -> Itera
     Args:
         model: the ``transformers`` model.
         dtype: to convert floating-point weights to; None leaves them as they are.
+        name_tied_output: False leaves a tied output layer out, as checkpoint files do.
     """
     from transformers.core_model_loading import revert_weight_conversion
 
-    tied = tie_of_embeddings(model)
+    tied = name_tied_output and tie_of_embeddings(model)
     embedding = model.get_input_embeddings().weight
     for group in group_parameters(model.named_parameters()):
         with gathered([parameter for _, parameter in group]):
@@ -119,7 +122,8 @@ def write_safetensors(
     from safetensors.torch import save_file
 
     shard: dict[str, Tensor] = {}
-    size, total, files = 0, 0, []
+    size, total = 0, 0
+    files: list[str] = []
     index: dict[str, str] = {}
 
     def flush() -> None:

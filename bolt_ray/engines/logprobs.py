@@ -158,10 +158,8 @@ def chunked_logprobs(
         float32 [n] log-probs and float32 [n] entropies, both differentiable.
     """
     tokens = chunk_tokens or max(1, CHUNK_ELEMENTS // weight.shape[0])
-    result = _ChunkedLogProbs.apply(
-        hidden, weight, bias, targets, shape or LogitShape(), tokens, with_entropy
-    )
-    logprobs, entropy = result
+    apply: Any = _ChunkedLogProbs.apply
+    logprobs, entropy = apply(hidden, weight, bias, targets, shape or LogitShape(), tokens, with_entropy)
     return logprobs, entropy
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+import copy
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -72,19 +72,10 @@ def save_adapter(peft_model: Any, directory: Path, *, base: str, write: bool) ->
     write_safetensors(iter_adapter_weights(peft_model), directory, stem="adapter_model", shard_bytes=2**62, write=write)
     if not write:
         return
-    config: dict[str, Any] = peft_model.peft_config[ADAPTER].to_dict()
-    config["base_model_name_or_path"] = base
-    config["inference_mode"] = True
-    text = json.dumps({key: _plain(value) for key, value in config.items()}, indent=2, sort_keys=True)
-    (directory / "adapter_config.json").write_text(text + "\n", encoding="utf-8")
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, set | frozenset | tuple):
-        return sorted(value)
-    if isinstance(value, str):
-        return str(value)
-    return value
+    config = copy.deepcopy(peft_model.peft_config[ADAPTER])
+    config.base_model_name_or_path = base
+    config.inference_mode = True
+    config.save_pretrained(str(directory))
 
 
 def export_merged(base: str, adapter: str, out: Path, *, dtype: torch.dtype | None = None) -> None:
@@ -112,5 +103,5 @@ def export_merged(base: str, adapter: str, out: Path, *, dtype: torch.dtype | No
     except (OSError, ValueError, KeyError, RuntimeError) as error:
         raise ModelError(f"cannot merge adapter {adapter!r} into {base!r}: {error}") from error
     out.mkdir(parents=True, exist_ok=True)
-    write_safetensors(iter_named_weights(merged, dtype=wanted), out)
+    write_safetensors(iter_named_weights(merged, dtype=wanted, name_tied_output=False), out)
     copy_model_files(base, out, dtype=wanted)

@@ -73,7 +73,7 @@ def switch_off_dropout(model: nn.Module) -> None:
         if isinstance(module, nn.Dropout):
             module.p = 0.0
         elif isinstance(vars(module).get("attention_dropout"), float):
-            module.attention_dropout = 0.0
+            setattr(module, "attention_dropout", 0.0)  # noqa: B010 - modules have no such declared field
 
 
 def logit_shape(config: Any, *, temperature: float) -> LogitShape:
@@ -144,7 +144,7 @@ class PolicyModule(nn.Module):
 
 
 def load_policy(settings: LearnerSettings, *, dtype: torch.dtype) -> PolicyModule:
-    """The model to train, in ``dtype``. Under ZeRO-3 keep an ``HfDeepSpeedConfig`` alive around this call."""
+    """The model to train, in ``dtype``."""
     model: Any = load_causal_lm(
         settings.model_path,
         dtype=dtype,

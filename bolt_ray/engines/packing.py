@@ -84,9 +84,7 @@ class TokenColumns:
         return columns
 
     @classmethod
-    def of_sequences(
-        cls, sequences: Sequence[NDArray[np.integer]], prompt_lengths: Sequence[int]
-    ) -> TokenColumns:
+    def of_sequences(cls, sequences: Sequence[NDArray[np.integer]], prompt_lengths: Sequence[int]) -> TokenColumns:
         """From one array of prompt and completion per sequence."""
         prompts = np.asarray(prompt_lengths, dtype=np.int64)
         lengths = np.array([len(tokens) for tokens in sequences], dtype=np.int64)

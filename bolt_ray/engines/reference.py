@@ -6,20 +6,21 @@ adapters are switched off.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 import torch
+import torch.distributed as dist
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from bolt_ray.core.errors import CheckpointError, ModelError
+from bolt_ray.engines.deepspeed_config import inference_config, initialize_engine, partitioned_loading
 from bolt_ray.engines.learner_passes import Column, PassPlanner, score_columns
-from bolt_ray.engines.learner_settings import LearnerSettings
-from bolt_ray.engines.learner_weights import gathered, group_parameters
+from bolt_ray.engines.learner_settings import LearnerSettings, ReferenceSettings
+from bolt_ray.engines.learner_weights import gathered, group_parameters, is_partitioned
 from bolt_ray.engines.model_loading import PolicyModule, load_causal_lm
 from bolt_ray.engines.packing import TokenColumns
 
@@ -39,7 +40,13 @@ class Reference(Protocol):
         """What a checkpoint must keep: nothing for a reference that never changes. Collective."""
         ...
 
-    def load_state(self, tensors: Any) -> None: ...
+    def load_state(self, tensors: Mapping[str, Tensor]) -> None:
+        """Restore what ``iter_state`` gave. Collective.
+
+        Raises:
+            CheckpointError: a weight is missing.
+        """
+        ...
 
 
 class AdapterOffReference:
@@ -58,7 +65,7 @@ class AdapterOffReference:
     def iter_state(self) -> Iterator[tuple[str, Tensor]]:
         return iter(())
 
-    def load_state(self, tensors: Any) -> None:
+    def load_state(self, tensors: Mapping[str, Tensor]) -> None:
         """Nothing to load."""
 
 
@@ -75,69 +82,86 @@ def adapters_off(peft_model: Any) -> Iterator[None]:
 class ModelReference:
     """A second model: frozen, or following the policy.
 
-    ``ema``: ref ← α·ref + (1 − α)·π after every update, accumulated in float32 (in bfloat16 a step of 1 − α
-    would be rounded away). ``periodic``: ref ← π after every ``update_freq``-th update.
+    ``ema``: ref ← α·ref + (1 − α)·π after every update, kept in float32 (in bfloat16 most of a step of 1 − α would
+    be rounded away). ``periodic``: ref ← π after every ``update_freq``-th update.
     """
 
-    def __init__(self, module: PolicyModule, *, policy: nn.Module, settings: LearnerSettings, device: torch.device):
-        self._settings = settings.reference
-        self._module, self._policy, self._device = module, policy, device
-        self._call: Any = module
-        ours = [name for name, _ in module.model.named_parameters()]
-        theirs = [name for name, _ in policy.named_parameters()]
-        if self._settings.mode != "static" and ours != theirs:
-            raise ModelError(
-                f"reference.path {self._settings.path!r} is another kind of model than the policy, so it cannot "
-                f"follow it; use reference.mode static"
-            )
+    def __init__(
+        self,
+        *,
+        call: Any,
+        model: nn.Module,
+        policy: nn.Module,
+        settings: ReferenceSettings,
+        device: torch.device,
+    ) -> None:
+        """
+        Args:
+            call: the module, or the DeepSpeed engine that shards it.
+            model: the ``transformers`` model in it.
+            policy: the ``transformers`` model that is trained.
 
-    def use_engine(self, engine: Any) -> None:
-        """Call the model through a DeepSpeed engine that shards it (ZeRO-3)."""
-        self._call = engine
+        Raises:
+            ModelError: a reference that shall follow the policy is of another architecture.
+        """
+        self._call, self._model, self._policy = call, model, policy
+        self._settings, self._device = settings, device
+        ours, theirs = ([name for name, _ in m.named_parameters()] for m in (model, policy))
+        if settings.mode != "static" and ours != theirs:
+            raise ModelError(
+                f"reference.path {settings.path!r} is another kind of model than the policy, so it cannot follow "
+                "it; use reference.mode static"
+            )
 
     def logprobs(self, columns: TokenColumns, indices: NDArray[np.int64], *, planner: PassPlanner) -> Column:
         return score_columns(self._call, columns, indices, planner=planner, device=self._device)[0]
 
-    @torch.no_grad()
     def after_update(self, policy_version: int) -> None:
         if self._settings.mode == "ema":
             self._follow(1.0 - self._settings.ema_alpha)
         elif self._settings.mode == "periodic" and policy_version % self._settings.update_freq == 0:
             self._follow(1.0)
 
+    @torch.no_grad()
     def _follow(self, step: float) -> None:
-        pairs = zip(self._policy.named_parameters(), self._module.model.parameters(), strict=True)
-        mine = {name: reference for (name, _), reference in pairs}
+        references = dict(self._model.named_parameters())
         for group in group_parameters(self._policy.named_parameters()):
+            if is_partitioned(references.values()):
+                # Both are cut the same way, so each rank follows with its own part.
+                pairs = [(references[name].ds_tensor.data, p.ds_tensor.data) for name, p in group]  # type: ignore[attr-defined]
+                _move(pairs, step)
+                continue
             with gathered([parameter for _, parameter in group]):
-                for name, parameter in group:
-                    reference = mine[name].data
-                    if step == 1.0:
-                        reference.copy_(parameter.data)
-                    else:
-                        reference.lerp_(parameter.data.to(reference), step)
+                _move([(references[name].data, parameter.data) for name, parameter in group], step)
 
+    @torch.no_grad()
     def iter_state(self) -> Iterator[tuple[str, Tensor]]:
-        if self._settings.mode != "static":
-            for name, parameter in self._module.model.named_parameters():
+        if self._settings.mode == "static":
+            return
+        for name, parameter in self._model.named_parameters():
+            with gathered([parameter]):
                 yield name, parameter.data
 
     @torch.no_grad()
-    def load_state(self, tensors: Any) -> None:
-        """Restore a reference that had followed the policy.
-
-        Args:
-            tensors: mapping from parameter name to tensor.
-
-        Raises:
-            CheckpointError: a tensor is missing.
-        """
+    def load_state(self, tensors: Mapping[str, Tensor]) -> None:
         if self._settings.mode == "static":
             return
-        for name, parameter in self._module.model.named_parameters():
+        for name, parameter in self._model.named_parameters():
             if name not in tensors:
-                raise CheckpointError(f"the checkpoint holds no reference weight {name!r}; it was saved without one")
-            parameter.data.copy_(tensors[name])
+                raise CheckpointError(
+                    f"the checkpoint holds no reference weight {name!r}: it was saved with reference.mode static"
+                )
+            with gathered([parameter], modifier_rank=0):
+                parameter.data.copy_(tensors[name])
+
+
+def _move(pairs: list[tuple[Tensor, Tensor]], step: float) -> None:
+    """Move each first tensor towards the second: all the way with step 1."""
+    for reference, policy in pairs:
+        if step == 1.0:
+            reference.copy_(policy)
+        else:
+            reference.lerp_(policy.to(reference), step)
 
 
 def make_reference(
@@ -146,21 +170,36 @@ def make_reference(
     engine: Any,
     module: PolicyModule,
     peft_model: Any,
+    stage: int,
     dtype: torch.dtype,
     device: torch.device,
 ) -> Reference | None:
-    """The reference these settings need; None, and nothing loaded, if nothing reads it."""
+    """The reference these settings need; None, and nothing loaded, if nothing reads it.
+
+    Under ZeRO-3 it is sharded over the ranks as the policy is, unless it is to live on the CPU.
+
+    Args:
+        engine, module: the policy's engine, and the module in it.
+        peft_model: the PEFT model around the policy; None without LoRA.
+        stage: the policy's ZeRO stage.
+        dtype, device: the policy's.
+    """
     if not settings.needs_reference:
         return None
     if peft_model is not None:
         return AdapterOffReference(engine, peft_model, device=device)
     where = torch.device("cpu") if settings.reference.device == "cpu" else device
     wanted = torch.float32 if settings.reference.mode == "ema" or where.type == "cpu" else dtype
-    model: Any = load_causal_lm(
-        settings.reference.path or settings.model_path,
-        dtype=wanted,
-        attention=settings.attention,
-        trust_remote_code=settings.trust_remote_code,
-    )
-    frozen = PolicyModule(model, temperature=settings.temperature).to(where).requires_grad_(False)
-    return ModelReference(frozen, policy=module.model, settings=settings, device=where)
+    shard = stage == 3 and settings.reference.device == "auto"
+    config = inference_config(dtype=wanted, world_size=dist.get_world_size()) if shard else None
+    with partitioned_loading(config):
+        model: Any = load_causal_lm(
+            settings.reference.path or settings.model_path,
+            dtype=wanted,
+            attention=settings.attention,
+            trust_remote_code=settings.trust_remote_code,
+        )
+    frozen = PolicyModule(model, temperature=settings.temperature).requires_grad_(False)
+    call: Any = frozen.to(where) if config is None else initialize_engine(frozen, parameters=None, config=config)
+    call.eval()
+    return ModelReference(call=call, model=model, policy=module.model, settings=settings.reference, device=where)

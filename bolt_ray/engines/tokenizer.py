@@ -81,9 +81,7 @@ def _render(tokenizer: Any, messages: str | Messages, options: Mapping[str, Any]
             "template; use an instruction-tuned model, or text prompts (datasets: chat: false)"
         )
     try:
-        text: str = tokenizer.apply_chat_template(
-            messages, tokenize=False, add_generation_prompt=True, **options
-        )
+        text: str = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True, **options)
     except TemplateError as error:
         roles = [message["role"] for message in messages if isinstance(message, dict)]
         raise ModelError(
@@ -113,6 +111,4 @@ class PromptTokenizer:
             ModelError: see :func:`load_tokenizer` and :func:`encode_prompt`.
         """
         tokenizer = load_tokenizer(self.path, trust_remote_code=self.trust_remote_code)
-        return encode_prompts(
-            tokenizer, [prompt.prompt for prompt in prompts], template_options=self.template_options
-        )
+        return encode_prompts(tokenizer, [prompt.prompt for prompt in prompts], template_options=self.template_options)

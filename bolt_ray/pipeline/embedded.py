@@ -50,7 +50,10 @@ def ensure_embedded_files(arithmetic: ArithmeticConfig) -> tuple[Path, Path]:
         num_heldout=arithmetic.num_heldout,
         seed=arithmetic.data_seed,
     )
-    return ensure_files(settings, cache_dir=_cache(arithmetic))
+    try:
+        return ensure_files(settings, cache_dir=_cache(arithmetic))
+    except ValueError as error:
+        raise ConfigError(f"arithmetic: {error}") from error
 
 
 def run_pretraining(

@@ -29,7 +29,7 @@ def print_validation(config: RunConfig, *, console: Console) -> None:
     console.rule("resolved config")
     console.print(Syntax(dump_config(config), "yaml", background_color="default", word_wrap=True))
     console.rule("one step")
-    console.print(describe_step(config), highlight=False)
+    console.print(describe_step(config), highlight=False, soft_wrap=True)
     console.rule("processes")
     console.print(_table(resource_map(config, use_gpu=use_gpu)))
 

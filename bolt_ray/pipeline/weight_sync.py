@@ -72,7 +72,7 @@ class WeightSync:
         """
         published = self._publisher.publish(version=version, probes=probes, timeout_s=self._timeout_s)
         answers = self._hand_over(published, version, [probe.tolist() for probe in probes])
-        gap = max((_max_gap(published.probe_logprobs, answer) for answer in answers), default=0.0)
+        gap = _largest([_max_gap(published.probe_logprobs, answer) for answer in answers])
         if not gap <= self._max_gap:
             raise WeightSyncError(
                 f"after the sync to version {version} generator and learner disagree: max |Δ log p| is {gap:.2g} and "
@@ -100,4 +100,9 @@ def probe_sequences(batch: TrainingBatch) -> list[NDArray[np.int32]]:
 
 
 def _max_gap(expected: Sequence[NDArray[np.float32]], found: Sequence[NDArray[Any]]) -> float:
-    return max((float(np.max(np.abs(a - b))) for a, b in zip(expected, found, strict=True)), default=0.0)
+    return _largest([float(np.max(np.abs(a - b))) for a, b in zip(expected, found, strict=True)])
+
+
+def _largest(values: list[float]) -> float:
+    """0 for none; NaN if one is, which ``max`` would lose."""
+    return float(np.max(values)) if values else 0.0

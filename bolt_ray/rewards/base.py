@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from numbers import Real
 from typing import Any, Protocol
 
@@ -36,6 +36,10 @@ class RewardInput:
     source: str = ""
     truncated: bool = False
     num_tokens: int = 0
+
+    def to_dict(self) -> dict[str, Any]:
+        """The fields by name, not copied."""
+        return {field.name: getattr(self, field.name) for field in fields(self)}
 
 
 @dataclass(frozen=True, slots=True)

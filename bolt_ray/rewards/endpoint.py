@@ -13,7 +13,6 @@ import urllib.error
 import urllib.request
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict
 from typing import IO, Any
 
 from bolt_ray.rewards.base import RewardInput, Unscored
@@ -168,7 +167,7 @@ class HttpReward:
 
     def _score_batch(self, inputs: Sequence[RewardInput]) -> list[object]:
         try:
-            answer = self._endpoint.post({"inputs": [asdict(item) for item in inputs]})
+            answer = self._endpoint.post({"inputs": [item.to_dict() for item in inputs]})
         except EndpointError as problem:
             return [Unscored("http", str(problem))] * len(inputs)
         rewards = answer.get("rewards") if isinstance(answer, dict) else None

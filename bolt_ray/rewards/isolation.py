@@ -20,7 +20,7 @@ import sys
 import time
 import uuid
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -189,7 +189,7 @@ class RewardProcess:
         verdicts: dict[int, Verdict] = {}
         request = {
             "score": index,
-            "inputs": [asdict(item) for item in inputs],
+            "inputs": [item.to_dict() for item in inputs],
             "cpu_s": spec.timeout_s * (os.cpu_count() or 1),
         }
         try:

@@ -10,7 +10,8 @@ from typing import Any, Literal
 
 from bolt_ray.core.errors import EnvironmentProblem
 from bolt_ray.rewards.base import RewardInput, Unscored
-from bolt_ray.rewards.sandbox.box import Sandbox, SandboxLimits
+from bolt_ray.rewards.sandbox.box import Sandbox
+from bolt_ray.rewards.sandbox.results import SandboxLimits
 
 Check = Literal["tests", "output"]
 

@@ -209,7 +209,8 @@ def bench_ingest(mib: int, cap_mib: int) -> bool:
     ray.shutdown()
     grown = watch.peak_mib - idle
     print(
-        f"dataset {mib:,} MiB, {rows:,} rows; cap {cap_mib:,} MiB for all processes above the idle cluster's {idle:,.0f}"
+        f"dataset {mib:,} MiB, {rows:,} rows; cap {cap_mib:,} MiB for all processes together, "
+        f"above the {idle:,.0f} MiB of the idle cluster"
     )
     print(f"ingest {taken:.1f} s ({mib / taken:.0f} MiB/s, {rows / taken:,.0f} rows/s)")
     print(f"peak {watch.peak_mib:,.0f} MiB in all, {grown:,.0f} above idle: {grown / mib:.2f} of the dataset")

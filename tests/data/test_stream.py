@@ -11,6 +11,8 @@ from typing import Any
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+from tokenizers import Tokenizer, models, pre_tokenizers
+from transformers import PreTrainedTokenizerFast
 
 from bolt_ray.config.data import DatasetConfig
 from bolt_ray.core.errors import CheckpointError, DataError, ModelError, RunError, StallError
@@ -20,6 +22,7 @@ from bolt_ray.data.plan import source_weights
 from bolt_ray.data.segments import Tokenize
 from bolt_ray.data.store import PromptStore
 from bolt_ray.data.stream import PromptStream
+from bolt_ray.engines.tokenizer import PromptTokenizer
 
 pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("ray_cluster")]
 
@@ -87,6 +90,30 @@ def test_prompts_come_tokenized_in_draw_order(store: PromptStore, tmp_path: Path
         assert (entry.token_ids.dtype, entry.num_samples) == (np.int32, 3)
     assert len({entry.prompt.row for entry in drawn[:64]}) == 64
     assert stream.metrics() == {"data/draws": 130.0}
+
+
+def test_chat_and_text_prompts_with_a_real_tokenizer(tmp_path: Path) -> None:
+    vocabulary = {token: number for number, token in enumerate("?abu<>:")}
+    characters_only = Tokenizer(models.WordLevel(vocabulary, unk_token="?"))
+    characters_only.pre_tokenizer = pre_tokenizers.Split("", "isolated")
+    fast = PreTrainedTokenizerFast(tokenizer_object=characters_only, unk_token="?")
+    fast.chat_template = (
+        "{% for m in messages %}<{{ m.content }}>{% endfor %}{% if add_generation_prompt %}a:{% endif %}"
+    )
+    fast.save_pretrained(tmp_path / "model")
+    (tmp_path / "text.jsonl").write_text('{"prompt": "ab"}\n')
+    (tmp_path / "chat.jsonl").write_text('{"prompt": "b"}\n')
+    datasets = [
+        DatasetConfig(name=str(tmp_path / "text.jsonl")),
+        DatasetConfig(name=str(tmp_path / "chat.jsonl"), chat=True, system_prompt="u"),
+    ]
+    both = build_store(datasets, store_dir=tmp_path / "stores", stall_timeout_s=120)
+    tokenize = PromptTokenizer(path=str(tmp_path / "model"))
+    drawn = make(both, tmp_path / "draws", tokenize=tokenize, segment_size=2).take(2)
+    assert {entry.prompt.source: entry.token_ids.tolist() for entry in drawn} == {
+        "text": [1, 2],
+        "chat": [4, 3, 5, 4, 2, 5, 1, 6],
+    }
 
 
 def test_the_sequence_is_a_function_of_the_seed(store: PromptStore, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -371,8 +372,8 @@ def test_what_is_no_model_is_refused(tmp_path: Path) -> None:
         VLLMEngine(EngineSettings(model_dir=str(tmp_path / "nowhere")), sampling=sampling)
     model, tokenizer = create_model(KINDS["tied"], seed=0)
     save_model(model, tokenizer, tmp_path)
-    config = tmp_path / "config.json"
-    config.write_text(config.read_text().replace("Qwen2ForCausalLM", "NoSuchModel"))
+    config = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps({**config, "architectures": ["NoSuchModel"]}))
     with pytest.raises(ModelError, match=f"vLLM could not serve {tmp_path}: .*NoSuchModel"):
         VLLMEngine(EngineSettings(model_dir=str(tmp_path)), sampling=sampling)
 

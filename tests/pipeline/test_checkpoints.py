@@ -68,7 +68,7 @@ def test_damage_is_found(tmp_path: Path, damage: object, message: str) -> None:
 def test_a_new_run_takes_no_directory_that_holds_one(tmp_path: Path) -> None:
     run = new_run_directory(str(tmp_path / "a"), name="x")
     run.config.write_text("seed: 0")
-    with pytest.raises(CheckpointError, match="already holds a run; .*resume=auto"):
+    with pytest.raises(CheckpointError, match=r"already holds a run; .*resume=auto"):
         new_run_directory(str(tmp_path / "a"), name="x")
 
 
@@ -92,5 +92,5 @@ def test_resume_finds_the_newest_checkpoint(tmp_path: Path, monkeypatch: pytest.
 
 
 def test_resume_without_a_checkpoint(tmp_path: Path) -> None:
-    with pytest.raises(CheckpointError, match="resume=auto: no checkpoint under .*start without resume"):
+    with pytest.raises(CheckpointError, match=r"resume=auto: no checkpoint under .*start without resume"):
         find_run_to_resume("auto", run_dir=str(tmp_path), name="q")

@@ -183,9 +183,7 @@ def test_groups_are_kept_whole() -> None:
 
 def test_dynamic_sampling_refills_groups_without_variance() -> None:
     rewards = {0: 1.0, 1: 1.0, 2: 1.0, 3: 0.0, 4: 0.0, 5: 1.0}
-    loop = make_loop(
-        FakeGenerators(), FakeScorers(rewards), num_samples=2, keep_groups=True, dynamic_sampling_rounds=1
-    )
+    loop = make_loop(FakeGenerators(), FakeScorers(rewards), num_samples=2, keep_groups=True, dynamic_sampling_rounds=1)
     step = loop.next_step()
     assert ids(step.trainable) == [2, 3, 4, 5]
     assert step.refilled == 2

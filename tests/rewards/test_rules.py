@@ -75,7 +75,7 @@ def test_think_answer() -> None:
         "4",
     ]
     assert values(FormatReward(), *texts) == [1.0] + [0.0] * 6
-    assert values(FormatReward(partial=True), *texts) == [1.0, 0.75, 0.5, 0.75, 0.75, 0.5, 0.0]
+    assert values(FormatReward(partial=True), *texts) == [1.0, 0.75, 0.25, 0.75, 0.75, 0.5, 0.0]
 
 
 def test_length() -> None:

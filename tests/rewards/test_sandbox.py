@@ -19,7 +19,8 @@ import pytest
 from hostile_programs import ENDS, PREAMBLE, PROCESSES, REFUSED
 
 from bolt_ray.core.errors import EnvironmentProblem
-from bolt_ray.rewards.sandbox.box import Mechanism, RunResult, Sandbox, SandboxLimits
+from bolt_ray.rewards.sandbox.box import Mechanism, Sandbox
+from bolt_ray.rewards.sandbox.results import RunResult, SandboxLimits
 from bolt_ray.rewards.sandbox.usage import descendants
 
 LIMITS = SandboxLimits(wall_s=30.0, cpu_s=20, memory_mb=256, max_processes=12, file_mb=8, output_kb=64)

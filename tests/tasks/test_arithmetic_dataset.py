@@ -42,7 +42,7 @@ def test_the_same_settings_give_the_same_bytes_and_are_written_once(tmp_path: Pa
 
 
 def test_asking_for_more_problems_than_there_are_is_refused(tmp_path: Path) -> None:
-    few = ProblemSettings(max_digits=1, max_depth=1)
+    few = ProblemSettings(max_digits=1, max_depth=1, negative_fraction=0.0)
     with pytest.raises(ValueError, match=r"5000 different problems .* raise max_digits"):
         ensure_files(DatasetSettings(problems=few, num_train=5000), cache_dir=tmp_path)
     assert list(tmp_path.iterdir()) == []

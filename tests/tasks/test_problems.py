@@ -43,12 +43,14 @@ def test_every_step_is_a_true_equality_and_the_last_one_gives_the_answer(setting
             assert evaluate(left) == Fraction(right), step
         assert steps[-1].split("=")[1] == problem.answer
         assert is_correct(problem.completion, problem.answer)
+        assert is_correct(problem.hasty_completion, problem.answer)
 
 
 def test_the_settings_bound_the_problems() -> None:
     problems = some(2000, ProblemSettings(max_digits=2, max_depth=3, max_result_digits=3))
     assert {problem.depth for problem in problems} == {1, 2, 3}
     assert {problem.digits for problem in problems} == {1, 2}
+    assert ProblemSettings(max_digits=2).result_digits == 3
     for problem in problems:
         for step in problem.scratchpad.split(";"):
             result = Fraction(step.split("=")[1])

@@ -19,11 +19,9 @@ socket, and (``landlock``) to start a process. Without either :class:`Sandbox` r
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import json
 import os
 import selectors
-import shutil
 import signal
 import subprocess
 import sys
@@ -34,13 +32,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-import bolt_ray
 from bolt_ray.core.errors import EnvironmentProblem
 from bolt_ray.rewards.sandbox import kernel, seccomp
+from bolt_ray.rewards.sandbox.host import interpreter_paths, package_root, remove_tree, sealed
+from bolt_ray.rewards.sandbox.results import End, RunResult, SandboxLimits
 from bolt_ray.rewards.sandbox.usage import memory_of_tree, size_of_directory
 
 Mechanism = Literal["namespaces", "landlock", "none"]
-End = Literal["exited", "killed", "wall_time", "memory", "disk", "output"]
 
 PROGRAM = "main.py"
 _WATCH_EVERY_S = 0.05
@@ -57,53 +55,6 @@ _ENVIRONMENT = {
     "OMP_NUM_THREADS": "1",
     "MALLOC_ARENA_MAX": "1",
 }
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SandboxLimits:
-    """Limits of one run.
-
-    Attributes:
-        wall_s: wall clock.
-        cpu_s: CPU seconds of one process.
-        memory_mb: address space of one process, and memory of all of them together (watched, not walled).
-        max_processes: processes and threads at a time; under ``landlock`` always one process.
-        file_mb: size of one file; the writable directory holds twice that.
-        output_kb: standard output and standard error together; more ends the program.
-        open_files: descriptors of one process.
-    """
-
-    wall_s: float = 5.0
-    cpu_s: int = 4
-    memory_mb: int = 512
-    max_processes: int = 16
-    file_mb: int = 16
-    output_kb: int = 256
-    open_files: int = 64
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RunResult:
-    """How a program ended.
-
-    Attributes:
-        end: "exited" by itself, "killed" by a signal (a limit of the kernel's, or its own crash), or ended by
-            the sandbox for the wall clock, memory, disk or output.
-        exit_code: its exit status, or minus the signal; None if the sandbox ended it.
-        stdout, stderr: what it wrote, up to the limit, as text with undecodable bytes replaced.
-        wall_s: how long it took, the building of the sandbox included.
-    """
-
-    end: End
-    exit_code: int | None
-    stdout: str
-    stderr: str
-    wall_s: float
-
-    @property
-    def ok(self) -> bool:
-        """It ended by itself with status 0."""
-        return self.end == "exited" and self.exit_code == 0
 
 
 @dataclass(slots=True, kw_only=True)
@@ -192,12 +143,12 @@ class Sandbox:
                 remove_tree(work_dir)
 
     def _run(self, files: Mapping[str, str], stdin: str, work_dir: str | None, started: float) -> RunResult:
-        spec_fd = _sealed(json.dumps(self._spec(files, work_dir)).encode())
-        stdin_fd = _sealed(stdin.encode("utf-8", errors="replace"))
+        spec_fd = sealed(json.dumps(self._spec(files, work_dir)).encode())
+        stdin_fd = sealed(stdin.encode("utf-8", errors="replace"))
         status_read, status_write = os.pipe()
         try:
             launcher = subprocess.Popen(
-                [sys.executable, "-I", "-S", "-c", _LAUNCH, *map(str, (_package_root(), spec_fd, status_write))],
+                [sys.executable, "-I", "-S", "-c", _LAUNCH, *map(str, (package_root(), spec_fd, status_write))],
                 stdin=stdin_fd,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.PIPE,
@@ -332,35 +283,6 @@ print("shut in")
 """
 
 
-def interpreter_paths() -> list[str]:
-    """What the program's Python needs to run: its own prefix, and the system's libraries."""
-    system = ["/usr/lib", "/usr/lib64", "/lib", "/lib64", "/etc/ld.so.cache"]
-    prefix = os.path.realpath(sys.base_prefix)
-    wanted = ["/usr"] if prefix == "/usr" else [prefix, *system[:2]]
-    return [path for path in [*wanted, *system[2:]] if Path(path).exists()]
-
-
-def remove_tree(directory: str) -> None:
-    """Remove a directory a program wrote in, whatever modes it gave to what is inside; links are not followed."""
-    Path(directory).chmod(0o700)
-    for parent, names, _ in os.walk(directory):
-        for name in names:
-            path = Path(parent, name)
-            if not path.is_symlink():
-                path.chmod(0o700)
-    shutil.rmtree(directory)
-
-
-def _sealed(data: bytes) -> int:
-    """A descriptor to read ``data`` from, which nobody can change."""
-    fd = os.memfd_create("bolt-ray", os.MFD_ALLOW_SEALING | os.MFD_CLOEXEC)
-    with os.fdopen(os.dup(fd), "wb") as file:
-        file.write(data)
-    os.lseek(fd, 0, os.SEEK_SET)
-    fcntl.fcntl(fd, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SEAL | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_WRITE)
-    return fd
-
-
 def _stop(launcher: subprocess.Popen[bytes]) -> None:
     """End a launcher and the program with it, and return when nothing of them is left."""
     if launcher.poll() is None:
@@ -375,7 +297,3 @@ def _stop(launcher: subprocess.Popen[bytes]) -> None:
     for pipe in (launcher.stdout, launcher.stderr):
         if pipe is not None:
             pipe.close()
-
-
-def _package_root() -> str:
-    return str(Path(bolt_ray.__file__).resolve().parent.parent)

@@ -15,7 +15,7 @@ from bolt_ray.tasks.arithmetic.problems import RECIPE, Problem, ProblemSettings,
 TRAIN_FILE = "train.jsonl"
 HELD_OUT_FILE = "heldout.jsonl"
 # A distribution that brings nothing new in this many draws is taken for exhausted.
-_DRAWS_WITHOUT_NEWS = 10_000
+_DRAWS_WITHOUT_NEWS = 2000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,7 +1,7 @@
 """A tiny decoder made on the spot, in an architecture that Transformers and vLLM both know.
 
-Qwen2 when dense, Qwen3-MoE with experts. Head sizes and widths are multiples of 32, which is what vLLM's kernels
-for CPUs support.
+Llama when dense, Qwen3-MoE with experts: for Qwen2 Transformers ignores the tokenizer's own files and puts its
+byte-level one in their place. Head sizes and widths are multiples of 32, which vLLM's kernels for CPUs support.
 """
 
 from __future__ import annotations
@@ -13,10 +13,10 @@ from typing import Literal, TypeAlias, get_args
 import torch
 from transformers import (
     GenerationConfig,
+    LlamaConfig,
+    LlamaForCausalLM,
     PreTrainedModel,
     PreTrainedTokenizerFast,
-    Qwen2Config,
-    Qwen2ForCausalLM,
     Qwen3MoeConfig,
     Qwen3MoeForCausalLM,
 )
@@ -86,6 +86,7 @@ def create_model(settings: ModelSettings, *, seed: int) -> tuple[PreTrainedModel
         "num_hidden_layers": shape.layers,
         "num_attention_heads": shape.heads,
         "num_key_value_heads": shape.key_value_heads,
+        "head_dim": shape.hidden // shape.heads,
         "intermediate_size": shape.intermediate,
         "max_position_embeddings": settings.context_length,
         "tie_word_embeddings": settings.tie_embeddings,
@@ -97,7 +98,7 @@ def create_model(settings: ModelSettings, *, seed: int) -> tuple[PreTrainedModel
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         if settings.num_experts == 0:
-            model: PreTrainedModel = Qwen2ForCausalLM(Qwen2Config(**shared))
+            model: PreTrainedModel = LlamaForCausalLM(LlamaConfig(**shared))
         else:
             model = Qwen3MoeForCausalLM(_expert_config(settings, shape, shared))
     model.generation_config = GenerationConfig(
@@ -110,7 +111,6 @@ def _expert_config(settings: ModelSettings, shape: _Shape, shared: dict[str, obj
     width = max(32, shape.intermediate // settings.active_experts // 32 * 32)
     return Qwen3MoeConfig(
         **shared,
-        head_dim=shape.hidden // shape.heads,
         num_experts=settings.num_experts,
         num_experts_per_tok=settings.active_experts,
         moe_intermediate_size=width,

@@ -24,7 +24,7 @@ from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from bolt_ray.tasks.arithmetic.model import ModelSettings, create_model, save_model
-from bolt_ray.tasks.arithmetic.problems import RECIPE, Problem, ProblemSettings, generate_problems
+from bolt_ray.tasks.arithmetic.problems import RECIPE, ProblemSettings, generate_problems
 from bolt_ray.tasks.arithmetic.sampling import accuracy
 
 REPORT_FILE = "pretrain_report.json"
@@ -39,6 +39,7 @@ class PretrainSettings:
     Attributes:
         problems: the distribution, of which held-out prompts are never shown.
         model: the model to make.
+        hasty_fraction: share of the demonstrations that give the answer without a scratchpad.
         steps: optimizer steps.
         batch_size: problems per step.
         learning_rate: peak, after ``warmup_steps`` steps; a cosine brings it to a tenth at the end.
@@ -49,6 +50,7 @@ class PretrainSettings:
 
     problems: ProblemSettings = field(default_factory=ProblemSettings)
     model: ModelSettings = field(default_factory=ModelSettings)
+    hasty_fraction: float = 0.6
     steps: int = 1000
     batch_size: int = 256
     learning_rate: float = 3e-3
@@ -65,6 +67,8 @@ class PretrainSettings:
         for name in ("warmup_steps", "evaluation_problems"):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} must not be negative, it is {getattr(self, name)}")
+        if not 0.0 <= self.hasty_fraction <= 1.0:
+            raise ValueError(f"hasty_fraction must be 0 to 1, not {self.hasty_fraction}")
         if not (math.isfinite(self.learning_rate) and self.learning_rate > 0):
             raise ValueError(f"learning_rate must be positive, not {self.learning_rate}")
         if not (math.isfinite(self.weight_decay) and self.weight_decay >= 0):
@@ -222,25 +226,28 @@ def _learning_rate_factor(step: int, settings: PretrainSettings) -> float:
     return 0.55 + 0.45 * math.cos(math.pi * min(1.0, progress))
 
 
-def _batches(settings: PretrainSettings) -> Iterator[list[Problem]]:
-    """Batches of problems of like length, in random order: padding costs as much as text."""
+def _batches(settings: PretrainSettings) -> Iterator[list[tuple[str, str]]]:
+    """Batches of (prompt, completion) of like length, in random order: padding costs as much as text."""
     problems = generate_problems(settings.problems, seed=settings.seed)
     rng = random.Random(settings.seed)
     while True:
-        chunk = list(itertools.islice(problems, settings.batch_size * _BATCHES_PER_CHUNK))
-        chunk.sort(key=lambda problem: len(problem.prompt) + len(problem.completion))
+        chunk = [
+            (p.prompt, p.hasty_completion if rng.random() < settings.hasty_fraction else p.completion)
+            for p in itertools.islice(problems, settings.batch_size * _BATCHES_PER_CHUNK)
+        ]
+        chunk.sort(key=lambda texts: len(texts[0]) + len(texts[1]))
         batches = [chunk[i : i + settings.batch_size] for i in range(0, len(chunk), settings.batch_size)]
         rng.shuffle(batches)
         yield from batches
 
 
-def _encode(batch: list[Problem], tokenizer: PreTrainedTokenizerFast) -> tuple[Tensor, Tensor]:
+def _encode(batch: list[tuple[str, str]], tokenizer: PreTrainedTokenizerFast) -> tuple[Tensor, Tensor]:
     """Token ids and labels, both int64 [B, T]: prompt, completion, end of sequence, padding.
 
     Labels are -100 on the prompt and the padding.
     """
-    prompts = tokenizer([problem.prompt for problem in batch])["input_ids"]
-    completions = tokenizer([problem.completion for problem in batch])["input_ids"]
+    prompts = tokenizer([prompt for prompt, _ in batch])["input_ids"]
+    completions = tokenizer([completion for _, completion in batch])["input_ids"]
     width = max(len(p) + len(c) + 1 for p, c in zip(prompts, completions, strict=True))
     input_ids = torch.full((len(batch), width), int(tokenizer.pad_token_id), dtype=torch.int64)
     labels = torch.full((len(batch), width), _IGNORED, dtype=torch.int64)

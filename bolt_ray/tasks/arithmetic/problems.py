@@ -51,15 +51,16 @@ class ProblemSettings:
     Attributes:
         max_digits: digits of the numbers in the expression, from 1; each number has 1 … max_digits.
         max_depth: operations nested in one another, from 1; each problem has 1 … max_depth, equally likely.
-        max_result_digits: digits a numerator or denominator of any intermediate result may have.
+        max_result_digits: digits a numerator or denominator of any result, the intermediate ones too, may have;
+            None allows one more than ``max_digits``.
         unary_fraction: share of the operations that are unary (minus, abs, prev, next).
         negative_fraction: share of the numbers that are negative.
     """
 
-    max_digits: int = 2
+    max_digits: int = 1
     max_depth: int = 2
-    max_result_digits: int = 4
-    unary_fraction: float = 0.25
+    max_result_digits: int | None = None
+    unary_fraction: float = 0.3
     negative_fraction: float = 0.1
 
     def __post_init__(self) -> None:
@@ -67,13 +68,18 @@ class ProblemSettings:
             raise ValueError(f"max_digits must be 1 to 9, not {self.max_digits}")
         if not 1 <= self.max_depth <= 6:
             raise ValueError(f"max_depth must be 1 to 6, not {self.max_depth}")
-        if not self.max_digits <= self.max_result_digits <= 64:
+        if not self.max_digits <= self.result_digits <= 64:
             raise ValueError(
                 f"max_result_digits must be max_digits ({self.max_digits}) to 64, not {self.max_result_digits}"
             )
         for name in ("unary_fraction", "negative_fraction"):
             if not 0.0 <= getattr(self, name) <= 1.0:
                 raise ValueError(f"{name} must be 0 to 1, not {getattr(self, name)}")
+
+    @property
+    def result_digits(self) -> int:
+        """``max_result_digits`` with None resolved."""
+        return self.max_digits + 1 if self.max_result_digits is None else self.max_result_digits
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -102,8 +108,13 @@ class Problem:
 
     @property
     def completion(self) -> str:
-        """What a perfect model writes after the prompt."""
-        return f"{self.scratchpad}{ANSWER_OPEN}{self.answer}{ANSWER_CLOSE}"
+        """What a careful solver writes after the prompt."""
+        return self.scratchpad + self.hasty_completion
+
+    @property
+    def hasty_completion(self) -> str:
+        """The answer without a scratchpad: right, but hardly to be guessed when operations are nested."""
+        return f"{ANSWER_OPEN}{self.answer}{ANSWER_CLOSE}"
 
 
 class _TooLargeError(Exception):
@@ -115,7 +126,7 @@ class _Builder:
 
     def __init__(self, *, settings: ProblemSettings, rng: random.Random) -> None:
         self._settings = settings
-        self._limit = 10**settings.max_result_digits
+        self._limit = 10**settings.result_digits
         self._rng = rng
         self._steps: list[str] = []
         self._digits = 0

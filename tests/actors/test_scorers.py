@@ -1,0 +1,223 @@
+"""The scorer pool on a real Ray: it never blocks the loop, and loses nothing when scorers die."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from bolt_ray.actors.scorers import Outcome, ScorerPool, worst_case_s
+from bolt_ray.core.errors import ConfigError, EnvironmentProblem
+from bolt_ray.core.records import (
+    Completion,
+    DrawnPrompt,
+    Prompt,
+    RolloutRequest,
+    ScoredCompletion,
+    UnscoredCompletion,
+)
+from bolt_ray.rewards.specs import RewardSpec
+
+pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("ray_cluster")]
+
+REWARD_FILE = """
+import os, signal, time
+
+def score(item):
+    if item.completion == "scorer":      # takes its scorer with it
+        os.kill(os.getppid(), signal.SIGKILL)
+        time.sleep(60)
+    if item.completion == "freeze":      # its scorer neither answers nor dies
+        os.kill(os.getppid(), signal.SIGSTOP)
+        time.sleep(60)
+    if item.completion == "once" and not os.path.exists(item.metadata["flag"]):
+        open(item.metadata["flag"], "w").close()
+        os.kill(os.getppid(), signal.SIGKILL)
+        time.sleep(60)
+    if item.completion == "slow":
+        time.sleep(1.5)
+    if item.completion == "hang":
+        time.sleep(60)
+    if item.completion == "raise":
+        raise ValueError("on purpose")
+    return 1.0
+
+def process(item):
+    with open(item.metadata["flag"], "a") as file:
+        file.write(f"{os.getpid()}\\n{os.getppid()}\\n")
+    return 1.0
+"""
+
+
+@pytest.fixture(scope="module")
+def rewards(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("scorers") / "own.py"
+    path.write_text(REWARD_FILE)
+    return path
+
+
+def own(path: Path, function: str = "score", *, timeout_s: float = 3.0) -> RewardSpec:
+    return RewardSpec(name="own", type="function", timeout_s=timeout_s, options={"function": f"{path}:{function}"})
+
+
+def completion(number: int, text: str, *, answer: str = "4", source: str = "", **metadata: Any) -> Completion:
+    prompt = Prompt(row=number, key=str(number), prompt="2+2", answer=answer, source=source, metadata=metadata)
+    drawn = DrawnPrompt(draw_id=number, prompt=prompt, token_ids=np.arange(3, dtype=np.int32))
+    request = RolloutRequest(
+        request_id=number, drawn=drawn, sample_index=0, v_hat=0.5, n_eff=2.0, policy_version=0, seed=0
+    )
+    return Completion(
+        request=request,
+        token_ids=np.arange(8, dtype=np.int32),
+        logprobs=np.zeros(8, dtype=np.float32),
+        text=text,
+        truncated=False,
+        oldest_version=0,
+        newest_version=0,
+    )
+
+
+@contextmanager
+def pool_of(specs: Sequence[RewardSpec], **options: Any) -> Iterator[ScorerPool]:
+    pool = ScorerPool.start(specs=specs, **{"num_scorers": 2, "cpus_per_scorer": 0.1, **options})
+    try:
+        yield pool
+    finally:
+        pool.close()
+
+
+def wait_for(condition: Callable[[], bool], *, deadline_s: float = 60.0) -> None:
+    end = time.monotonic() + deadline_s
+    while not condition():
+        assert time.monotonic() < end, "the condition did not come true"
+        time.sleep(0.02)
+
+
+def drain(pool: ScorerPool, *, deadline_s: float = 120.0) -> dict[int, Outcome]:
+    done: dict[int, Outcome] = {}
+    end = time.monotonic() + deadline_s
+    while pool.num_pending:
+        assert time.monotonic() < end, f"{pool.num_pending} completions are still pending"
+        for outcome in pool.poll(timeout_s=0.5):
+            assert outcome.completion.request.request_id not in done
+            done[outcome.completion.request.request_id] = outcome
+    return done
+
+
+def test_rewards_parts_and_the_trackers_reward() -> None:
+    specs = [
+        RewardSpec(name="right", type="exact", weight=2.0),
+        RewardSpec(name="long", type="overlong", shaping=True, options={"max_tokens": 10, "cache_tokens": 4}),
+    ]
+    with pool_of(specs, by_source={"plain": ["right"]}) as pool:
+        pool.submit([completion(0, "4"), completion(1, "5"), completion(2, "4", source="plain")])
+        pool.submit([])
+        done = drain(pool)
+        assert pool.poll() == []
+    scored = [done[i] for i in range(3)]
+    assert [(o.reward, o.tracker_reward, o.parts) for o in scored if isinstance(o, ScoredCompletion)] == [
+        (1.5, 2.0, {"right": 1.0, "long": -0.5}),
+        (-0.5, 0.0, {"right": 0.0, "long": -0.5}),
+        (2.0, 2.0, {"right": 1.0}),
+    ]
+
+
+def test_failing_rewards_are_unscored_and_counted(rewards: Path) -> None:
+    with pool_of([own(rewards, timeout_s=1.0)], batch_size=2) as pool:
+        pool.submit([completion(i, text) for i, text in enumerate(["a", "raise", "hang", "b", "raise"])])
+        done = drain(pool)
+        reasons = {i: o.reason for i, o in done.items() if isinstance(o, UnscoredCompletion)}
+        assert reasons == {
+            1: "own: exception: ValueError: on purpose",
+            2: "own: timeout: no answer within 1 s",
+            4: "own: exception: ValueError: on purpose",
+        }
+        assert (pool.num_scored, pool.reasons) == (2, {"own: exception": 2, "own: timeout": 1})
+        metrics = pool.metrics()
+        assert metrics["reward/unscored_fraction"] == 0.6
+        assert metrics["reward/unscored/own/exception"] == 2.0
+        pool.reset_metrics()
+        assert pool.metrics()["reward/unscored_fraction"] == 0.0
+
+
+def test_submit_and_poll_do_not_wait(rewards: Path) -> None:
+    with pool_of([own(rewards, timeout_s=30.0)], num_scorers=1, batch_size=1) as pool:
+        pool.submit([completion(i, "slow") for i in range(2)])
+        assert pool.poll() == [] and pool.num_pending == 2  # each of them takes 1.5 s
+        assert len(drain(pool)) == 2
+
+
+def test_a_scorer_that_dies_is_replaced_and_its_completions_are_tried_again(rewards: Path, tmp_path: Path) -> None:
+    with pool_of([own(rewards)], batch_size=8) as pool:
+        texts = ["a", "b", "once", "c"]
+        pool.submit([completion(i, text, flag=str(tmp_path / "flag")) for i, text in enumerate(texts)])
+        done = drain(pool)
+        assert all(isinstance(outcome, ScoredCompletion) for outcome in done.values()) and len(done) == 4
+        assert pool.metrics()["reward/scorer_restarts"] == 1.0
+
+
+def test_a_completion_that_kills_its_scorer_twice_is_unscored_alone(rewards: Path) -> None:
+    with pool_of([own(rewards)], batch_size=8) as pool:
+        pool.submit([completion(i, text) for i, text in enumerate(["a", "scorer", "b"])])
+        done = drain(pool)
+        assert isinstance(done[0], ScoredCompletion) and isinstance(done[2], ScoredCompletion)
+        assert isinstance(done[1], UnscoredCompletion) and done[1].reason == "scorer: lost: died, twice"
+        pool.submit([completion(9, "a")])
+        assert isinstance(drain(pool)[9], ScoredCompletion)
+
+
+def test_a_scorer_that_is_stuck_is_killed_at_its_deadline(rewards: Path) -> None:
+    with pool_of([own(rewards)], batch_size=8, batch_deadline_s=6.0) as pool:
+        pool.submit([completion(i, text) for i, text in enumerate(["a", "freeze"])])
+        done = drain(pool)
+        assert isinstance(done[0], ScoredCompletion)
+        stuck = done[1]
+        assert isinstance(stuck, UnscoredCompletion)
+        assert stuck.reason == "scorer: lost: did not answer before its deadline, twice"
+
+
+def test_close_leaves_no_process(rewards: Path, tmp_path: Path) -> None:
+    specs = [own(rewards, "process"), RewardSpec(name="right", type="exact")]
+    busy = RewardSpec(name="slow", type="function", timeout_s=60, options={"function": f"{rewards}:score"})
+    flag = tmp_path / "pids"
+    with pool_of([*specs, busy], batch_size=1) as pool:
+        pool.submit([completion(i, "hang", flag=str(flag)) for i in range(2)])
+        wait_for(lambda: flag.exists() and len(flag.read_text().split()) == 4)
+        assert pool.poll() == []
+    pids = [int(pid) for pid in flag.read_text().split()]
+    wait_for(lambda: not any(_alive(pid) for pid in pids))
+    assert pool.num_pending == 0
+
+
+def test_a_reward_that_cannot_be_built_stops_the_start() -> None:
+    broken = RewardSpec(name="own", type="function", options={"function": "no_such_module:f"})
+    with pytest.raises(ConfigError, match=r"^rewards: own cannot be built: ModuleNotFoundError") as caught:
+        ScorerPool.start(specs=[broken], cpus_per_scorer=0.1)
+    assert type(caught.value) is ConfigError
+
+
+def test_a_cluster_without_room_is_an_environment_problem() -> None:
+    with pytest.raises(EnvironmentProblem, match="1 × 1000 CPU"):
+        ScorerPool.start(
+            specs=[RewardSpec(name="right", type="exact")], num_scorers=1, cpus_per_scorer=1000, startup_timeout_s=1.0
+        )
+
+
+def test_the_default_deadline_is_longer_than_the_worst_case() -> None:
+    specs = [RewardSpec(name="a", type="exact", timeout_s=10.0), RewardSpec(name="b", type="exact", timeout_s=5.0)]
+    assert worst_case_s(specs, batch_size=4, startup_timeout_s=100.0) == 100.0 + 4 * 20.0 + 4 * 15.0
+
+
+def _alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+        state = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0]
+    except (ProcessLookupError, FileNotFoundError):
+        return False
+    return state != "Z"

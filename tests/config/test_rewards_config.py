@@ -1,0 +1,143 @@
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+from pydantic import TypeAdapter, ValidationError
+
+from bolt_ray.config.rewards import (
+    REWARD_TYPES,
+    FunctionReward,
+    MathReward,
+    Reward,
+    ScoringSection,
+    check_reward_references,
+    reward_names,
+)
+from bolt_ray.core.errors import ConfigError
+from bolt_ray.rewards.configured import specs_of
+from bolt_ray.rewards.specs import IMPLEMENTATIONS
+
+REWARDS: TypeAdapter[list[Any]] = TypeAdapter(list[Reward])
+
+SMALLEST: list[dict[str, Any]] = [
+    {"type": "arithmetic"},
+    {"type": "math"},
+    {"type": "exact"},
+    {"type": "contains"},
+    {"type": "regex", "pattern": "x"},
+    {"type": "format"},
+    {"type": "length", "target_tokens": 10, "tolerance_tokens": 5},
+    {"type": "overlong", "max_tokens": 10, "cache_tokens": 5},
+    {"type": "code"},
+    {"type": "function", "function": "module:name"},
+    {"type": "reward_model", "model": "path"},
+    {"type": "http", "url": "https://host/score"},
+    {"type": "llm_judge", "url": "https://host/v1", "model": "judge"},
+]
+
+
+def load(*rewards: Any) -> list[Any]:
+    return REWARDS.validate_python(list(rewards))
+
+
+def test_the_short_form_loads_as_it_stands() -> None:
+    (reward,) = load({"type": "math", "weight": 0.5})
+    assert isinstance(reward, MathReward)
+    assert (reward.weight, reward.name, reward.shaping, reward.extract) == (0.5, None, False, "auto")
+    assert load("exact")[0].weight == 1.0
+
+
+def test_every_type_has_a_section_and_an_implementation() -> None:
+    loaded = load(*SMALLEST)
+    assert sorted(reward.type for reward in loaded) == sorted(REWARD_TYPES) == sorted(IMPLEMENTATIONS)
+    specs = specs_of(loaded, timeout_s=7.0, memory_mb=512, base_dir="/base")
+    assert json.loads(json.dumps([dict(spec.options) for spec in specs]))
+    by_type = {spec.type: spec for spec in specs}
+    assert by_type["exact"].options == {"ignore_case": False, "ignore_space": True}
+    assert (by_type["exact"].timeout_s, by_type["exact"].memory_mb) == (7.0, 512)
+    assert (by_type["reward_model"].timeout_s, by_type["reward_model"].memory_mb) == (120.0, 16384)
+    assert by_type["function"].options["base_dirs"] == ["/base"]
+    assert {name for name, spec in by_type.items() if spec.shaping} == {"length", "overlong"}
+
+
+def test_a_function_may_stand_as_the_type() -> None:
+    reward, other = load(
+        {"type": "my.module:score", "weight": 2}, {"type": "dir/my_rewards.py:score", "options": {"a": [1]}}
+    )
+    assert isinstance(reward, FunctionReward) and reward.function == "my.module:score"
+    assert other.options == {"a": [1]}
+
+
+@pytest.mark.parametrize(
+    ("reward", "message"),
+    [
+        ({"type": "maths"}, "unknown reward type 'maths'; did you mean math"),
+        ({"type": "llm_jugde"}, "did you mean llm_judge"),
+        ({"type": "zzz"}, "known: arithmetic, code,"),
+        ({"weight": 1.0}, "type"),
+        ({"type": "math", "wieght": 1.0}, "wieght"),
+        ({"type": "math", "weight": float("nan")}, "finite"),
+        ({"type": "math", "extract": "first"}, "'auto', 'boxed' or 'last_number'"),
+        ({"type": "math", "timeout_s": 0}, "greater than 0"),
+        ({"type": "regex"}, "Field required"),
+        ({"type": "regex", "pattern": "("}, "not a regular expression"),
+        ({"type": "format", "structure": "json_schema"}, "`json_schema` is needed"),
+        ({"type": "format", "json_schema": {}}, "`json_schema` is needed"),
+        ({"type": "format", "structure": "json_schema", "json_schema": {"type": "x"}}, "not a JSON Schema"),
+        ({"type": "format", "structure": "xml"}, "`tags` are needed"),
+        ({"type": "format", "structure": "xml", "tags": ["a", "a"]}, "differ"),
+        ({"type": "format", "structure": "xml", "tags": ["<a>"]}, "pattern"),
+        ({"type": "overlong", "max_tokens": 10, "cache_tokens": 11}, "`cache_tokens` must not be above"),
+        ({"type": "length", "target_tokens": 10}, "tolerance_tokens"),
+        ({"type": "code", "wall_s": 10, "timeout_s": 5}, "must be above `wall_s`"),
+        ({"type": "function"}, "Field required"),
+        ({"type": "function", "function": "no_colon"}, "pattern"),
+        ({"type": "a:b", "function": "c:d"}, "give the function once"),
+        ({"type": "a:b", "options": {"x": object()}}, "plain values"),
+        ({"type": "http", "url": "ftp://x"}, "pattern"),
+        ({"type": "http"}, "Field required"),
+        ({"type": "llm_judge", "url": "https://x/v1"}, "model"),
+        ({"type": "llm_judge", "url": "https://x", "model": "m", "pattern": "x"}, "group named score"),
+        ({"type": "llm_judge", "url": "https://x", "model": "m", "prompt": "x"}, "must contain {completion}"),
+        ({"type": "llm_judge", "url": "https://x", "model": "m", "min_score": 10}, "must be below"),
+        ({"type": "reward_model"}, "Field required"),
+        (3, "dictionary"),
+    ],
+)
+def test_what_cannot_be_is_refused(reward: Any, message: str) -> None:
+    with pytest.raises(ValidationError) as caught:
+        load(reward)
+    assert message in str(caught.value)
+
+
+def test_names() -> None:
+    rewards = load(
+        {"type": "regex", "pattern": "a"},
+        {"type": "regex", "pattern": "b"},
+        {"type": "exact", "name": "regex_2"},
+        {"type": "m:style"},
+        {"type": "regex", "pattern": "c"},
+    )
+    assert reward_names(rewards) == ["regex", "regex_3", "regex_2", "style", "regex_4"]
+    twice = load({"type": "exact", "name": "a"}, {"type": "math", "name": "a"})
+    with pytest.raises(ValueError, match="several are named a"):
+        reward_names(twice)
+    with pytest.raises(ConfigError, match="several are named a"):
+        specs_of(twice, timeout_s=1.0, memory_mb=64, base_dir=".")
+
+
+def test_references_of_datasets() -> None:
+    check_reward_references(["math", "style"], ["style"], place="datasets[0].reward")
+    check_reward_references(["math"], [], place="datasets[0].reward")
+    with pytest.raises(ValueError, match=r"datasets\[0\].*no reward is named 'styles'; did you mean style\?"):
+        check_reward_references(["math", "style"], ["styles"], place="datasets[0].reward")
+
+
+def test_scoring_limits() -> None:
+    assert ScoringSection().max_unscored_fraction == 0.5
+    with pytest.raises(ValidationError):
+        ScoringSection(max_unscored_fraction=1.5)
+    with pytest.raises(ValidationError):
+        ScoringSection(num_scorers=0)

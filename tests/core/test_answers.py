@@ -1,0 +1,64 @@
+"""The answer of a completion: where it is looked for, and how equal answers are written."""
+
+from __future__ import annotations
+
+import pytest
+
+from bolt_ray.core.answers import extract_answer, last_boxed, last_number, normalize_answer
+
+
+@pytest.mark.parametrize(
+    ("text", "answer"),
+    [
+        ("3-5=-2;12*-2=-24<answer>-24</answer>", "-24"),
+        ("<answer>1</answer> no, <answer> 2 </answer> 3", "2"),
+        (r"<answer>so \boxed{7}</answer> 8", "7"),
+        (r"thus \boxed{\frac{1}{2}} or 5", r"\frac{1}{2}"),
+        (r"\boxed{1} then \boxed{2", "1"),
+        (r"\boxed{a \boxed{b}}", "b"),
+        ("<answer>1", "1"),
+        ("it costs $1,200.50.", "2401/2"),
+        ("3 + 4 = 7", "7"),
+        ("about 12 %", "12%"),
+        ("  the capital   is Paris\n", "the capital is Paris"),
+        ("<answer></answer> 4", None),
+        (" \n", None),
+        ("", None),
+    ],
+)
+def test_where_the_answer_is(text: str, answer: str | None) -> None:
+    assert extract_answer(text) == answer
+
+
+@pytest.mark.parametrize(
+    ("written", "normal"),
+    [
+        ("2/4", "1/2"),
+        ("-0.50", "-1/2"),
+        ("$1,000$", "1000"),
+        ("3.0", "3"),
+        ("+3.", "3"),
+        ("−5", "-5"),
+        (r"50\%", "50%"),
+        ("1/0", "1/0"),
+        ("x  =  3", "x = 3"),
+        ("9" * 5000, "9" * 5000),
+        ("$", None),
+    ],
+)
+def test_equal_answers_are_written_one_way(written: str, normal: str | None) -> None:
+    assert normalize_answer(written) == normal
+
+
+def test_boxes_and_numbers() -> None:
+    assert last_boxed(r"\fbox { {1} \} }") == r"{1} \}"
+    assert last_boxed("{no box}") is None
+    assert last_number("from -3 to x-4, 5/6") == "5/6"
+    assert last_number("x-4") == "4"
+    assert last_number("none") is None
+
+
+def test_a_completion_gone_wild_costs_little() -> None:
+    # A reading quadratic in these would run into the time limit of the tests.
+    for text in ("\\boxed{" * 20_000, "<answer>" * 20_000, "1" * 100_000, "1," * 50_000, "{" * 100_000):
+        assert extract_answer(text)

@@ -1,0 +1,63 @@
+"""The metrics files: appended, widened, cut back on resume."""
+
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+
+from bolt_ray.pipeline.telemetry import MetricsLog, StepTimer, read_metrics
+from bolt_ray.pipeline.workspace import RunDirectory
+
+
+def rows(run: RunDirectory) -> list[dict[str, str]]:
+    with run.metrics_csv.open(newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
+def test_both_files_hold_the_same_records(tmp_path: Path) -> None:
+    run = RunDirectory(tmp_path)
+    log = MetricsLog(run)
+    log.write({"step": 1, "reward/mean": 0.5})
+    log.write({"step": 2, "reward/mean": 0.75})
+    assert read_metrics(run.metrics_jsonl) == [{"step": 1, "reward/mean": 0.5}, {"step": 2, "reward/mean": 0.75}]
+    assert rows(run) == [{"step": "1", "reward/mean": "0.5"}, {"step": "2", "reward/mean": "0.75"}]
+
+
+def test_a_new_column_widens_the_table(tmp_path: Path) -> None:
+    run = RunDirectory(tmp_path)
+    log = MetricsLog(run)
+    log.write({"step": 1, "a": 1.0})
+    log.write({"step": 1, "b": 2.0})
+    log.write({"step": 2, "a": 3.0})
+    assert rows(run) == [
+        {"step": "1", "a": "1.0", "b": ""},
+        {"step": "1", "a": "", "b": "2.0"},
+        {"step": "2", "a": "3.0", "b": ""},
+    ]
+
+
+def test_resume_drops_what_will_be_trained_again_and_a_torn_line(tmp_path: Path) -> None:
+    run = RunDirectory(tmp_path)
+    log = MetricsLog(run)
+    for step in (1, 2, 3):
+        log.write({"step": step})
+    with run.metrics_jsonl.open("a") as file:
+        file.write('{"step": 4, "rew')
+    MetricsLog(run, keep_up_to_step=2)
+    assert [record["step"] for record in read_metrics(run.metrics_jsonl)] == [1, 2]
+    assert [row["step"] for row in rows(run)] == ["1", "2"]
+
+
+def test_a_new_run_starts_with_empty_files(tmp_path: Path) -> None:
+    run = RunDirectory(tmp_path)
+    MetricsLog(run)
+    assert run.metrics_jsonl.read_text() == ""
+
+
+def test_phases_add_up() -> None:
+    timer = StepTimer()
+    for _ in range(2):
+        with timer.phase("train"):
+            pass
+    assert set(timer.seconds) == {"train"}
+    assert timer.seconds["train"] >= 0.0
