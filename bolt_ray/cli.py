@@ -71,6 +71,102 @@ def pretrain(
     run_pretraining(config, overrides or [], output=output, console=Console())
 
 
+@app.command()
+def evaluate(
+    config: ConfigFile,
+    overrides: Overrides = None,
+    model: Annotated[
+        list[str] | None,
+        typer.Option(help="a run, checkpoint, model or LoRA adapter directory; repeat it for several"),
+    ] = None,
+    dataset: Annotated[str | None, typer.Option(help="problems in place of the config's held-out ones")] = None,
+    samples: Annotated[int | None, typer.Option(help="completions per problem (eval.num_samples)")] = None,
+    k: Annotated[int | None, typer.Option(help="of pass@k and maj@k; default: all samples")] = None,
+    temperature: Annotated[float | None, typer.Option(help="of sampling (eval.temperature)")] = None,
+    output: Annotated[Path | None, typer.Option(help="a new directory; default: `evaluations/NAME-TIME`")] = None,
+    compare: Annotated[
+        bool, typer.Option("--compare", help="paired bootstrap against the first model, or the config's own")
+    ] = False,
+) -> None:
+    """Evaluate models on held-out problems: pass@1, pass@k, maj@k, with intervals and predictions."""
+    from bolt_ray.config.loading import load_config
+    from bolt_ray.pipeline.evaluate_models import EvaluationRequest
+    from bolt_ray.pipeline.evaluate_models import evaluate as run_evaluation
+
+    options = {"eval.num_samples": samples, "eval.temperature": temperature}
+    set_here = [f"{key}={value}" for key, value in options.items() if value is not None]
+    run_evaluation(
+        load_config(config, [*(overrides or []), *set_here]),
+        EvaluationRequest(models=tuple(model or ()), dataset=dataset, k=k, output=output, compare=compare),
+        base_dir=config.absolute().parent,
+    )
+
+
+@app.command()
+def init(
+    directory: Annotated[Path, typer.Argument(help="where the files go; made if it is missing")] = Path(),
+    template: Annotated[str, typer.Option(help="math, code, format or own")] = "math",
+) -> None:
+    """Write a starter config with a dataset (and a reward of your own) that trains as it is."""
+    from bolt_ray.pipeline.starter import write_starter
+
+    write_starter(directory, template=template, console=Console())
+
+
+@app.command()
+def export(
+    source: Annotated[str, typer.Argument(help="a run, checkpoint, LoRA adapter or model directory")],
+    output: Annotated[Path, typer.Argument(help="a new directory for the plain model")],
+    base: Annotated[
+        str | None, typer.Option(help="base model directory of the adapter; default: the one it names")
+    ] = None,
+) -> None:
+    """Write the policy as a plain model directory; a LoRA adapter is merged into its base."""
+    from bolt_ray.pipeline.export import export_model
+
+    export_model(source, output, base=base, say=lambda text: Console().print(text, markup=False, soft_wrap=True))
+
+
+@app.command("precompute-baseline")
+def precompute_baseline(
+    config: ConfigFile,
+    overrides: Overrides = None,
+    *,
+    output: Annotated[Path, typer.Option(help="the JSON file to write, for baseline.warm_start", show_default=False)],
+    num_samples: Annotated[int, typer.Option(min=1, help="completions per prompt")] = 8,
+    adapter: Annotated[Path | None, typer.Option(help="a LoRA adapter to put on the model")] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="only the first so many prompts")] = None,
+) -> None:
+    """Sample and score completions of every prompt: the baseline a training run can start from.
+
+    Interrupted, the same command goes on with what is missing.
+    """
+    from bolt_ray.config.loading import load_config
+    from bolt_ray.pipeline import precompute
+
+    precompute.precompute_baseline(
+        load_config(config, overrides or []),
+        base_dir=config.absolute().parent,
+        output=output,
+        num_samples=num_samples,
+        adapter=adapter,
+        limit=limit,
+    )
+
+
+@app.command()
+def inspect(
+    run: Annotated[Path, typer.Argument(help="a run directory, or one of its checkpoints", show_default=False)],
+    top: Annotated[int, typer.Option(min=1, help="prompts in each list")] = 10,
+    png: Annotated[Path | None, typer.Option(help="where to draw; default: baseline.png in the run")] = None,
+    html: Annotated[Path | None, typer.Option(help="also write a page with the tables and the picture")] = None,
+) -> None:
+    """Show what a run's baseline knows: v̂ as a histogram, solved, hopeless and uncertain prompts, coverage."""
+    from bolt_ray.pipeline.inspection import inspect_run
+
+    inspect_run(run, top=top, png=png, html=html, console=Console())
+
+
 def main() -> None:
     """Entry point: the exit code follows from the error."""
     try:

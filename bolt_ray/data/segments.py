@@ -184,7 +184,13 @@ class SegmentReader:
 
 def _stream(source: DrawnRows, step: Callable[[pa.Table], pa.Table], blocks: int) -> Iterator[pa.Table]:
     # The same resources for both, so that Ray Data makes one task of fetching and tokenizing.
-    shared: dict[str, Any] = {"num_cpus": TASK_CPUS, "concurrency": min(CONCURRENT_TASKS, blocks)}
-    dataset = ray.data.read_datasource(source, override_num_blocks=blocks, **shared)
-    dataset = dataset.map_batches(step, batch_size=None, batch_format="pyarrow", **shared)
+    tasks = min(CONCURRENT_TASKS, blocks)
+    dataset = ray.data.read_datasource(source, override_num_blocks=blocks, num_cpus=TASK_CPUS, concurrency=tasks)
+    dataset = dataset.map_batches(
+        step,
+        batch_size=None,
+        batch_format="pyarrow",
+        num_cpus=TASK_CPUS,
+        compute=ray.data.TaskPoolStrategy(size=tasks),
+    )
     yield from quiet_dataset(dataset).iter_batches(batch_size=None, batch_format="pyarrow")

@@ -157,7 +157,7 @@ class Evaluator:
 
     def _requests(self, version: int) -> list[RolloutRequest]:
         """Numbered below zero (the eval lane); the same seeds at every evaluation, so that scores compare."""
-        requests = []
+        requests: list[RolloutRequest] = []
         for drawn in self._problems:
             for sample_index in range(self._num_samples):
                 number = len(requests)
@@ -198,6 +198,7 @@ def summarize(groups: Sequence[Sequence[Outcome]], *, threshold: float, k: int |
     by_source = {
         source: _summary([problem for problem in problems if problem.source == source], k) for source in sources
     }
+    correct = sum(sum(problem.rights) for problem in problems)
     metrics = _metrics(overall)
     if len(by_source) > 1:
         for source, summary in by_source.items():
@@ -206,11 +207,7 @@ def summarize(groups: Sequence[Sequence[Outcome]], *, threshold: float, k: int |
     return EvaluationResult(
         outcomes=tuple(problem.outcomes for problem in problems),
         rights=tuple(problem.rights for problem in problems),
-        score=Score(
-            value=overall.pass_at_1.value,
-            correct=sum(sum(problem.rights) for problem in problems),
-            total=overall.num_completions,
-        ),
+        score=Score(value=correct / overall.num_completions, correct=correct, total=overall.num_completions),
         overall=overall,
         by_source=by_source,
         metrics=metrics,

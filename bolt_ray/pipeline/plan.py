@@ -21,32 +21,37 @@ RAY_DATA_CPUS = 1.0
 """Left free for the tasks that read and tokenize prompts; without it they would wait for ever."""
 
 
-def resource_map(config: RunConfig, *, use_gpu: bool) -> list[ProcessGroup]:
-    """Every long-lived process of a run, and the CPUs Ray Data needs beside them."""
+def resource_map(config: RunConfig, *, use_gpu: bool, learners: bool = True) -> list[ProcessGroup]:
+    """Every long-lived process of a run, and the CPUs Ray Data needs beside them.
+
+    Args:
+        learners: False where nothing is trained: no learner ranks, and no baseline shards, which learn from training.
+    """
     cluster = config.cluster
     gpus = 1.0 if use_gpu else 0.0
-    return [
-        ProcessGroup(
-            role="generators (vLLM)",
-            count=cluster.num_generators,
-            cpus=cluster.cpus_per_generator,
-            gpus=gpus * cluster.gpus_per_generator * cluster.tensor_parallel_size,
-        ),
-        ProcessGroup(
-            role="learner ranks (DeepSpeed)",
-            count=cluster.num_learners,
-            cpus=cluster.cpus_per_learner,
-            gpus=gpus * cluster.gpus_per_learner,
-        ),
-        ProcessGroup(
-            role="scorers",
-            count=config.scoring.num_scorers,
-            cpus=config.scoring.cpus_per_scorer,
-            gpus=config.scoring.gpus_per_scorer,
-        ),
-        ProcessGroup(role="baseline shards", count=config.baseline.num_shards, cpus=cluster.cpus_per_shard, gpus=0.0),
-        ProcessGroup(role="prompt tasks (Ray Data)", count=1, cpus=RAY_DATA_CPUS, gpus=0.0),
-    ]
+    generators = ProcessGroup(
+        role="generators (vLLM)",
+        count=cluster.num_generators,
+        cpus=cluster.cpus_per_generator,
+        gpus=gpus * cluster.gpus_per_generator * cluster.tensor_parallel_size,
+    )
+    ranks = ProcessGroup(
+        role="learner ranks (DeepSpeed)",
+        count=cluster.num_learners,
+        cpus=cluster.cpus_per_learner,
+        gpus=gpus * cluster.gpus_per_learner,
+    )
+    scorers = ProcessGroup(
+        role="scorers",
+        count=config.scoring.num_scorers,
+        cpus=config.scoring.cpus_per_scorer,
+        gpus=config.scoring.gpus_per_scorer,
+    )
+    shards = ProcessGroup(
+        role="baseline shards", count=config.baseline.num_shards, cpus=cluster.cpus_per_shard, gpus=0.0
+    )
+    tasks = ProcessGroup(role="prompt tasks (Ray Data)", count=1, cpus=RAY_DATA_CPUS, gpus=0.0)
+    return [generators, ranks, scorers, shards, tasks] if learners else [generators, scorers, tasks]
 
 
 def total_demand(groups: list[ProcessGroup]) -> tuple[float, float]:

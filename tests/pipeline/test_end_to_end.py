@@ -81,12 +81,13 @@ def test_the_baseline_learns_every_outcome_once_and_never_from_evaluation(
 ) -> None:
     train(load_config(write_config(baseline={"forgetting": "constant", "rho_max": 1.0})), base_dir=tmp_path)
     (checkpoint,) = (tmp_path / "run" / "checkpoints").iterdir()
-    snapshot = read_sharded_snapshot(checkpoint / "baseline")
+    columns = read_sharded_snapshot(checkpoint / "baseline").columns
+    alpha, beta = columns["alpha"], columns["beta"]
     # Without forgetting α + β grows by exactly one per completion, beyond the prior's two per prompt.
-    evidence = float(np.sum(snapshot.alpha + snapshot.beta)) - 2.0 * len(snapshot.alpha)
+    evidence = float(np.sum(alpha + beta)) - 2.0 * len(alpha)
     assert evidence == pytest.approx(3 * 16)
     rewards = sum(record["reward/mean"] * 16 for record in steps_of(tmp_path / "run"))
-    assert float(np.sum(snapshot.alpha)) - len(snapshot.alpha) == pytest.approx(rewards)
+    assert float(np.sum(alpha)) - len(alpha) == pytest.approx(rewards)
 
 
 def test_one_version_of_staleness_overlaps_and_is_never_exceeded(

@@ -1,0 +1,69 @@
+"""What the scores of a warm-start file depend on: begun under one fingerprint, it is not continued under another."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import xxhash
+
+from bolt_ray.config.rewards import FunctionReward
+from bolt_ray.config.schema import RunConfig
+
+_SAMPLED_BYTES, _SAMPLES_PER_FILE = 1 << 16, 32
+
+
+def score_fingerprint(
+    config: RunConfig,
+    *,
+    store_address: str,
+    model_path: Path,
+    adapter: Path | None,
+    num_samples: int,
+    base_dir: Path,
+) -> dict[str, Any]:
+    """Plain values by name. Content counts, not where it lies; nor does how many prompts are asked for."""
+    rewards = [reward.model_dump(mode="json") for reward in config.rewards]
+    own = [_source_of(reward, base_dir) for reward in config.rewards if isinstance(reward, FunctionReward)]
+    by_source = [dataset.reward for dataset in config.datasets]
+    return {
+        "model": directory_digest(model_path),
+        "adapter": None if adapter is None else directory_digest(adapter),
+        "dataset": store_address,
+        "rewards": _digest([rewards, own, by_source]),
+        "num_samples": num_samples,
+        "sampling": config.sampling.model_dump(mode="json"),
+        "skip_truncated": config.baseline.skip_truncated,
+        "seed": config.seed,
+    }
+
+
+def directory_digest(directory: Path) -> str:
+    """A digest of a model's or adapter's files: their names, sizes and a sample of the bytes of each.
+
+    The sample, spread over the file, costs the same for any size and differs after any training of the weights.
+    """
+    digest = xxhash.xxh3_128()
+    for path in sorted(directory.iterdir()):
+        if not path.is_file():
+            continue
+        size = path.stat().st_size
+        digest.update(f"{path.name}\0{size}\0".encode())
+        with path.open("rb") as file:
+            for start in np.linspace(0, max(0, size - _SAMPLED_BYTES), _SAMPLES_PER_FILE).astype(np.int64).tolist():
+                file.seek(start)
+                digest.update(file.read(_SAMPLED_BYTES))
+    return digest.hexdigest()
+
+
+def _digest(plain: Any) -> str:
+    return xxhash.xxh3_128_hexdigest(json.dumps(plain, sort_keys=True).encode())
+
+
+def _source_of(reward: FunctionReward, base_dir: Path) -> str:
+    """The text of the file of a user's reward, "" for an installed module: a mended reward gives other scores."""
+    place = reward.function.rpartition(":")[0]
+    found = [path for path in (Path(place), base_dir / place) if place.endswith(".py") and path.is_file()]
+    return found[0].read_text(encoding="utf-8") if found else ""
