@@ -35,7 +35,8 @@ if [ -n "${PIP_FIND_LINKS:-}" ]; then
 elif [ "$variant" = cpu ] && [ -z "${UV_FIND_LINKS:-}" ]; then
   backend=(--torch-backend cpu)
 fi
-uv=("$venv/bin/uv" pip install --quiet --python "$venv/bin/python")
+# Compiled once here, or every process of a run would compile torch and vLLM anew where bytecode is not written.
+uv=("$venv/bin/uv" pip install --quiet --compile-bytecode --python "$venv/bin/python")
 "${uv[@]}" "${backend[@]}" --no-deps --require-hashes -r "$lock"
 "${uv[@]}" --no-deps --no-build-isolation -e .
 echo "$wanted" > "$venv/.locked"

@@ -34,14 +34,11 @@ from bolt_ray.pipeline.inference import launch_generators, start_scorers, wants_
 from bolt_ray.pipeline.inputs import RunInputs, check_inputs, prepare_inputs, require_vllm
 from bolt_ray.pipeline.interrupts import Interrupted, InterruptFlag, catch_interrupts
 from bolt_ray.pipeline.model_source import ModelSource, find_model
-from bolt_ray.pipeline.plan import ProcessGroup, resource_map
+from bolt_ray.pipeline.plan import resource_map
 from bolt_ray.pipeline.predictions import write_predictions
 from bolt_ray.pipeline.prompts import heldout_problems, open_store
 from bolt_ray.pipeline.ray_session import ray_session
 from bolt_ray.rewards.health import check_unscored, count_reasons
-
-_ROLES = ("generators", "scorers", "prompt tasks")
-"""What an evaluation starts of the processes of a run."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -87,7 +84,7 @@ def evaluate(
     with (
         ray_session(
             address=config.cluster.address,
-            groups=_groups(config, use_gpu=use_gpu),
+            groups=resource_map(config, use_gpu=use_gpu, learners=False),
             wait_for_nodes=config.cluster.wait_for_nodes,
             dashboard=config.cluster.dashboard,
         ),
@@ -268,10 +265,6 @@ def _of_model(config: RunConfig, source: ModelSource) -> RunConfig:
     if source.adapter is not None:
         changed["lora_r"] = source.lora_rank
     return config.model_copy(update={"model": config.model.model_copy(update=changed)})
-
-
-def _groups(config: RunConfig, *, use_gpu: bool) -> list[ProcessGroup]:
-    return [group for group in resource_map(config, use_gpu=use_gpu) if group.role.startswith(_ROLES)]
 
 
 def _new_output(output: Path | None, *, name: str) -> Path:

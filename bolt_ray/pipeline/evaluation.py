@@ -41,9 +41,6 @@ class Estimate:
     low: float
     high: float
 
-    def __str__(self) -> str:
-        return f"{100 * self.value:.1f}% [{100 * self.low:.1f}, {100 * self.high:.1f}]"
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Summary:

@@ -8,11 +8,12 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from rich import box
 from rich.console import Console
 from rich.table import Table
 
 from bolt_ray.core.bootstrap import PairedComparison, paired_bootstrap
-from bolt_ray.pipeline.evaluation import BOOTSTRAP_SEED, EvaluationResult, Summary
+from bolt_ray.pipeline.evaluation import BOOTSTRAP_SEED, Estimate, EvaluationResult, Summary
 from bolt_ray.pipeline.model_source import ModelSource
 
 Comparisons = Mapping[str, Mapping[str, PairedComparison]]
@@ -36,7 +37,8 @@ class EvaluationReport:
     def print(self, console: Console) -> None:
         if not self.results:
             return
-        console.print(summary_table(self.results))
+        for label, result in self.results.items():
+            console.print(summary_table(label, result))
         first = next(iter(self.results))
         for other, numbers in self.comparisons.items():
             for name, comparison in numbers.items():
@@ -80,22 +82,21 @@ def compare_with_first(results: Mapping[str, EvaluationResult]) -> dict[str, dic
     }
 
 
-def summary_table(results: Mapping[str, EvaluationResult]) -> Table:
-    """A row per model and dataset, and one over all datasets where there are several. Brackets are 95 % intervals."""
-    k = next(iter(results.values())).overall.k
-    table = Table("model", "source", "problems", "completions", "pass@1")
-    if k > 1:
-        table.add_column(f"pass@{k}")
-        table.add_column(f"maj@{k}")
-    for column in ("reward", "length", "truncated", "unscored"):
-        table.add_column(column, justify="right")
-    for label, result in results.items():
-        rows = dict(result.by_source)
-        if len(rows) > 1:
-            rows["all"] = result.overall
-        for source, summary in rows.items():
-            table.add_row(_plain(label), _plain(source), *_cells(summary))
-        table.add_section()
+def summary_table(label: str, result: EvaluationResult) -> Table:
+    """A row per dataset, and one over all of them where there are several; fits in 80 columns."""
+    overall = result.overall
+    samples = overall.num_completions // overall.num_problems
+    title = f"{_plain(label)}: {samples} sample(s) per problem, 95 % intervals in brackets"
+    table = Table(box=box.SIMPLE_HEAD, title=title, title_justify="left", title_style="bold", padding=(0, 1))
+    table.add_column("source", overflow="fold")
+    headings = ["pass@1"] if overall.k == 1 else ["pass@1", f"pass@{overall.k}", f"maj@{overall.k}"]
+    for heading in ("n", *headings, "reward", "length", "cut", "unscored"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    rows = dict(result.by_source)
+    if len(rows) > 1:
+        rows["all"] = overall
+    for source, summary in rows.items():
+        table.add_row(_plain(source), *_cells(summary))
     return table
 
 
@@ -110,17 +111,19 @@ def comparison_line(name: str, comparison: PairedComparison, *, first: str, othe
 
 
 def _cells(summary: Summary) -> list[str]:
-    several = [] if summary.pass_at_k is None else [_plain(str(summary.pass_at_k)), _plain(str(summary.maj_at_k))]
+    estimates = [summary.pass_at_1, summary.pass_at_k, summary.maj_at_k]
     return [
         f"{summary.num_problems:,}",
-        f"{summary.num_completions:,}",
-        _plain(str(summary.pass_at_1)),
-        *several,
+        *(_two_lines(estimate) for estimate in estimates if estimate is not None),
         "-" if summary.mean_reward is None else f"{summary.mean_reward:.3f}",
-        f"{summary.mean_length:.1f}",
-        f"{100 * summary.truncated_fraction:.1f}%",
-        f"{100 * summary.unscored_fraction:.1f}%",
+        f"{summary.mean_length:.0f}",
+        f"{100 * summary.truncated_fraction:.0f}%",
+        f"{100 * summary.unscored_fraction:.0f}%",
     ]
+
+
+def _two_lines(estimate: Estimate) -> str:
+    return _plain(f"{100 * estimate.value:.1f}%\n[{100 * estimate.low:.1f}, {100 * estimate.high:.1f}]")
 
 
 def _plain(text: str) -> str:

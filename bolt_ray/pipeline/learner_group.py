@@ -51,9 +51,12 @@ class LearnerGroup:
         restore_from: Path | None = None,
         num_threads: int = 1,
         adapters: Path | None = None,
+        adapters_kept: int = 2,
     ) -> None:
-        """``adapters``: where LoRA adapters are handed to the generators; None hands over all weights."""
+        """``adapters``: where LoRA adapters are handed to the generators, the newest ``adapters_kept`` of which stay
+        for the requests that still use them; None hands over all weights."""
         self._adapters = adapters
+        self._adapters_kept = adapters_kept
         if adapters is not None:
             shutil.rmtree(adapters, ignore_errors=True)
             adapters.mkdir(parents=True)
@@ -102,7 +105,7 @@ class LearnerGroup:
 
     def publish(self, *, version: int, probes: Sequence[NDArray[np.int32]], timeout_s: float) -> PublishedWeights:
         """The policy as ``version``: its weights in the object store, or its adapter on disk, and its log-probs of
-        ``probes``. Adapters are kept for this version and the one before it, which requests in flight still use."""
+        ``probes``."""
         adapter = None if self._adapters is None else self._adapters / f"version-{version:06d}"
         command = PublishCommand(
             version=version, probes=list(probes), adapter_directory=None if adapter is None else str(adapter)
@@ -110,7 +113,7 @@ class LearnerGroup:
         published = self._call(command, what=f"the weights of version {version}", timeout_s=timeout_s)
         assert isinstance(published, PublishedWeights)
         if self._adapters is not None:
-            for old in sorted(self._adapters.iterdir())[:-2]:
+            for old in sorted(self._adapters.iterdir())[: -self._adapters_kept]:
                 shutil.rmtree(old)
         return published
 

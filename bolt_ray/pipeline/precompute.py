@@ -12,6 +12,7 @@ import logging
 import time
 from collections import Counter
 from contextlib import ExitStack
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -110,67 +111,54 @@ def precompute_baseline(
             raise typer.Exit(130) from None
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
 class _Precomputation:
     """Opens what was begun, starts every part, and ends them in the reverse order."""
 
-    def __init__(
-        self,
-        *,
-        config: RunConfig,
-        base_dir: Path,
-        inputs: RunInputs,
-        output: Path,
-        num_samples: int,
-        adapter: Path | None,
-        limit: int | None,
-        use_gpu: bool,
-        interrupts: InterruptFlag,
-        console: Console,
-    ) -> None:
-        self._config = config
-        self._base_dir = base_dir
-        self._inputs = inputs
-        self._output = output
-        self._num_samples = num_samples
-        self._adapter = adapter
-        self._limit = limit
-        self._use_gpu = use_gpu
-        self._interrupts = interrupts
-        self._console = console
+    config: RunConfig
+    base_dir: Path
+    inputs: RunInputs
+    output: Path
+    num_samples: int
+    adapter: Path | None
+    limit: int | None
+    use_gpu: bool
+    interrupts: InterruptFlag
+    console: Console
 
     def run(self) -> None:
-        store = open_store(self._inputs.train, self._config)
-        rows = distinct_rows(store)[: self._limit]
+        store = open_store(self.inputs.train, self.config)
+        rows = distinct_rows(store)[: self.limit]
         fingerprint = score_fingerprint(
-            self._config,
+            self.config,
             store_address=store.address,
-            model_path=self._inputs.model_path,
-            adapter=self._adapter,
-            num_samples=self._num_samples,
-            base_dir=self._base_dir,
+            model_path=self.inputs.model_path,
+            adapter=self.adapter,
+            num_samples=self.num_samples,
+            base_dir=self.base_dir,
         )
-        file = ScoreFile(self._output, fingerprint=fingerprint)
+        file = ScoreFile(self.output, fingerprint=fingerprint)
         try:
             missing = rows[~np.isin(rows, file.done_rows)]
-            _say(self._console, f"{store.report()}; {rows.size:,} prompts × {self._num_samples} completions")
+            _say(self.console, f"{store.report()}; {rows.size:,} prompts × {self.num_samples} completions")
             if len(file):
-                _say(self._console, f"Going on: {len(file):,} prompts are done already ({file.partial})")
+                _say(self.console, f"Going on: {len(file):,} prompts are done already ({file.partial})")
             left_out = self._score(store, missing, file) if missing.size else []
             self._finish(store, file, left_out)
         except BaseException:
             if len(file):
-                _say(self._console, f"{len(file):,} prompts are kept in {file.partial}; the same command goes on")
+                _say(self.console, f"{len(file):,} prompts are kept in {file.partial}; the same command goes on")
             raise
         finally:
             file.close()
 
     def _score(self, store: PromptStore, rows: NDArray[np.int64], file: ScoreFile) -> list[str]:
         """Do ``rows``; returns what was left out, in sentences."""
-        config = self._config
+        config = self.config
         with ExitStack() as stack:
-            generators = launch_generators(config, self._inputs, use_gpu=self._use_gpu)
+            generators = launch_generators(config, self.inputs, use_gpu=self.use_gpu)
             stack.callback(generators.close)
-            scorers = start_scorers(config, self._inputs, base_dir=self._base_dir, use_gpu=self._use_gpu)
+            scorers = start_scorers(config, self.inputs, base_dir=self.base_dir, use_gpu=self.use_gpu)
             stack.callback(scorers.close)
             self._bring_up(generators)
             skipped: Counter[str] = Counter()
@@ -178,10 +166,10 @@ class _Precomputation:
                 store,
                 rows,
                 tokenize=PromptTokenizer(
-                    path=str(self._inputs.model_path), trust_remote_code=config.model.trust_remote_code
+                    path=str(self.inputs.model_path), trust_remote_code=config.model.trust_remote_code
                 ),
                 max_tokens=min(
-                    config.data.max_prompt_tokens, self._inputs.context_tokens - config.sampling.max_new_tokens
+                    config.data.max_prompt_tokens, self.inputs.context_tokens - config.sampling.max_new_tokens
                 ),
                 skip_unusable=config.data.on_bad_row == "skip",
                 timeout_s=config.deadlines.prompts_s,
@@ -190,11 +178,11 @@ class _Precomputation:
             stack.callback(prompts.close)
             service = CompletionService(generators=generators, scorers=scorers)
             total = len(file) + rows.size
-            display = stack.enter_context(_Display(service=service, total=total, done=len(file), console=self._console))
+            display = stack.enter_context(_Display(service=service, total=total, done=len(file), console=self.console))
             scorer = PromptScorer(
                 service=service,
                 prompts=prompts,
-                num_samples=self._num_samples,
+                num_samples=self.num_samples,
                 seed=config.seed,
                 policy_version=generators.version,
                 max_in_flight=min(MAX_IN_FLIGHT, 2 * config.generator.max_num_seqs * config.cluster.num_generators),
@@ -206,7 +194,7 @@ class _Precomputation:
                     max_unscored_fraction=config.scoring.max_unscored_fraction,
                     min_completions=WATCHED_FROM,
                 ),
-                check=self._interrupts.check,
+                check=self.interrupts.check,
                 on_progress=display.prompt_done,
             )
             scorer.run()
@@ -214,32 +202,32 @@ class _Precomputation:
 
     def _bring_up(self, generators: GeneratorPool) -> None:
         started = time.monotonic()
-        generators.wait_ready(idle=self._interrupts.check)
-        if self._adapter is not None:
-            path = str(self._adapter.absolute())
-            generators.update_adapter(path, ADAPTER_VERSION, timeout_s=self._config.deadlines.sync_s)
-        _say(self._console, f"All processes are up after {time.monotonic() - started:.0f} s")
+        generators.wait_ready(idle=self.interrupts.check)
+        if self.adapter is not None:
+            path = str(self.adapter.absolute())
+            generators.update_adapter(path, ADAPTER_VERSION, timeout_s=self.config.deadlines.sync_s)
+        _say(self.console, f"All processes are up after {time.monotonic() - started:.0f} s")
 
     def _finish(self, store: PromptStore, file: ScoreFile, left_out: list[str]) -> None:
         for line in left_out:
-            _say(self._console, line)
+            _say(self.console, line)
         if len(file) == 0:
             raise RunError(f"not one prompt has a score, there is nothing to write: {'; '.join(left_out)}")
-        summary = file.summary(reward_range=self._config.baseline.reward_range)
+        summary = file.summary(reward_range=self.config.baseline.reward_range)
         file.finish(
             {
-                "model": self._config.model.name_or_path + (f" + {self._adapter}" if self._adapter else ""),
+                "model": self.config.model.name_or_path + (f" + {self.adapter}" if self.adapter else ""),
                 "dataset": ", ".join(source.name for source in store.sources),
-                "num_samples": self._num_samples,
+                "num_samples": self.num_samples,
                 "n_prompts": summary.prompts,
                 "mean_v_hat": summary.mean_v_hat,
                 "timestamp": datetime.now(UTC).isoformat(timespec="seconds"),
             }
         )
         _say(
-            self._console,
-            f"{self._output}: {summary.prompts:,} prompts, {summary.scores:,} scores, mean v̂ {summary.mean_v_hat:.3f}. "
-            f"Train with it: baseline.warm_start={self._output}",
+            self.console,
+            f"{self.output}: {summary.prompts:,} prompts, {summary.scores:,} scores, mean v̂ {summary.mean_v_hat:.3f}. "
+            f"Train with it: baseline.warm_start={self.output}",
         )
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from typing import Protocol
 
@@ -43,7 +43,7 @@ def read_in_order(
     timeout_s: float,
     skipped: Counter[str],
     read_rows: int = READ_ROWS,
-) -> Iterator[DrawnPrompt]:
+) -> Generator[DrawnPrompt, None, None]:
     """The prompts of ``rows``, in that order, read through Ray Data piece by piece. Close the generator when done.
 
     Args:

@@ -162,6 +162,7 @@ class _Assembly:
             restore_from=None if self._checkpoint is None else self._checkpoint / "learner",
             num_threads=max(1, int(cluster.cpus_per_learner)),
             adapters=self._run.root / "adapters" if self._config.model.use_peft else None,
+            adapters_kept=self._config.rollout.max_staleness + 2,
         )
         stack.callback(group.close)
         return group

@@ -15,11 +15,13 @@ from bolt_ray.tasks.arithmetic.expressions import (
     Unary,
     evaluate,
     parse,
+    reduce_once,
     render,
+    value_of,
 )
 
 TREES: st.SearchStrategy[Expression] = st.recursive(
-    st.builds(Number, st.integers(-99, 99)),
+    st.builds(Number, st.integers(-99, 99).map(Fraction)),
     lambda inner: (
         st.builds(Unary, st.sampled_from(UNARY_OPERATORS), inner)
         | st.builds(Binary, st.sampled_from(BINARY_OPERATORS), inner, inner)
@@ -79,8 +81,36 @@ def test_the_text_of_a_tree_reads_back_as_the_same_tree(tree: Expression) -> Non
 
 
 def test_no_parenthesis_more_than_needed() -> None:
-    one, two, three = Number(1), Number(-2), Number(3)
+    one, two, three = Number(Fraction(1)), Number(Fraction(-2)), Number(Fraction(3))
     assert render(Binary("+", one, Binary("*", two, three))) == "1+-2*3"
     assert render(Binary("*", Binary("+", one, two), three)) == "(1+-2)*3"
     assert render(Binary("-", one, Binary("-", two, three))) == "1-(-2-3)"
     assert render(Unary("-", Unary("prev", one))) == "-(prev(1))"
+
+
+def test_reducing_goes_innermost_and_leftmost_first() -> None:
+    tree = parse("(1+2)/(3-5)-abs(4*-2)")
+    texts = []
+    while not isinstance(tree, Number):
+        tree = reduce_once(tree)
+        texts.append(render(tree))
+    assert texts == ["3/(3-5)-abs(4*-2)", "3/-2-abs(4*-2)", "-3/2-abs(4*-2)", "-3/2-abs(-8)", "-3/2-8", "-19/2"]
+    assert reduce_once(tree) == tree
+    third = Number(Fraction(1, 3))
+    assert render(Binary("/", third, third)) == "1/3/(1/3)"
+    assert render(Binary("+", third, third)) == "1/3+1/3"
+    assert render(Unary("-", third)) == "-(1/3)"
+    with pytest.raises(ValueError, match="divides by zero"):
+        reduce_once(parse("1/0"))
+
+
+@given(TREES)
+def test_reducing_keeps_the_value(tree: Expression) -> None:
+    try:
+        value = value_of(tree)
+    except ValueError:
+        return
+    while not isinstance(tree, Number):
+        tree = reduce_once(tree)
+        assert evaluate(render(tree)) == value
+    assert tree.value == value

@@ -33,9 +33,9 @@ _MAX_TOKENS = 500
 
 @dataclass(frozen=True, slots=True)
 class Number:
-    """An integer, possibly negative."""
+    """A value. The parser makes integers, possibly negative; reducing an expression makes fractions too."""
 
-    value: int
+    value: Fraction
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,7 +98,7 @@ def value_of(expression: Expression) -> Fraction:
     """
     match expression:
         case Number(value):
-            return Fraction(value)
+            return value
         case Unary(operator, operand):
             return apply_unary(operator, value_of(operand))
         case Binary(binary_operator, left, right):
@@ -106,7 +106,10 @@ def value_of(expression: Expression) -> Fraction:
 
 
 def render(expression: Expression) -> str:
-    """The text of a tree with no parenthesis more than needed: ``parse(render(tree)) == tree``."""
+    """The text of a tree with no parenthesis more than needed.
+
+    ``parse(render(tree)) == tree``, but that a fraction reads back as the division it is written as.
+    """
     match expression:
         case Number(value):
             return str(value)
@@ -115,11 +118,43 @@ def render(expression: Expression) -> str:
         case Binary(binary_operator, left, right):
             precedence = _PRECEDENCE[binary_operator]
             left_text, right_text = render(left), render(right)
-            if isinstance(left, Binary) and _PRECEDENCE[left.operator] < precedence:
+            if _binding(left) < precedence:
                 left_text = f"({left_text})"
-            if isinstance(right, Binary) and _PRECEDENCE[right.operator] <= precedence:
+            if _binding(right) <= precedence:
                 right_text = f"({right_text})"
             return f"{left_text}{binary_operator}{right_text}"
+
+
+def reduce_once(expression: Expression) -> Expression:
+    """The tree with its leftmost innermost operation replaced by the value; a number stays as it is.
+
+    Raises:
+        ValueError: division by zero.
+    """
+    match expression:
+        case Unary(operator, Number(value)):
+            return Number(apply_unary(operator, value))
+        case Unary(operator, operand):
+            return Unary(operator, reduce_once(operand))
+        case Binary(binary_operator, Number(left_value), Number(right_value)):
+            return Number(apply_binary(binary_operator, left_value, right_value))
+        case Binary(binary_operator, Number() as left, right):
+            return Binary(binary_operator, left, reduce_once(right))
+        case Binary(binary_operator, left, right):
+            return Binary(binary_operator, reduce_once(left), right)
+        case _:
+            return expression
+
+
+def _binding(expression: Expression) -> int:
+    """How tightly the outermost operation of the text binds; a fraction is written as a division."""
+    match expression:
+        case Binary(operator, _, _):
+            return _PRECEDENCE[operator]
+        case Number(value) if value.denominator != 1:
+            return _PRECEDENCE["/"]
+        case _:
+            return 3
 
 
 def parse(text: str) -> Expression:
@@ -219,7 +254,7 @@ class _Parser:
         return inner
 
     @staticmethod
-    def _integer(digits: str) -> int:
+    def _integer(digits: str) -> Fraction:
         if len(digits) > _MAX_NUMBER_LENGTH:
             raise ValueError(f"a number has more than {_MAX_NUMBER_LENGTH} digits")
-        return int(digits)
+        return Fraction(int(digits))

@@ -1,12 +1,12 @@
 """Arithmetic problems with exact answers, the worked solution of each, and the check of an answer.
 
-A prompt is an expression and an equals sign. A completion is a scratchpad, which works through the expression
+A prompt is an expression and an equals sign. A completion is a scratchpad, which continues the chain of equalities
 one operation at a time, innermost and leftmost first, and then the answer:
 
     prompt      12*(3-5)/36=
-    completion  3-5=-2;12*-2=-24;-24/36=-2/3<answer>-2/3</answer>
+    completion  12*-2/36=-24/36=-2/3<answer>-2/3</answer>
 
-Every step is a true equality on its own, written in the syntax of ``expressions``.
+Everything between two equals signs is written in the syntax of ``expressions`` and has the value of the prompt.
 """
 
 from __future__ import annotations
@@ -29,15 +29,16 @@ from bolt_ray.tasks.arithmetic.expressions import (
     UnaryOperator,
     apply_binary,
     apply_unary,
+    reduce_once,
     render,
 )
 
 ANSWER_OPEN = "<answer>"
 ANSWER_CLOSE = "</answer>"
-STEP_SEPARATOR = ";"
+STEP_SEPARATOR = "="
 # Part of every cache key. Raised whenever the code changes what the same settings produce: older cached models and
 # problem files are then not used.
-RECIPE = 1
+RECIPE = 2
 
 _ANSWER = re.compile(r"<answer>\s*(-?[0-9]{1,64})(?:/([0-9]{1,64}))?\s*</answer>")
 _RATIONAL = re.compile(r"\s*(-?[0-9]{1,64})(?:/([0-9]{1,64}))?\s*")
@@ -88,7 +89,7 @@ class Problem:
 
     Attributes:
         prompt: the expression and "=".
-        scratchpad: the steps, separated by ";".
+        scratchpad: the expression after each operation, separated by "="; the last one is the answer.
         answer: the exact value, "-1/3" or "12", in lowest terms.
         depth: operations nested in one another.
         digits: digits of the longest number in the expression.
@@ -117,70 +118,60 @@ class Problem:
         return f"{ANSWER_OPEN}{self.answer}{ANSWER_CLOSE}"
 
 
-class _TooLargeError(Exception):
-    """An intermediate result has more digits than the settings allow; the problem is drawn again."""
-
-
-class _Builder:
-    """Builds one random expression together with its value and its worked steps."""
+class _TreeBuilder:
+    """Builds random expressions; each node knows its value so that nothing is divided by zero."""
 
     def __init__(self, *, settings: ProblemSettings, rng: random.Random) -> None:
         self._settings = settings
-        self._limit = 10**settings.result_digits
         self._rng = rng
-        self._steps: list[str] = []
-        self._digits = 0
 
-    def build(self) -> Problem:
-        depth = self._rng.randint(1, self._settings.max_depth)
-        tree, value = self._operation(depth)
-        return Problem(
-            prompt=f"{render(tree)}=",
-            scratchpad=STEP_SEPARATOR.join(self._steps),
-            answer=str(value),
-            depth=depth,
-            digits=self._digits,
-            operations=len(self._steps),
-        )
-
-    def _expression(self, depth: int) -> tuple[Expression, Fraction]:
-        if depth > 0:
-            return self._operation(depth)
-        digits = self._rng.randint(1, self._settings.max_digits)
-        number = self._rng.randrange(10 ** (digits - 1) if digits > 1 else 0, 10**digits)
-        self._digits = max(self._digits, digits)
-        if self._rng.random() < self._settings.negative_fraction:
-            number = -number
-        return Number(number), Fraction(number)
-
-    def _operation(self, depth: int) -> tuple[Expression, Fraction]:
+    def operation(self, depth: int) -> tuple[Expression, Fraction]:
+        """An expression of exactly this depth, from 1, and its value."""
         if self._rng.random() < self._settings.unary_fraction:
-            return self._unary(depth)
-        return self._binary(depth)
-
-    def _unary(self, depth: int) -> tuple[Expression, Fraction]:
-        operator: UnaryOperator = self._rng.choice(UNARY_OPERATORS)
-        operand, value = self._expression(depth - 1)
-        result = apply_unary(operator, value)
-        self._record(f"{operator}({value})", result)
-        return Unary(operator, operand), result
-
-    def _binary(self, depth: int) -> tuple[Expression, Fraction]:
+            operator: UnaryOperator = self._rng.choice(UNARY_OPERATORS)
+            operand, value = self._expression(depth - 1)
+            return Unary(operator, operand), apply_unary(operator, value)
         # One side has the full depth, the other any depth below it.
         depths = [depth - 1, self._rng.randrange(depth)]
         self._rng.shuffle(depths)
         left, left_value = self._expression(depths[0])
         right, right_value = self._expression(depths[1])
         operators = BINARY_OPERATORS if right_value != 0 else BINARY_OPERATORS[:3]
-        operator: BinaryOperator = self._rng.choice(operators)
-        result = apply_binary(operator, left_value, right_value)
-        self._record(f"{_operand(left_value)}{operator}{_operand(right_value)}", result)
-        return Binary(operator, left, right), result
+        binary_operator: BinaryOperator = self._rng.choice(operators)
+        return Binary(binary_operator, left, right), apply_binary(binary_operator, left_value, right_value)
 
-    def _record(self, operation: str, result: Fraction) -> None:
-        if abs(result.numerator) >= self._limit or result.denominator >= self._limit:
-            raise _TooLargeError
-        self._steps.append(f"{operation}={result}")
+    def _expression(self, depth: int) -> tuple[Expression, Fraction]:
+        if depth > 0:
+            return self.operation(depth)
+        digits = self._rng.randint(1, self._settings.max_digits)
+        number = Fraction(self._rng.randrange(10 ** (digits - 1) if digits > 1 else 0, 10**digits))
+        if self._rng.random() < self._settings.negative_fraction:
+            number = -number
+        return Number(number), number
+
+
+def _problem(tree: Expression, *, depth: int, limit: int) -> Problem | None:
+    """The problem of a tree; None if a result's numerator or denominator reaches ``limit``."""
+    texts = [render(tree)]
+    digits = max(len(digits) for digits in re.findall("[0-9]+", texts[0]))
+    operations = 0
+    while not isinstance(tree, Number):
+        tree = reduce_once(tree)
+        operations += 1
+        text = render(tree)
+        if any(int(number) >= limit for number in re.findall("[0-9]+", text)):
+            return None
+        # Dividing 2 by 3 gives 2/3: nothing new to write.
+        if text != texts[-1]:
+            texts.append(text)
+    return Problem(
+        prompt=f"{texts[0]}=",
+        scratchpad=STEP_SEPARATOR.join(texts[1:] or texts),
+        answer=str(tree.value),
+        depth=depth,
+        digits=digits,
+        operations=operations,
+    )
 
 
 def generate_problems(settings: ProblemSettings, *, seed: int, held_out: bool = False) -> Iterator[Problem]:
@@ -190,12 +181,13 @@ def generate_problems(settings: ProblemSettings, *, seed: int, held_out: bool = 
     drawn with ``held_out`` is never drawn without it.
     """
     rng = random.Random(f"{seed} {held_out}")
+    builder = _TreeBuilder(settings=settings, rng=rng)
+    limit = 10**settings.result_digits
     while True:
-        try:
-            problem = _Builder(settings=settings, rng=rng).build()
-        except _TooLargeError:
-            continue
-        if is_held_out(problem.prompt) == held_out:
+        depth = rng.randint(1, settings.max_depth)
+        tree, _ = builder.operation(depth)
+        problem = _problem(tree, depth=depth, limit=limit)
+        if problem is not None and is_held_out(problem.prompt) == held_out:
             yield problem
 
 
@@ -224,10 +216,6 @@ def is_correct(completion_text: str, answer: str) -> bool:
 def reward(completion_text: str, answer: str) -> float:
     """1.0 for a correct completion, else 0.0. Raises what ``is_correct`` raises."""
     return 1.0 if is_correct(completion_text, answer) else 0.0
-
-
-def _operand(value: Fraction) -> str:
-    return str(value) if value.denominator == 1 else f"({value})"
 
 
 def _rational(found: re.Match[str] | None) -> Fraction | None:

@@ -1,0 +1,81 @@
+"""The picture of ``bolt-ray inspect``: v̂ as histograms, and over the steps of the run."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, BinaryIO
+
+import numpy as np
+from numpy.typing import NDArray
+
+Record = Mapping[str, Any]
+
+
+def draw_baseline(
+    file: BinaryIO, *, title: str, histograms: Mapping[int, NDArray[np.int64]], records: Sequence[Record]
+) -> None:
+    """Write a PNG with four panels.
+
+    Args:
+        histograms: step of a checkpoint to int64 [bins], prompts by v̂ over [0, 1]; at least one, oldest first.
+        records: of ``metrics.jsonl``; a panel leaves out the records that lack its columns.
+    """
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(11, 8), layout="constrained")
+    figure.suptitle(title)
+    (newest, kept), (values, shares) = figure.subplots(2, 2)
+    _newest(newest, histograms)
+    _kept(kept, histograms)
+    _values(values, records)
+    _shares(shares, records)
+    figure.savefig(file, format="png", dpi=110)
+
+
+def _newest(axes: Any, histograms: Mapping[int, NDArray[np.int64]]) -> None:
+    step, counts = list(histograms.items())[-1]
+    edges = np.linspace(0.0, 1.0, counts.size + 1)
+    axes.bar(edges[:-1], counts, width=np.diff(edges), align="edge", edgecolor="white")
+    axes.set(title=f"v̂ after {step:,} steps", xlabel="v̂", ylabel="prompts", xlim=(0, 1))
+
+
+def _kept(axes: Any, histograms: Mapping[int, NDArray[np.int64]]) -> None:
+    for number, (step, counts) in enumerate(histograms.items()):
+        edges = np.linspace(0.0, 1.0, counts.size + 1)
+        age = (number + 1) / len(histograms)
+        axes.stairs(100.0 * counts / max(int(counts.sum()), 1), edges, label=f"step {step:,}", color="C0", alpha=age)
+    axes.set(title="v̂ in the checkpoints kept", xlabel="v̂", ylabel="% of the prompts", xlim=(0, 1))
+    axes.legend(fontsize="small")
+
+
+def _values(axes: Any, records: Sequence[Record]) -> None:
+    steps, low, mean, high = columns(
+        records, ("step", "baseline/min_v_hat", "baseline/avg_v_hat", "baseline/max_v_hat")
+    )
+    axes.fill_between(steps, low, high, alpha=0.15, label="lowest to highest")
+    axes.plot(steps, mean, label="mean v̂")
+    steps, reward = columns(records, ("step", "reward/mean"))
+    axes.plot(steps, reward, lw=0.8, label="mean reward of the step")
+    axes.set(title="v̂ over the run", xlabel="step")
+    axes.legend(fontsize="small")
+
+
+def _shares(axes: Any, records: Sequence[Record]) -> None:
+    for name, label in (
+        ("curriculum/pct_easy", "easy, v̂ > .8"),
+        ("curriculum/pct_hard", "hard, v̂ < .2"),
+        ("curriculum/pct_learning_edge", ".3 ≤ v̂ ≤ .7"),
+    ):
+        steps, share = columns(records, ("step", name))
+        axes.plot(steps, share, label=label)
+    steps, cold = columns(records, ("step", "baseline/cold_fraction"))
+    axes.plot(steps, 100.0 * (1.0 - cold), "k--", label="have evidence, of all prompts")
+    axes.set(title="share of the prompts", xlabel="step", ylabel="%", ylim=(-2, 102))
+    axes.legend(fontsize="small")
+
+
+def columns(records: Sequence[Record], names: Sequence[str]) -> NDArray[np.float64]:
+    """float64 [len(names), r]: the columns of the r records that have all of them, as finite numbers."""
+    rows = [[record[name] for name in names] for record in records if all(name in record for name in names)]
+    table = np.array(rows, dtype=np.float64).reshape(-1, len(names))
+    return table[np.isfinite(table).all(axis=1)].T

@@ -1,0 +1,364 @@
+"""The learner on one rank, with the real DeepSpeed, against plain PyTorch."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from learner_cases import (
+    VOCABULARY,
+    largest_difference,
+    make_batch,
+    make_model,
+    split_sequences,
+    weights_of,
+)
+
+from bolt_ray.core.corrections import CorrectionOptions
+from bolt_ray.core.errors import ConfigError, ModelError, UnhealthyTrainingError
+from bolt_ray.core.kl import KLOptions
+from bolt_ray.core.losses import LossOptions, policy_loss
+from bolt_ray.core.records import TrainingBatch
+from bolt_ray.engines.learner import DeepSpeedLearner, LearnerSettings, LoraSettings, ReferenceSettings
+
+
+@pytest.fixture(scope="module")
+def model_path(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return make_model(tmp_path_factory.mktemp("model"))
+
+
+@pytest.fixture
+def learner_of(model_path: str) -> Iterator[Any]:
+    """Make learners on the tiny model; all are closed at the end."""
+    made: list[DeepSpeedLearner] = []
+
+    def make(**changes: Any) -> DeepSpeedLearner:
+        settings: dict[str, Any] = {"model_path": model_path, "dtype": "float32", "learning_rate": 1e-2} | changes
+        made.append(DeepSpeedLearner(LearnerSettings(**settings)))
+        return made[-1]
+
+    yield make
+    for learner in made:
+        learner.close()
+
+
+def on_policy(learner: DeepSpeedLearner, batch: TrainingBatch) -> TrainingBatch:
+    """The batch with the learner's own log-probs as the generator's."""
+    logprobs = learner.logprobs(split_sequences(batch), batch.prompt_lengths.tolist())
+    return dataclasses.replace(batch, behaviour_logprobs=np.concatenate(logprobs))
+
+
+def load_plain(model_path: str) -> Any:
+    from transformers import AutoModelForCausalLM
+
+    return AutoModelForCausalLM.from_pretrained(model_path, dtype=torch.float32)
+
+
+def plain_logprobs(model: Any, tokens: np.ndarray, prompt: int, temperature: float = 1.0) -> torch.Tensor:
+    ids = torch.from_numpy(tokens.astype(np.int64))
+    logits = model(input_ids=ids[None]).logits[0, prompt - 1 : -1] / temperature
+    return torch.log_softmax(logits, -1).gather(1, ids[prompt:, None])[:, 0]
+
+
+def test_logprobs_are_those_of_the_model_one_sequence_at_a_time(learner_of: Any, model_path: str) -> None:
+    batch, model = make_batch(), load_plain(model_path)
+    ours = learner_of(temperature=0.7, micro_batch_tokens=60).logprobs(
+        split_sequences(batch), batch.prompt_lengths.tolist()
+    )
+    for tokens, prompt, got in zip(split_sequences(batch), batch.prompt_lengths, ours, strict=True):
+        expected = plain_logprobs(model, tokens, int(prompt), temperature=0.7).detach().numpy()
+        np.testing.assert_allclose(got, expected, atol=1e-5)
+
+
+def test_three_steps_are_those_of_a_plain_training_loop(learner_of: Any, model_path: str) -> None:
+    learner = learner_of(loss=LossOptions(type="grpo", clip_low=0.2, clip_high=0.2), micro_batch_tokens=50)
+    model = load_plain(model_path)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2, weight_decay=0.0)
+    for step in range(3):
+        batch = make_batch(step, inactive=(1, 4))
+        report = learner.train_step(batch)
+        loss = _padded_loss(model, batch)
+        optimizer.zero_grad()
+        loss.backward()
+        norm = torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        assert report.metrics["loss/total"] == pytest.approx(loss.item(), abs=1e-5)
+        assert report.metrics["optim/grad_norm"] == pytest.approx(norm.item(), rel=1e-4)
+    expected = {name: tensor.detach() for name, tensor in model.state_dict().items()}
+    # Adam divides by the root of the second moment: where a gradient is almost 0, rounding decides its sign.
+    assert largest_difference(weights_of(learner), expected) < 2e-4
+    assert learner.policy_version == learner.optimizer_steps == 3
+
+
+def _padded_loss(model: Any, batch: TrainingBatch) -> torch.Tensor:
+    """The loss of the active sequences as one padded [B, T] batch."""
+    sequences = split_sequences(batch)
+    behaviour = np.split(batch.behaviour_logprobs, np.cumsum(batch.completion_lengths)[:-1])
+    active = np.flatnonzero(batch.active)
+    width = int(batch.completion_lengths.max())
+    logprobs, old, mask = (torch.zeros(len(active), width) for _ in range(3))
+    for row, i in enumerate(active):
+        length = int(batch.completion_lengths[i])
+        logprobs[row, :length] = plain_logprobs(model, sequences[i], int(batch.prompt_lengths[i]))
+        old[row, :length] = torch.from_numpy(behaviour[i])
+        mask[row, :length] = 1
+    advantages = torch.from_numpy(batch.advantages[active])
+    return policy_loss(logprobs, old, advantages, mask, type="grpo", clip_low=0.2, clip_high=0.2).loss
+
+
+def test_on_policy_batch_has_no_gap_and_ratio_one(learner_of: Any) -> None:
+    learner = learner_of()
+    report = learner.train_step(on_policy(learner, make_batch()))
+    assert report.metrics["policy/logprob_gap"] < 1e-5
+    assert report.metrics["policy/ratio_ess"] == pytest.approx(1.0, abs=1e-6)
+    assert report.metrics["policy/clip_fraction"] == 0.0
+    assert report.drift.max() < 1e-5
+
+
+def test_gap_and_drift_are_measured_per_token(learner_of: Any) -> None:
+    learner = learner_of()
+    batch = on_policy(learner, make_batch())
+    shifted = batch.behaviour_logprobs.copy()
+    first = int(batch.completion_lengths[0])
+    shifted[0] -= 0.5
+    report = learner.train_step(dataclasses.replace(batch, behaviour_logprobs=shifted))
+    assert report.metrics["policy/logprob_gap"] == pytest.approx(0.5, abs=1e-5)
+    assert report.metrics["policy/logprob_gap_mean"] == pytest.approx(0.5 / len(shifted), abs=1e-5)
+    assert report.drift[0] == pytest.approx(0.5 / first, abs=1e-5)
+    assert report.drift[1:].max() < 1e-5
+
+
+def test_drift_after_the_update_sees_the_new_weights(learner_of: Any) -> None:
+    learner = learner_of(drift_after_update=True)
+    batch = on_policy(learner, make_batch(inactive=(2,)))
+    report = learner.train_step(batch)
+    after = learner.logprobs(split_sequences(batch), batch.prompt_lengths.tolist())
+    before = np.split(batch.behaviour_logprobs, np.cumsum(batch.completion_lengths)[:-1])
+    expected = np.array([np.abs(new - old).mean() for new, old in zip(after, before, strict=True)])
+    expected[2] = np.delete(expected, 2).mean()  # an inactive sequence takes the mean of the others
+    np.testing.assert_allclose(report.drift, expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("poison", [np.inf, np.nan])
+def test_non_finite_batch_changes_nothing_and_is_counted(learner_of: Any, poison: float) -> None:
+    learner = learner_of(micro_batch_tokens=60)
+    learner.train_step(make_batch(0))
+    before = weights_of(learner)
+    bad = make_batch(1)
+    bad.advantages[0] = poison
+    report = learner.train_step(bad)
+    assert report.skipped
+    assert np.isfinite(report.drift).all()
+    assert report.metrics["optim/bad_steps_in_a_row"] == 1.0
+    assert largest_difference(weights_of(learner), before) == 0.0
+    good = learner.train_step(make_batch(2))
+    assert not good.skipped
+    assert (good.metrics["optim/bad_steps_in_a_row"], good.metrics["optim/bad_steps_total"]) == (0.0, 1.0)
+    assert (learner.policy_version, learner.optimizer_steps) == (2, 2)
+
+
+def test_too_many_bad_steps_end_the_run(learner_of: Any) -> None:
+    learner = learner_of(max_bad_steps=2)
+    bad = make_batch()
+    bad.advantages[:] = np.nan
+    learner.train_step(bad)
+    with pytest.raises(UnhealthyTrainingError, match=r"2 steps in a row.*sampling settings disagree"):
+        learner.train_step(bad)
+
+
+def test_a_batch_without_active_sequences_is_skipped(learner_of: Any) -> None:
+    learner = learner_of()
+    before = weights_of(learner)
+    report = learner.train_step(dataclasses.replace(make_batch(), active=np.zeros(12, dtype=np.bool_)))
+    assert report.skipped
+    assert report.metrics["optim/bad_steps_total"] == 0.0
+    assert largest_difference(weights_of(learner), before) == 0.0
+
+
+def test_epochs_and_minibatches_recompute_the_ratio(learner_of: Any) -> None:
+    learner = learner_of(ppo_epochs=2, minibatch_size=5, learning_rate=1e-3)
+    report = learner.train_step(on_policy(learner, make_batch()))
+    assert report.metrics["optim/updates"] == learner.optimizer_steps == 6  # 12 sequences in 3 parts, twice
+    assert learner.policy_version == 1
+    assert report.metrics["policy/logprob_gap"] < 1e-5  # measured before the first of them
+    assert report.metrics["policy/ratio_ess"] < 1.0  # later mini-batches see a policy that has moved
+
+
+def gradient(learner: DeepSpeedLearner, batch: TrainingBatch) -> dict[str, torch.Tensor]:
+    """The gradient of one step: with a huge Adam epsilon an update is learning_rate · gradient / epsilon."""
+    before = weights_of(learner)
+    learner.train_step(batch)
+    after = weights_of(learner)
+    return {name: before[name] - after[name] for name in before}
+
+
+LINEAR = {"learning_rate": 1e4, "adam_epsilon": 1e4, "max_grad_norm": 1e9}
+
+
+def test_off_policy_weight_is_applied_once(learner_of: Any) -> None:
+    """REINFORCE on tokens of a generator with constant gap e^Δ = 1.5: π_old recomputed scales it by 1.5."""
+    loss = LossOptions(type="reinforce")
+    batch = on_policy(learner_of(), make_batch())
+    batch = dataclasses.replace(batch, behaviour_logprobs=batch.behaviour_logprobs - np.float32(np.log(1.5)))
+    plain = gradient(learner_of(**LINEAR, loss=loss), batch)
+    weighted = gradient(learner_of(**LINEAR, loss=loss, recompute_old_logprobs=True), batch)
+    off = CorrectionOptions(mode="none")
+    measured = gradient(learner_of(**LINEAR, loss=loss, recompute_old_logprobs=True, correction=off), batch)
+    assert largest_difference({k: 1.5 * v for k, v in plain.items()}, weighted) < 1e-5
+    assert largest_difference(plain, measured) < 1e-5
+
+
+def test_clipped_loss_uses_the_ratio_to_the_generator_or_the_weight_never_both(learner_of: Any) -> None:
+    """Unclipped DAPO with ratio 1.1 has the same gradient both ways: r·A·∇log π against w·A·∇log π."""
+    batch = on_policy(learner_of(), make_batch())
+    batch = dataclasses.replace(batch, behaviour_logprobs=batch.behaviour_logprobs - np.float32(np.log(1.1)))
+    ratio = gradient(learner_of(**LINEAR), batch)
+    weight = gradient(learner_of(**LINEAR, recompute_old_logprobs=True), batch)
+    assert largest_difference(ratio, weight) < 1e-5
+    assert max(float(tensor.abs().max()) for tensor in ratio.values()) > 1e-2
+
+
+def test_top_entropy_mask_is_global_over_micro_batches(learner_of: Any) -> None:
+    batch = make_batch()
+    whole = gradient(learner_of(**LINEAR, top_entropy_fraction=0.3), batch)
+    cut = gradient(learner_of(**LINEAR, top_entropy_fraction=0.3, micro_batch_tokens=40), batch)
+    everything = gradient(learner_of(**LINEAR), batch)
+    assert largest_difference(whole, cut) < 1e-5
+    assert largest_difference(whole, everything) > 1e-3
+
+
+@pytest.mark.parametrize(
+    ("options", "same_as_none"),
+    [
+        (KLOptions(estimator="k2"), False),
+        (KLOptions(adaptation=("clip",), clip_threshold=1e-9), True),  # beyond the threshold: no pull
+        (KLOptions(adaptation=("hinge",), threshold=1e6), True),  # below the threshold: no pull
+        (KLOptions(adaptation=("hinge",), threshold=0.0), False),
+        (KLOptions(adaptation=("softplus",), threshold=1e3), True),
+        (KLOptions(adaptation=("sigmoid",)), False),
+        (KLOptions(adaptation=("length_normalized",)), False),
+    ],
+)
+def test_adaptive_kl_changes_the_gradient_as_defined(
+    learner_of: Any, tmp_path: Path, options: KLOptions, same_as_none: bool
+) -> None:
+    reference = ReferenceSettings(path=make_model(tmp_path, seed=5))
+    batch = make_batch()
+    without = gradient(learner_of(**LINEAR), batch)
+    learner = learner_of(**LINEAR, kl_coef=0.5, kl=options, reference=reference)
+    with_kl = gradient(learner, batch)
+    assert (largest_difference(without, with_kl) < 1e-5) == same_as_none
+
+
+def test_kl_in_the_reward_shifts_advantages_by_the_centred_penalty(learner_of: Any, tmp_path: Path) -> None:
+    reference = ReferenceSettings(path=make_model(tmp_path, seed=5))
+    batch = on_policy(learner_of(), make_batch())
+    other = learner_of(model_path=reference.path)
+    theirs = other.logprobs(split_sequences(batch), batch.prompt_lengths.tolist())
+    ours = np.split(batch.behaviour_logprobs, np.cumsum(batch.completion_lengths)[:-1])
+    penalty = np.array([(a - b).sum() for a, b in zip(ours, theirs, strict=True)])  # k1
+    shifted = batch.advantages - 0.1 * (penalty - penalty.mean())
+    expected = gradient(
+        learner_of(**LINEAR), dataclasses.replace(batch, advantages=shifted.astype(np.float32))
+    )
+    options = KLOptions(estimator="k1", placement="reward")
+    got = gradient(learner_of(**LINEAR, kl_coef=0.1, kl=options, reference=reference), batch)
+    assert largest_difference(expected, got) < 1e-4
+
+
+def test_kl_controller_moves_the_coefficient(learner_of: Any) -> None:
+    learner = learner_of(kl_coef=0.2, kl_controller="ppo_penalty", kl_controller_parameters={"target": 100.0})
+    first = learner.train_step(make_batch(0))
+    assert first.metrics["adaptive_kl/raw_kl"] == pytest.approx(0.0, abs=1e-6)
+    assert first.metrics["adaptive_kl/current_beta"] == pytest.approx(0.1)
+
+
+def test_learning_rate_follows_the_schedule(learner_of: Any) -> None:
+    learner = learner_of(lr_schedule="linear", warmup_steps=2, total_steps=6, learning_rate=1e-3)
+    rates = [learner.train_step(make_batch(step)).metrics["optim/learning_rate"] for step in range(4)]
+    assert rates == pytest.approx([5e-4, 1e-3, 1e-3, 1e-3 * 2 / 3])
+
+
+def test_weights_come_by_checkpoint_names_with_the_tied_head(learner_of: Any, model_path: str) -> None:
+    from safetensors.torch import load_file
+
+    learner = learner_of()
+    weights = weights_of(learner)
+    saved = load_file(Path(model_path) / "model.safetensors")
+    assert set(weights) == set(saved) | {"lm_head.weight"}
+    assert all(torch.equal(weights[name], saved[name]) for name in saved)
+    assert torch.equal(weights["lm_head.weight"], saved["model.embed_tokens.weight"])
+    assert {tensor.dtype for _, tensor in learner.iter_weights(torch.bfloat16)} == {torch.bfloat16}
+
+
+def test_saved_model_is_loaded_by_transformers(learner_of: Any, tmp_path: Path) -> None:
+    learner = learner_of()
+    learner.train_step(make_batch())
+    learner.save_hf(tmp_path)
+    expected = weights_of(learner)
+    saved = load_plain(str(tmp_path)).state_dict()
+    assert largest_difference({name: saved[name] for name in expected}, expected) == 0.0
+
+
+def test_bfloat16_trains_with_float32_master_weights(learner_of: Any) -> None:
+    learner = learner_of(dtype="bfloat16", learning_rate=1e-5)
+    batch = make_batch()
+    learner.save(path := Path(learner.settings.model_path) / "before")
+    for step in range(2):
+        assert not learner.train_step(dataclasses.replace(batch, step=step)).skipped
+    learner.save(after := Path(learner.settings.model_path) / "after")
+    from safetensors.torch import load_file
+
+    first, second = (load_file(where / "optimizer.safetensors") for where in (path, after))
+    name = "master/model.norm.weight"
+    moved = (second[name] - first[name]).abs()
+    assert first[name].dtype == torch.float32
+    # Two steps of 1e-5 around 1.0 are far below the 0.0078 that separates bfloat16 numbers there.
+    assert 0 < moved.max() <= 2.1e-5
+
+
+def test_gradient_checkpointing_gives_the_same_gradient(learner_of: Any) -> None:
+    batch = make_batch()
+    plain = gradient(learner_of(**LINEAR), batch)
+    checkpointed = gradient(learner_of(**LINEAR, gradient_checkpointing=True), batch)
+    assert largest_difference(plain, checkpointed) < 1e-6
+
+
+def test_broken_columns_are_refused(learner_of: Any) -> None:
+    learner, batch = learner_of(), make_batch()
+    with pytest.raises(ValueError, match="do not match prompt and completion lengths"):
+        learner.train_step(dataclasses.replace(batch, token_ids=batch.token_ids[:-1]))
+    with pytest.raises(ValueError, match="behaviour log-probs"):
+        learner.train_step(dataclasses.replace(batch, behaviour_logprobs=batch.behaviour_logprobs[:-1]))
+
+
+def test_a_missing_model_is_the_users_error(tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match="cannot load"):
+        DeepSpeedLearner(LearnerSettings(model_path=str(tmp_path)))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"kl_controller": "ziegler"}, "kl.coef, which is 0"),
+        ({"offload_optimizer": True}, "needs zero_stage 1, 2 or 3"),
+        ({"offload_parameters": True, "zero_stage": 2}, "needs zero_stage 3"),
+        ({"learning_rate": 0.0}, "learning_rate"),
+        ({"minibatch_size": 0}, "minibatch_size"),
+        ({"lora": LoraSettings(), "reference": ReferenceSettings(mode="ema")}, "only an adapter is trained"),
+        ({"lr_schedule": "cosine"}, "total_steps"),
+        ({"zero_stage": 4}, "zero_stage"),
+    ],
+)
+def test_impossible_settings_are_refused(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        LearnerSettings(model_path="unused", **changes)
+
+
+def test_vocabulary_of_the_cases() -> None:
+    assert make_batch().token_ids.max() < VOCABULARY
