@@ -9,7 +9,6 @@ initialized ``torch.distributed`` (Ray Train, torchrun) or alone.
 
 from __future__ import annotations
 
-import gc
 import logging
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -60,6 +59,8 @@ class DeepSpeedLearner:
     Attributes:
         settings: as given.
         counters: policy version, optimizer steps and bad steps so far.
+        planner: how a pass is cut into micro-batches.
+        reference: the reference policy; None if nothing reads it.
     """
 
     def __init__(self, settings: LearnerSettings) -> None:
@@ -92,7 +93,7 @@ class DeepSpeedLearner:
         self._controller = make_kl_controller(
             settings.kl_controller, settings.kl_coef, **settings.kl_controller_parameters
         )
-        self._reference = make_reference(
+        self.reference = make_reference(
             settings,
             engine=self._engine,
             module=self._module,
@@ -101,6 +102,7 @@ class DeepSpeedLearner:
             dtype=self._dtype,
             device=self._device,
         )
+        self.planner = planner
         self._trainer = BatchTrainer(
             engine=self._engine,
             trainable=trainable,
@@ -109,7 +111,7 @@ class DeepSpeedLearner:
             device=self._device,
             settings=settings,
             controller=self._controller,
-            reference=self._reference,
+            reference=self.reference,
         )
         log.info(
             "learner: %s weights, float32 master weights and optimizer state, ZeRO stage %d, %d rank(s), %s",
@@ -146,8 +148,8 @@ class DeepSpeedLearner:
         self.counters.optimizer_steps += outcome.applied
         if outcome.applied:
             self.counters.policy_version += 1
-            if self._reference is not None:
-                self._reference.after_update(self.counters.policy_version)
+            if self.reference is not None:
+                self.reference.after_update(self.counters.policy_version)
         self._count_bad(outcome, step=batch.step)
         return StepReport(
             step=batch.step,
@@ -237,7 +239,7 @@ class DeepSpeedLearner:
             stage=self._stage,
             counters=self.counters,
             controller=self._controller,
-            reference=self._reference,
+            reference=self.reference,
         )
         dist.barrier()
 
@@ -253,14 +255,13 @@ class DeepSpeedLearner:
             model=self._module.model,
             stage=self._stage,
             controller=self._controller,
-            reference=self._reference,
+            reference=self.reference,
         )
         dist.barrier()
 
     def close(self) -> None:
         """Release the engine; the process group is left to whoever made it."""
         self._engine.destroy()
-        gc.collect()
 
     def _directory(self, directory: str | Path) -> Path:
         path = Path(directory)
@@ -283,7 +284,7 @@ class DeepSpeedLearner:
             "optim/bad_steps_in_a_row": float(self.counters.bad_in_a_row),
             "optim/bad_steps_total": float(self.counters.bad_total),
         }
-        controller = self._controller.metrics() if self._reference is not None else {}
+        controller = self._controller.metrics() if self.reference is not None else {}
         return means | outcome.gap | counters | controller
 
     def _count_bad(self, outcome: BatchOutcome, *, step: int) -> None:

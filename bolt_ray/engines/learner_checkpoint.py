@@ -145,8 +145,13 @@ class _Tensors(Mapping[str, Tensor]):
             self._where.update(dict.fromkeys(opened.keys(), opened))
 
     def __getitem__(self, name: str) -> Tensor:
+        if name not in self._where:
+            raise CheckpointError(f"the checkpoint lacks {name!r}; use an earlier one")
         tensor: Tensor = self._where[name].get_tensor(name)
         return tensor
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._where
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._where)

@@ -79,7 +79,7 @@ class LearnerSettings:
         correction: importance weights for what another policy generated.
         recompute_old_logprobs: π_old from the learner before its first update instead of the generator's own;
             None does so when one batch makes several optimizer steps (there it is needed).
-        temperature: of sampling; divides the logits here too.
+        temperature, top_k, top_p, min_p: of sampling; log-probs here are those of the same distribution.
         gradient_checkpointing: recompute activations in the backward pass.
         lora: train an adapter instead of all weights.
         reference: see `ReferenceSettings`.
@@ -118,6 +118,9 @@ class LearnerSettings:
     correction: CorrectionOptions = field(default_factory=CorrectionOptions)
     recompute_old_logprobs: bool | None = None
     temperature: float = 1.0
+    top_k: int = 0
+    top_p: float = 1.0
+    min_p: float = 0.0
     gradient_checkpointing: bool = False
     lora: LoraSettings | None = None
     reference: ReferenceSettings = field(default_factory=ReferenceSettings)
@@ -159,6 +162,9 @@ def check_learner_settings(settings: LearnerSettings) -> None:
         ("ppo_epochs", s.ppo_epochs < 1),
         ("minibatch_size", s.minibatch_size is not None and s.minibatch_size < 1),
         ("temperature", s.temperature <= 0),
+        ("top_k", s.top_k < 0),
+        ("top_p", not 0 < s.top_p <= 1),
+        ("min_p", not 0 <= s.min_p < 1),
         ("top_entropy_fraction", not 0 < s.top_entropy_fraction <= 1),
         ("max_bad_steps", s.max_bad_steps < 1),
         ("reference.ema_alpha", not 0 <= s.reference.ema_alpha <= 1),

@@ -8,6 +8,7 @@ Arithmetic after the matrix product is float32, and so is the accumulation of th
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,17 +19,59 @@ CHUNK_ELEMENTS = 2**25
 """Logits held at a time: 32 Mi numbers, 128 MiB in float32, 223 tokens of a vocabulary of 150,000."""
 
 
+_OUT = -1e30
+"""Logit of a token that sampling had taken out: probability 0, and finite, so that 0 times it is 0."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LogitShape:
-    """What a model does to the product of hidden state and output weight before the softmax.
+    """What model and sampling do to the product of hidden state and output weight before the softmax.
 
-    ``z = cap·tanh(scale·h·Wᵀ / cap)`` with a cap (Gemma 2), else ``scale·h·Wᵀ`` (Cohere, Granite); sampling
-    divides by the temperature, and so do we: log-probs must be those of the distribution sampled from.
+    ``z = cap·tanh(scale·h·Wᵀ / cap)`` with a cap (Gemma 2), else ``scale·h·Wᵀ`` (Cohere, Granite). Sampling
+    divides by the temperature and keeps some tokens, and so do we: log-probs must be those of the distribution
+    that was sampled from, normalized over what was kept.
+
+    Attributes:
+        scale, softcap: of the model.
+        temperature: of sampling.
+        min_p: keep tokens with at least this share of the largest probability; 0 for all.
+        top_k: then the k likeliest; 0 for all.
+        top_p: then the likeliest that together reach this probability; 1 for all.
     """
 
     scale: float = 1.0
     softcap: float | None = None
     temperature: float = 1.0
+    min_p: float = 0.0
+    top_k: int = 0
+    top_p: float = 1.0
+
+    @property
+    def keeps_all(self) -> bool:
+        return self.min_p == 0.0 and self.top_k == 0 and self.top_p == 1.0
+
+    def threshold(self, logits: Tensor) -> Tensor:
+        """The smallest logit kept, [c, 1], by min-p, top-k and top-p in vLLM's order."""
+        threshold = torch.full_like(logits[:, :1], -torch.inf)
+        if self.min_p > 0.0:
+            threshold = logits.amax(dim=-1, keepdim=True) + math.log(self.min_p)
+        if 0 < self.top_k < logits.shape[-1]:
+            threshold = torch.maximum(threshold, logits.topk(self.top_k, dim=-1).values[:, -1:])
+        if self.top_p < 1.0:
+            ascending = logits.masked_fill(logits < threshold, -torch.inf).sort(dim=-1).values
+            dropped = ascending.softmax(dim=-1).cumsum(dim=-1) <= 1.0 - self.top_p
+            dropped[:, -1] = False
+            threshold = ascending.masked_fill(dropped, torch.inf).amin(dim=-1, keepdim=True)
+        return threshold
+
+    def restrict(self, logits: Tensor, targets: Tensor, threshold: Tensor) -> Tensor:
+        """Take the tokens below the threshold out, in place.
+
+        The sampled token always stays: the generator kept it, and rounding (or a policy that has moved on) must
+        not turn its log-prob into minus infinity.
+        """
+        kept = (logits >= threshold).scatter_(1, targets[:, None], True)
+        return logits.masked_fill_(~kept, _OUT)
 
     def apply(self, product: Tensor) -> Tensor:
         """float32 logits of a raw product [c, V]; the input is overwritten when it is float32 already."""
@@ -45,7 +88,8 @@ class LogitShape:
         if self.softcap is None:
             factor = self.scale / self.temperature
             return grad if factor == 1.0 else grad.mul_(factor)
-        tanh = logits * (self.temperature / self.softcap)
+        # Clamped for tokens that were taken out; their gradient is 0.
+        tanh = (logits * (self.temperature / self.softcap)).clamp_(-1.0, 1.0)
         return grad.mul_(1.0 - tanh.square_()).mul_(self.scale / self.temperature)
 
 
@@ -67,16 +111,20 @@ class _ChunkedLogProbs(torch.autograd.Function):
         logprobs = hidden.new_empty(count, dtype=torch.float32)
         entropy = hidden.new_zeros(count, dtype=torch.float32)
         normalizer = hidden.new_empty(count, dtype=torch.float32)
+        threshold = hidden.new_empty(0 if shape.keeps_all else count, 1, dtype=torch.float32)
         for start in range(0, count, chunk_tokens):
             part = slice(start, start + chunk_tokens)
             logits = shape.apply(_product(hidden[part], weight, bias))
+            if not shape.keeps_all:
+                threshold[part] = shape.threshold(logits)
+                shape.restrict(logits, targets[part], threshold[part])
             normalizer[part] = torch.logsumexp(logits, dim=-1)
             picked = logits.gather(1, targets[part, None])[:, 0]
             logprobs[part] = picked - normalizer[part]
             if with_entropy:
                 probs = (logits - normalizer[part, None]).exp_()
                 entropy[part] = normalizer[part] - torch.einsum("cv,cv->c", probs, logits)
-        ctx.save_for_backward(hidden, weight, bias, targets, normalizer, entropy)
+        ctx.save_for_backward(hidden, weight, bias, targets, normalizer, entropy, threshold)
         ctx.shape, ctx.chunk_tokens = shape, chunk_tokens
         ctx.set_materialize_grads(False)
         if not with_entropy:
@@ -85,7 +133,7 @@ class _ChunkedLogProbs(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
-        hidden, weight, bias, targets, normalizer, entropy = ctx.saved_tensors
+        hidden, weight, bias, targets, normalizer, entropy, threshold = ctx.saved_tensors
         by_logprob, by_entropy = grads
         need_hidden, need_weight, need_bias = ctx.needs_input_grad[:3]
         grad_hidden = torch.empty_like(hidden) if need_hidden else None
@@ -96,6 +144,8 @@ class _ChunkedLogProbs(torch.autograd.Function):
         for start in range(0, hidden.shape[0], ctx.chunk_tokens):
             part = slice(start, start + ctx.chunk_tokens)
             logits = ctx.shape.apply(_product(hidden[part], weight, bias))
+            if not ctx.shape.keeps_all:
+                ctx.shape.restrict(logits, targets[part], threshold[part])
             delta = (logits - normalizer[part, None]).exp_()
             # d log p_t / dz = 1[t] - p   and   dH / dz = -p (log p + H)
             if by_entropy is None:

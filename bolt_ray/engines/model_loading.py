@@ -76,27 +76,34 @@ def switch_off_dropout(model: nn.Module) -> None:
             setattr(module, "attention_dropout", 0.0)  # noqa: B010 - modules have no such declared field
 
 
-def logit_shape(config: Any, *, temperature: float) -> LogitShape:
-    """How this family of models shapes its logits, from its ``config.json``."""
+def logit_shape(config: Any, settings: LearnerSettings) -> LogitShape:
+    """How this family of models (from its ``config.json``) and sampling shape the logits."""
     values: dict[str, Any] = config.to_dict()
     scale = float(values.get("logit_scale") or 1.0)
     if values.get("model_type", "").startswith("granite"):
         scale /= float(values.get("logits_scaling") or 1.0)
     softcap = values.get("final_logit_softcapping")
-    return LogitShape(scale=scale, softcap=float(softcap) if softcap else None, temperature=temperature)
+    return LogitShape(
+        scale=scale,
+        softcap=float(softcap) if softcap else None,
+        temperature=settings.temperature,
+        min_p=settings.min_p,
+        top_k=settings.top_k,
+        top_p=settings.top_p,
+    )
 
 
 class PolicyModule(nn.Module):
     """A causal language model that answers log-probs of given tokens instead of logits."""
 
-    def __init__(self, model: Any, *, temperature: float) -> None:
+    def __init__(self, model: Any, *, settings: LearnerSettings) -> None:
         super().__init__()
         head = model.get_output_embeddings()
         if type(head) is not nn.Linear:
             raise ModelError(
                 f"the output layer of {type(model).__name__} is a {type(head).__name__}, not a plain linear layer"
             )
-        model.set_output_embeddings(LogProbHead(head, shape=logit_shape(model.config, temperature=temperature)))
+        model.set_output_embeddings(LogProbHead(head, shape=logit_shape(model.config, settings)))
         self.model = model
 
     def forward(
@@ -153,7 +160,7 @@ def load_policy(settings: LearnerSettings, *, dtype: torch.dtype) -> PolicyModul
     )
     if settings.gradient_checkpointing:
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
-    return PolicyModule(model, temperature=settings.temperature)
+    return PolicyModule(model, settings=settings)
 
 
 @torch.no_grad()
@@ -178,8 +185,9 @@ def probe(policy: Any, module: PolicyModule, *, dtype: torch.dtype, device: torc
     head = module.model.get_output_embeddings()
 
     def theirs(tokens: Tensor) -> Tensor:
-        # The head divides by the temperature only on our own path.
+        # The head knows of sampling only on our own path.
         logits = module.whole_logits(tokens[None])[0, :-1].float() / head.shape.temperature
+        head.shape.restrict(logits, tokens[1:], head.shape.threshold(logits))
         return torch.log_softmax(logits, dim=-1).gather(1, tokens[1:, None])[:, 0]
 
     def ours(tokens: Tensor) -> Tensor:

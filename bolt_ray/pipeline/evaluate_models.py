@@ -72,7 +72,7 @@ def evaluate(
     """
     console = console or Console()
     require_vllm()
-    config = _with_dataset(config, request.dataset)
+    config = with_dataset(config, request.dataset)
     _check_numbers(config, k=request.k)
     sources = _sources(config, request)
     for source in sources:
@@ -219,7 +219,7 @@ def read_problems(config: RunConfig, inputs: RunInputs) -> list[DrawnPrompt]:
     )
 
 
-def _with_dataset(config: RunConfig, dataset: str | None) -> RunConfig:
+def with_dataset(config: RunConfig, dataset: str | None) -> RunConfig:
     """``dataset`` as the one held-out dataset, with the columns, template and reward of the config's first."""
     if dataset is None:
         return config

@@ -91,6 +91,8 @@ class EvaluationResult:
 
     def problem_scores(self, k: int = 1) -> list[float]:
         """Each problem's pass@k, for comparing two models on the same problems."""
+        if k == 1:
+            return [sum(right) / len(right) for right in self.rights]
         return [pass_at_k(len(right), sum(right), k) for right in self.rights]
 
 
@@ -256,7 +258,7 @@ def _summary(problems: Sequence[_Problem], k: int) -> Summary:
 def _over_problems(scores: Iterable[float]) -> Estimate:
     """The mean of the problems' scores with a percentile bootstrap over problems."""
     values = np.fromiter(scores, dtype=np.float64)
-    mean = float(values.mean())
+    mean = abs(float(values.mean()))  # pass@k of nothing right is -0.0
     if mean in (0.0, 1.0):
         # All problems agree and resampling them shows no spread; Wilson knows how few they may be.
         low, high = wilson_interval(round(mean * len(values)), len(values))

@@ -86,11 +86,11 @@ def summary_table(label: str, result: EvaluationResult) -> Table:
     """A row per dataset, and one over all of them where there are several; fits in 80 columns."""
     overall = result.overall
     samples = overall.num_completions // overall.num_problems
-    title = f"{_plain(label)}: {samples} sample(s) per problem, 95 % intervals in brackets"
+    title = f"{_plain(label)}: {samples} sample(s) per problem, 95 % intervals below"
     table = Table(box=box.SIMPLE_HEAD, title=title, title_justify="left", title_style="bold", padding=(0, 1))
     table.add_column("source", overflow="fold")
     headings = ["pass@1"] if overall.k == 1 else ["pass@1", f"pass@{overall.k}", f"maj@{overall.k}"]
-    for heading in ("n", *headings, "reward", "length", "cut", "unscored"):
+    for heading in ("n", *headings, "length", "cut", "unscored"):
         table.add_column(heading, justify="right", no_wrap=True)
     rows = dict(result.by_source)
     if len(rows) > 1:
@@ -115,7 +115,6 @@ def _cells(summary: Summary) -> list[str]:
     return [
         f"{summary.num_problems:,}",
         *(_two_lines(estimate) for estimate in estimates if estimate is not None),
-        "-" if summary.mean_reward is None else f"{summary.mean_reward:.3f}",
         f"{summary.mean_length:.0f}",
         f"{100 * summary.truncated_fraction:.0f}%",
         f"{100 * summary.unscored_fraction:.0f}%",
@@ -123,7 +122,7 @@ def _cells(summary: Summary) -> list[str]:
 
 
 def _two_lines(estimate: Estimate) -> str:
-    return _plain(f"{100 * estimate.value:.1f}%\n[{100 * estimate.low:.1f}, {100 * estimate.high:.1f}]")
+    return f"{100 * estimate.value:.1f}%\n{100 * estimate.low:.1f}–{100 * estimate.high:.1f}"
 
 
 def _plain(text: str) -> str:

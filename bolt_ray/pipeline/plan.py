@@ -83,7 +83,7 @@ def describe_step(config: RunConfig) -> str:
         f"{train.max_steps} steps: {train.max_steps * rollouts:,} completions; curriculum weights are refreshed "
         f"every {config.curriculum.update_freq} steps ({segment:,} prompts).",
     ]
-    if config.kl.coef == 0 and config.kl.controller == "none":
+    if config.kl.coef == 0:
         lines.append("kl.coef is 0: no reference model is loaded.")
     else:
         lines.append(

@@ -106,8 +106,7 @@ def precompute_baseline(
         )
         try:
             run.run()
-        except Interrupted as request:
-            _say(console, f"Interrupted ({request})")
+        except Interrupted:
             raise typer.Exit(130) from None
 
 
@@ -145,9 +144,12 @@ class _Precomputation:
                 _say(self.console, f"Going on: {len(file):,} prompts are done already ({file.partial})")
             left_out = self._score(store, missing, file) if missing.size else []
             self._finish(store, file, left_out)
-        except BaseException:
+        except BaseException as error:
+            why = "Interrupted: " if isinstance(error, Interrupted | KeyboardInterrupt) else ""
             if len(file):
-                _say(self.console, f"{len(file):,} prompts are kept in {file.partial}; the same command goes on")
+                _say(self.console, f"{why}{len(file):,} prompts are kept in {file.partial}; the same command goes on")
+            elif why:
+                _say(self.console, f"{why}no prompt was finished")
             raise
         finally:
             file.close()
@@ -288,11 +290,9 @@ def _with_adapter(config: RunConfig, adapter: Path | None) -> RunConfig:
     if adapter is not None:
         try:
             settings = json.loads((adapter / "adapter_config.json").read_text(encoding="utf-8"))
-            changes["lora_r"] = max(int(settings["r"]), *map(int, settings.get("rank_pattern", {}).values()))
+            changes["lora_r"] = max(int(rank) for rank in (settings["r"], *settings.get("rank_pattern", {}).values()))
         except (OSError, ValueError, KeyError, TypeError) as error:
-            raise ModelError(
-                f"--adapter {adapter}: not a LoRA adapter's directory, its adapter_config.json cannot be read ({error})"
-            ) from None
+            raise ModelError(f"--adapter {adapter}: not the directory of a LoRA adapter ({error})") from None
     return config.model_copy(update={"model": config.model.model_copy(update=changes)})
 
 

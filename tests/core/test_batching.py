@@ -110,6 +110,4 @@ def test_minibatches_are_even_and_depend_on_the_generator_only() -> None:
 
 
 def test_no_minibatch_size_keeps_the_batch_whole() -> None:
-    assert [part.tolist() for part in split_minibatches(np.array([4, 2]), None, np.random.default_rng(0))] == [
-        [4, 2]
-    ]
+    assert [part.tolist() for part in split_minibatches(np.array([4, 2]), None, np.random.default_rng(0))] == [[4, 2]]

@@ -81,7 +81,10 @@ def largest_difference(first: dict[str, torch.Tensor], second: dict[str, torch.T
 
 
 def run_on_ranks(function: Callable[..., None], *, ranks: int, rendezvous: Path, args: tuple[Any, ...]) -> None:
-    """Run ``function(rank, *args)`` in so many new processes joined by gloo; errors come back."""
+    """Run ``function(rank, *args)`` in so many new processes joined by gloo; errors come back. One rank runs here."""
+    if ranks == 1:
+        function(0, *args)
+        return
     mp.spawn(_rank, args=(function, ranks, str(rendezvous), args), nprocs=ranks, join=True)
 
 

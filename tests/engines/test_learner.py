@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 import torch
 from learner_cases import (
-    VOCABULARY,
     largest_difference,
     make_batch,
     make_model,
@@ -73,6 +72,23 @@ def test_logprobs_are_those_of_the_model_one_sequence_at_a_time(learner_of: Any,
     for tokens, prompt, got in zip(split_sequences(batch), batch.prompt_lengths, ours, strict=True):
         expected = plain_logprobs(model, tokens, int(prompt), temperature=0.7).detach().numpy()
         np.testing.assert_allclose(got, expected, atol=1e-5)
+
+
+def test_logprobs_are_of_the_distribution_sampled_from(learner_of: Any, model_path: str) -> None:
+    """top_k 3: a token among the three likeliest is normalized over them alone."""
+    batch, model = make_batch(), load_plain(model_path)
+    ours = learner_of(top_k=3).logprobs(split_sequences(batch), batch.prompt_lengths.tolist())
+    checked = 0
+    for tokens, prompt, got in zip(split_sequences(batch), batch.prompt_lengths, ours, strict=True):
+        ids = torch.from_numpy(tokens.astype(np.int64))
+        logits = model(input_ids=ids[None]).logits[0, prompt - 1 : -1].detach()
+        best, places = logits.topk(3)
+        for step in range(len(got)):
+            if ids[prompt + step] in places[step]:
+                expected = torch.log_softmax(best[step], -1)[places[step] == ids[prompt + step]].item()
+                assert got[step] == pytest.approx(expected, abs=1e-5)
+                checked += 1
+    assert checked > 3
 
 
 def test_three_steps_are_those_of_a_plain_training_loop(learner_of: Any, model_path: str) -> None:
@@ -263,9 +279,7 @@ def test_kl_in_the_reward_shifts_advantages_by_the_centred_penalty(learner_of: A
     ours = np.split(batch.behaviour_logprobs, np.cumsum(batch.completion_lengths)[:-1])
     penalty = np.array([(a - b).sum() for a, b in zip(ours, theirs, strict=True)])  # k1
     shifted = batch.advantages - 0.1 * (penalty - penalty.mean())
-    expected = gradient(
-        learner_of(**LINEAR), dataclasses.replace(batch, advantages=shifted.astype(np.float32))
-    )
+    expected = gradient(learner_of(**LINEAR), dataclasses.replace(batch, advantages=shifted.astype(np.float32)))
     options = KLOptions(estimator="k1", placement="reward")
     got = gradient(learner_of(**LINEAR, kl_coef=0.1, kl=options, reference=reference), batch)
     assert largest_difference(expected, got) < 1e-4
@@ -305,16 +319,15 @@ def test_saved_model_is_loaded_by_transformers(learner_of: Any, tmp_path: Path) 
     assert largest_difference({name: saved[name] for name in expected}, expected) == 0.0
 
 
-def test_bfloat16_trains_with_float32_master_weights(learner_of: Any) -> None:
-    learner = learner_of(dtype="bfloat16", learning_rate=1e-5)
-    batch = make_batch()
-    learner.save(path := Path(learner.settings.model_path) / "before")
-    for step in range(2):
-        assert not learner.train_step(dataclasses.replace(batch, step=step)).skipped
-    learner.save(after := Path(learner.settings.model_path) / "after")
+def test_bfloat16_trains_with_float32_master_weights(learner_of: Any, tmp_path: Path) -> None:
     from safetensors.torch import load_file
 
-    first, second = (load_file(where / "optimizer.safetensors") for where in (path, after))
+    learner = learner_of(dtype="bfloat16", learning_rate=1e-5)
+    learner.save(tmp_path / "before")
+    for step in range(2):
+        assert not learner.train_step(make_batch(step)).skipped
+    learner.save(tmp_path / "after")
+    first, second = (load_file(tmp_path / at / "optimizer.safetensors") for at in ("before", "after"))
     name = "master/model.norm.weight"
     moved = (second[name] - first[name]).abs()
     assert first[name].dtype == torch.float32
@@ -358,7 +371,3 @@ def test_a_missing_model_is_the_users_error(tmp_path: Path) -> None:
 def test_impossible_settings_are_refused(changes: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         LearnerSettings(model_path="unused", **changes)
-
-
-def test_vocabulary_of_the_cases() -> None:
-    assert make_batch().token_ids.max() < VOCABULARY

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 
@@ -45,6 +47,53 @@ def test_by_hand() -> None:
     logprobs, entropy = chunked_logprobs(hidden, weight, torch.tensor([1]))
     assert logprobs.item() == pytest.approx(-0.4054651, abs=1e-6)
     assert entropy.item() == pytest.approx(0.6365142, abs=1e-6)
+
+
+FILTERS = [
+    LogitShape(min_p=0.2),
+    LogitShape(top_k=3),
+    LogitShape(top_p=0.7),
+    LogitShape(temperature=0.8, min_p=0.02, top_k=6, top_p=0.9, softcap=4.0),
+]
+
+
+def test_filtered_by_hand() -> None:
+    """Probabilities .4 .3 .2 .1 (and the target always kept)."""
+    hidden = torch.ones(4, 1)
+    weight = torch.log(torch.tensor([[0.4], [0.3], [0.2], [0.1]]))
+    targets = torch.tensor([0, 1, 2, 3])
+    expected = {
+        LogitShape(top_k=2): [4 / 7, 3 / 7, 2 / 9, 1 / 8],
+        LogitShape(top_p=0.65): [4 / 7, 3 / 7, 2 / 9, 1 / 8],
+        LogitShape(min_p=0.45): [4 / 9, 3 / 9, 2 / 9, 0.1],
+        LogitShape(top_k=3, top_p=0.5): [4 / 7, 3 / 7, 2 / 9, 1 / 8],  # top-p of .444 .333 .222
+    }
+    for shape, probabilities in expected.items():
+        logprobs, entropy = chunked_logprobs(hidden, weight, targets, shape=shape)
+        torch.testing.assert_close(logprobs.exp(), torch.tensor(probabilities))
+        assert entropy[0].item() == pytest.approx(
+            -sum(p * math.log(p) for p in probabilities[:2]) if shape.min_p == 0 else 1.0608569, abs=1e-5
+        )
+
+
+@pytest.mark.parametrize("shape", FILTERS)
+def test_filtered_gradients_are_those_over_the_kept_tokens(shape: LogitShape) -> None:
+    hidden, weight, _, targets = inputs()
+    by_logprob, by_entropy = torch.randn(2, 7, generator=torch.Generator().manual_seed(1))
+    ours = chunked_logprobs(hidden, weight, targets, shape=shape, chunk_tokens=3)
+    ours_grad = torch.autograd.grad((ours[0] * by_logprob + ours[1] * by_entropy).sum(), (hidden, weight))
+
+    logits = hidden @ weight.T
+    if shape.softcap is not None:
+        logits = torch.tanh(logits / shape.softcap) * shape.softcap
+    logits = logits / shape.temperature
+    kept = (logits >= shape.threshold(logits.detach())).scatter(1, targets[:, None], True)
+    assert 7 < int(kept.sum()) < 77
+    logp = torch.log_softmax(logits.masked_fill(~kept, -1e30), -1)
+    theirs = logp.gather(1, targets[:, None])[:, 0], -(logp.exp() * logp).sum(-1)
+    their_grad = torch.autograd.grad((theirs[0] * by_logprob + theirs[1] * by_entropy).sum(), (hidden, weight))
+    for first, second in zip((*ours, *ours_grad), (*theirs, *their_grad), strict=True):
+        torch.testing.assert_close(first, second, rtol=1e-4, atol=2e-5)
 
 
 @pytest.mark.parametrize("shape", SHAPES)
@@ -113,3 +162,16 @@ def test_head_without_targets_gives_plain_logits() -> None:
     torch.testing.assert_close(head(hidden), linear(hidden))
     assert dict(head.named_parameters()).keys() == {"weight"}
     assert head.weight is linear.weight
+
+
+@pytest.mark.vllm
+@pytest.mark.parametrize(("top_k", "top_p"), [(5, 1.0), (0, 0.8), (20, 0.9), (64, 0.3)])
+def test_vllm_keeps_the_same_tokens(top_k: int, top_p: float) -> None:
+    from vllm.v1.sample.ops.topk_topp_sampler import apply_top_k_top_p_pytorch
+
+    logits = 3.0 * torch.randn(200, 64, generator=torch.Generator().manual_seed(0))
+    theirs = apply_top_k_top_p_pytorch(
+        logits.clone(), torch.full((200,), top_k or 64), None if top_p == 1.0 else torch.full((200,), top_p)
+    )
+    threshold = LogitShape(top_k=top_k, top_p=top_p).threshold(logits)
+    assert torch.equal(logits >= threshold, torch.isfinite(theirs))

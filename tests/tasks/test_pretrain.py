@@ -88,7 +88,7 @@ def test_a_model_is_taught_once_for_its_settings(tmp_path: Path) -> None:
     [
         ({"steps": 0}, "steps"),
         ({"batch_size": 0}, "batch_size"),
-        ({"hasty_fraction": 1.1}, "hasty_fraction"),
+        ({"careless_fraction": 1.1}, "careless_fraction"),
         ({"learning_rate": float("nan")}, "learning_rate"),
         ({"learning_rate": 0.0}, "learning_rate"),
         ({"weight_decay": -1.0}, "weight_decay"),

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import itertools
+import random
 import re
 from fractions import Fraction
 
@@ -35,15 +36,25 @@ def test_answers_are_the_values_of_the_expressions(settings: ProblemSettings) ->
 
 
 @pytest.mark.parametrize("settings", [ProblemSettings(), RICH], ids=["default", "rich"])
-def test_every_step_is_a_true_equality_and_the_last_one_gives_the_answer(settings: ProblemSettings) -> None:
+def test_every_step_of_the_scratchpad_is_a_true_equality(settings: ProblemSettings) -> None:
     for problem in some(1000, settings):
-        steps = problem.scratchpad.split("=")
-        assert 1 <= len(steps) <= problem.operations
+        steps = problem.scratchpad.split("=") if problem.scratchpad else []
+        assert len(steps) < problem.operations
         for step in steps:
             assert evaluate(step) == Fraction(problem.answer), problem
-        assert steps[-1] == problem.answer
         assert is_correct(problem.completion, problem.answer)
-        assert is_correct(problem.hasty_completion, problem.answer)
+        careless = problem.careless_completion(random.Random(0))
+        assert not is_correct(careless, problem.answer)
+        assert any(is_correct(careless, str(Fraction(problem.answer) + slip)) for slip in (-1, 1))
+
+
+def test_a_scratchpad_reduces_one_operation_at_a_time() -> None:
+    by_prompt = {problem.prompt: problem for problem in some(20_000, ProblemSettings())}
+    assert by_prompt["9*7="].completion == "<answer>63</answer>"
+    nested = next(p for p in by_prompt.values() if re.fullmatch(r"[0-9]\*\([0-9]-[0-9]\)=", p.prompt))
+    a, b, c = (int(digit) for digit in re.findall("[0-9]", nested.prompt))
+    assert nested.completion == f"{a}*{b - c}<answer>{a * (b - c)}</answer>"
+    assert (nested.depth, nested.digits, nested.operations) == (2, 1, 2)
 
 
 def test_the_settings_bound_the_problems() -> None:

@@ -39,7 +39,8 @@ class PretrainSettings:
     Attributes:
         problems: the distribution, of which held-out prompts are never shown.
         model: the model to make.
-        hasty_fraction: share of the demonstrations that give the answer without a scratchpad.
+        careless_fraction: share of the demonstrations whose answer is off by one. The model inherits the habit, and
+            reinforcement learning, which sees only right and wrong, has to break it.
         steps: optimizer steps.
         batch_size: problems per step.
         learning_rate: peak, after ``warmup_steps`` steps; a cosine brings it to a tenth at the end.
@@ -50,7 +51,7 @@ class PretrainSettings:
 
     problems: ProblemSettings = field(default_factory=ProblemSettings)
     model: ModelSettings = field(default_factory=ModelSettings)
-    hasty_fraction: float = 0.6
+    careless_fraction: float = 0.5
     steps: int = 1000
     batch_size: int = 256
     learning_rate: float = 3e-3
@@ -64,11 +65,11 @@ class PretrainSettings:
         for name in ("steps", "batch_size", "max_new_tokens"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}")
-        for name in ("warmup_steps", "evaluation_problems"):
+        for name in ("warmup_steps", "hasty_steps", "evaluation_problems"):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} must not be negative, it is {getattr(self, name)}")
-        if not 0.0 <= self.hasty_fraction <= 1.0:
-            raise ValueError(f"hasty_fraction must be 0 to 1, not {self.hasty_fraction}")
+        if not 0.0 <= self.careless_fraction <= 1.0:
+            raise ValueError(f"careless_fraction must be 0 to 1, not {self.careless_fraction}")
         if not (math.isfinite(self.learning_rate) and self.learning_rate > 0):
             raise ValueError(f"learning_rate must be positive, not {self.learning_rate}")
         if not (math.isfinite(self.weight_decay) and self.weight_decay >= 0):
@@ -232,7 +233,7 @@ def _batches(settings: PretrainSettings) -> Iterator[list[tuple[str, str]]]:
     rng = random.Random(settings.seed)
     while True:
         chunk = [
-            (p.prompt, p.hasty_completion if rng.random() < settings.hasty_fraction else p.completion)
+            (p.prompt, p.careless_completion(rng) if rng.random() < settings.careless_fraction else p.completion)
             for p in itertools.islice(problems, settings.batch_size * _BATCHES_PER_CHUNK)
         ]
         chunk.sort(key=lambda texts: len(texts[0]) + len(texts[1]))

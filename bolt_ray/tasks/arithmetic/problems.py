@@ -1,10 +1,10 @@
 """Arithmetic problems with exact answers, the worked solution of each, and the check of an answer.
 
 A prompt is an expression and an equals sign. A completion is a scratchpad, which continues the chain of equalities
-one operation at a time, innermost and leftmost first, and then the answer:
+one operation at a time, innermost and leftmost first, and then the answer in place of the last link:
 
     prompt      12*(3-5)/36=
-    completion  12*-2/36=-24/36=-2/3<answer>-2/3</answer>
+    completion  12*-2/36=-24/36<answer>-2/3</answer>
 
 Everything between two equals signs is written in the syntax of ``expressions`` and has the value of the prompt.
 """
@@ -38,7 +38,7 @@ ANSWER_CLOSE = "</answer>"
 STEP_SEPARATOR = "="
 # Part of every cache key. Raised whenever the code changes what the same settings produce: older cached models and
 # problem files are then not used.
-RECIPE = 2
+RECIPE = 4
 
 _ANSWER = re.compile(r"<answer>\s*(-?[0-9]{1,64})(?:/([0-9]{1,64}))?\s*</answer>")
 _RATIONAL = re.compile(r"\s*(-?[0-9]{1,64})(?:/([0-9]{1,64}))?\s*")
@@ -51,7 +51,8 @@ class ProblemSettings:
 
     Attributes:
         max_digits: digits of the numbers in the expression, from 1; each number has 1 … max_digits.
-        max_depth: operations nested in one another, from 1; each problem has 1 … max_depth, equally likely.
+        max_depth: operations nested in one another, from 1; each problem has 1 … max_depth, deeper ones more
+            often.
         max_result_digits: digits a numerator or denominator of any result, the intermediate ones too, may have;
             None allows one more than ``max_digits``.
         unary_fraction: share of the operations that are unary (minus, abs, prev, next).
@@ -62,7 +63,7 @@ class ProblemSettings:
     max_depth: int = 2
     max_result_digits: int | None = None
     unary_fraction: float = 0.3
-    negative_fraction: float = 0.1
+    negative_fraction: float = 0.0
 
     def __post_init__(self) -> None:
         if not 1 <= self.max_digits <= 9:
@@ -89,7 +90,7 @@ class Problem:
 
     Attributes:
         prompt: the expression and "=".
-        scratchpad: the expression after each operation, separated by "="; the last one is the answer.
+        scratchpad: the expression after each operation but the last, separated by "="; empty for one operation.
         answer: the exact value, "-1/3" or "12", in lowest terms.
         depth: operations nested in one another.
         digits: digits of the longest number in the expression.
@@ -110,12 +111,12 @@ class Problem:
     @property
     def completion(self) -> str:
         """What a careful solver writes after the prompt."""
-        return self.scratchpad + self.hasty_completion
+        return f"{self.scratchpad}{ANSWER_OPEN}{self.answer}{ANSWER_CLOSE}"
 
-    @property
-    def hasty_completion(self) -> str:
-        """The answer without a scratchpad: right, but hardly to be guessed when operations are nested."""
-        return f"{ANSWER_OPEN}{self.answer}{ANSWER_CLOSE}"
+    def careless_completion(self, rng: random.Random) -> str:
+        """What a careless solver writes: every step right, and then an answer that is one too high or too low."""
+        slip = Fraction(self.answer) + rng.choice((-1, 1))
+        return f"{self.scratchpad}{ANSWER_OPEN}{slip}{ANSWER_CLOSE}"
 
 
 class _TreeBuilder:
@@ -131,8 +132,8 @@ class _TreeBuilder:
             operator: UnaryOperator = self._rng.choice(UNARY_OPERATORS)
             operand, value = self._expression(depth - 1)
             return Unary(operator, operand), apply_unary(operator, value)
-        # One side has the full depth, the other any depth below it.
-        depths = [depth - 1, self._rng.randrange(depth)]
+        # One side has the full depth, the other any depth below it, a number most often.
+        depths = [depth - 1, min(self._rng.randrange(depth), self._rng.randrange(depth))]
         self._rng.shuffle(depths)
         left, left_value = self._expression(depths[0])
         right, right_value = self._expression(depths[1])
@@ -162,11 +163,11 @@ def _problem(tree: Expression, *, depth: int, limit: int) -> Problem | None:
         if any(int(number) >= limit for number in re.findall("[0-9]+", text)):
             return None
         # Dividing 2 by 3 gives 2/3: nothing new to write.
-        if text != texts[-1]:
+        if text != texts[-1] and not isinstance(tree, Number):
             texts.append(text)
     return Problem(
         prompt=f"{texts[0]}=",
-        scratchpad=STEP_SEPARATOR.join(texts[1:] or texts),
+        scratchpad=STEP_SEPARATOR.join(texts[1:]),
         answer=str(tree.value),
         depth=depth,
         digits=digits,
@@ -184,7 +185,8 @@ def generate_problems(settings: ProblemSettings, *, seed: int, held_out: bool = 
     builder = _TreeBuilder(settings=settings, rng=rng)
     limit = 10**settings.result_digits
     while True:
-        depth = rng.randint(1, settings.max_depth)
+        # The deeper the more there are: single operations on few digits would soon repeat.
+        depth = max(rng.randint(1, settings.max_depth), rng.randint(1, settings.max_depth))
         tree, _ = builder.operation(depth)
         problem = _problem(tree, depth=depth, limit=limit)
         if problem is not None and is_held_out(problem.prompt) == held_out:

@@ -1,0 +1,135 @@
+"""LoRA: what PEFT reads back, what merging gives, and what moves."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from learner_cases import make_batch, make_model, run_on_ranks, split_sequences
+
+from bolt_ray.core.errors import ModelError
+from bolt_ray.engines.learner import DeepSpeedLearner, LearnerSettings, LoraSettings
+from bolt_ray.engines.lora import export_merged
+
+
+@pytest.fixture(scope="module")
+def model_path(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return make_model(tmp_path_factory.mktemp("model"))
+
+
+@pytest.fixture
+def trained(model_path: str) -> Iterator[DeepSpeedLearner]:
+    learner = adapter_learner(model_path)
+    for step in range(2):
+        learner.train_step(make_batch(step))
+    yield learner
+    learner.close()
+
+
+def adapter_learner(model_path: str, **changes: Any) -> DeepSpeedLearner:
+    settings: dict[str, Any] = {"dtype": "float32", "learning_rate": 1e-2, "lora": LoraSettings(rank=4, alpha=8.0)}
+    return DeepSpeedLearner(LearnerSettings(model_path=model_path, **(settings | changes)))
+
+
+def logprobs(learner: DeepSpeedLearner) -> np.ndarray:
+    batch = make_batch()
+    return np.concatenate(learner.logprobs(split_sequences(batch), batch.prompt_lengths.tolist()))
+
+
+def plain_learner(path: Path | str) -> DeepSpeedLearner:
+    return DeepSpeedLearner(LearnerSettings(model_path=str(path), dtype="float32"))
+
+
+def test_a_new_adapter_is_the_base_model(model_path: str) -> None:
+    learner, base = adapter_learner(model_path), plain_learner(model_path)
+    np.testing.assert_allclose(logprobs(learner), logprobs(base), atol=1e-6)
+    learner.close()
+    base.close()
+
+
+def test_only_the_adapter_moves_and_is_sent(trained: DeepSpeedLearner, model_path: str) -> None:
+    sent = dict(trained.iter_adapter_weights())
+    assert len(sent) == 2 * 7 * 2  # A and B of seven linear layers in two blocks
+    assert "base_model.model.model.layers.0.self_attn.q_proj.lora_A.weight" in sent
+    assert all(float(tensor.abs().max()) > 0 for tensor in sent.values())
+    assert {tensor.shape[0] for name, tensor in sent.items() if "lora_A" in name} == {4}
+    with pytest.raises(ModelError, match="iter_adapter_weights"):
+        trained.iter_weights()
+
+
+def test_peft_reads_the_saved_adapter(trained: DeepSpeedLearner, model_path: str, tmp_path: Path) -> None:
+    import peft
+    from transformers import AutoModelForCausalLM
+
+    trained.save_adapter(tmp_path)
+    base = AutoModelForCausalLM.from_pretrained(model_path, dtype=torch.float32)
+    model = peft.PeftModel.from_pretrained(base, str(tmp_path))
+    batch = make_batch()
+    tokens, prompt = split_sequences(batch)[0], int(batch.prompt_lengths[0])
+    ids = torch.from_numpy(tokens.astype(np.int64))
+    logits = torch.log_softmax(model(input_ids=ids[None]).logits[0, prompt - 1 : -1], -1)
+    expected = logits.gather(1, ids[prompt:, None])[:, 0].detach().numpy()
+    np.testing.assert_allclose(logprobs(trained)[: len(expected)], expected, atol=1e-5)
+
+
+def test_merged_model_is_the_adapted_one(trained: DeepSpeedLearner, model_path: str, tmp_path: Path) -> None:
+    from safetensors.torch import load_file
+
+    trained.save_adapter(tmp_path / "adapter")
+    export_merged(model_path, str(tmp_path / "adapter"), tmp_path / "merged")
+    merged = plain_learner(tmp_path / "merged")
+    np.testing.assert_allclose(logprobs(merged), logprobs(trained), atol=1e-5)
+    merged.close()
+    names = load_file(Path(model_path) / "model.safetensors").keys()
+    assert load_file(tmp_path / "merged" / "model.safetensors").keys() == names
+
+
+def test_checkpoint_of_an_adapter(trained: DeepSpeedLearner, model_path: str, tmp_path: Path) -> None:
+    trained.save(tmp_path)
+    expected = logprobs(trained)
+    trained.train_step(make_batch(2))
+    after = logprobs(trained)
+    resumed = adapter_learner(model_path)
+    resumed.load(tmp_path)
+    np.testing.assert_array_equal(logprobs(resumed), expected)
+    resumed.train_step(make_batch(2))
+    np.testing.assert_array_equal(logprobs(resumed), after)
+    resumed.close()
+
+
+def test_wrong_adapters_are_refused(model_path: str, tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match="lm_head"):
+        adapter_learner(model_path, lora=LoraSettings(target_modules=("lm_head",)))
+    with pytest.raises(ModelError, match="no adapter can be put"):
+        adapter_learner(model_path, lora=LoraSettings(target_modules=("no_such_layer",)))
+    with pytest.raises(ModelError, match="no adapter directory"):
+        export_merged(model_path, str(tmp_path), tmp_path / "out")
+    learner = plain_learner(model_path)
+    with pytest.raises(ModelError, match="has no adapter"):
+        learner.save_adapter(tmp_path)
+    learner.close()
+
+
+def train_sharded(rank: int, model: str, out: str) -> None:
+    for stage in (0, 2, 3):
+        learner = adapter_learner(model, zero_stage=stage, micro_batch_tokens=100)
+        for step in range(2):
+            learner.train_step(make_batch(step))
+        values = logprobs(learner)
+        learner.save_adapter(f"{out}/adapter{stage}")
+        learner.close()
+        if rank == 0:
+            np.save(f"{out}/logprobs{stage}.npy", values)
+
+
+@pytest.mark.slow
+def test_sharded_adapters_train_alike(trained: DeepSpeedLearner, model_path: str, tmp_path: Path) -> None:
+    run_on_ranks(train_sharded, ranks=2, rendezvous=tmp_path / "join", args=(model_path, str(tmp_path)))
+    for stage in (0, 2, 3):
+        got = np.load(tmp_path / f"logprobs{stage}.npy")
+        np.testing.assert_allclose(got, logprobs(trained), atol=1e-3)
+        assert (tmp_path / f"adapter{stage}" / "adapter_model.safetensors").is_file()
