@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-import types
+import inspect
 import typing
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -132,7 +132,7 @@ def _has_tag(model: type[BaseModel], tag: str) -> bool:
 
 
 def _models(annotation: Any) -> Iterable[type[BaseModel]]:
-    if isinstance(annotation, type) and not isinstance(annotation, types.GenericAlias):
+    if inspect.isclass(annotation):
         return [annotation] if issubclass(annotation, BaseModel) else []
     return [model for part in typing.get_args(annotation) for model in _models(part)]
 

@@ -18,7 +18,7 @@ class ModelConfig(Section):
         "arithmetic", description="a Hugging Face model directory, or 'arithmetic' for the embedded model"
     )
     trust_remote_code: bool = Field(False, description="run Python code shipped inside the model directory")
-    dtype: Dtype = Field("auto", description="auto: bfloat16 where the hardware has it, else float32")
+    dtype: Dtype = Field("auto", description="auto: bfloat16 on GPUs, float32 on CPUs")
     gradient_checkpointing: bool = False
     use_peft: bool = Field(False, description="train a LoRA adapter instead of all weights")
     lora_r: PositiveInt = 16
@@ -30,15 +30,17 @@ class ArithmeticConfig(Section):
     """``arithmetic:`` - the embedded task: its problems, its model and how far the model is pretrained."""
 
     size: Literal["tiny", "small", "medium", "large"] = "tiny"
-    tie_embeddings: bool = True
+    tie_embeddings: bool = False
     num_experts: int = Field(0, ge=0, description="0: a dense model; otherwise a mixture of experts")
     active_experts: int = Field(0, ge=0, description="experts a token goes through; 0 when dense")
     context_length: PositiveInt = 512
-    max_digits: PositiveInt = 2
+    max_digits: PositiveInt = 1
     max_depth: PositiveInt = 2
-    pretrain_steps: PositiveInt = 1000
-    pretrain_batch_size: PositiveInt = 256
-    pretrain_learning_rate: PositiveFloat = 3e-3
+    pretrain_steps: PositiveInt = Field(1500, description="steps with a careful teacher")
+    careless_steps: int = Field(100, ge=0, description="further steps with a teacher that is often off by one")
+    careless_fraction: float = Field(0.5, ge=0, le=1)
+    pretrain_batch_size: PositiveInt = 64
+    pretrain_learning_rate: PositiveFloat = 2e-3
     pretrain_seed: int = 0
     num_train: PositiveInt = 20_000
     num_heldout: PositiveInt = 1024

@@ -16,6 +16,7 @@ from pydantic import (
 
 from bolt_ray.config.base import Section
 from bolt_ray.core.kl import KLOptions, check_kl_options
+from bolt_ray.core.kl_controllers import make_kl_controller
 
 KLAdaptation = Literal["clip", "sigmoid", "hinge", "softplus", "length_normalized"]
 
@@ -84,6 +85,7 @@ class KLConfig(Section):
     @model_validator(mode="after")
     def _legal(self) -> KLConfig:
         check_kl_options(self.options(), coef=self.coef, controller=self.controller)
+        make_kl_controller(self.controller, self.coef, **self.controller_parameters())
         return self
 
     def options(self) -> KLOptions:
@@ -103,8 +105,13 @@ class KLConfig(Section):
     def controller_parameters(self) -> dict[str, float]:
         """What the chosen controller takes."""
         if self.controller == "dynamic":
-            names = ("window", "reward_threshold", "dynamic_beta_decay", "beta_min", "beta_schedule_steps")
-            return {name: getattr(self, name) for name in names}
+            return {
+                "window": self.window,
+                "reward_threshold": self.reward_threshold,
+                "decay": self.dynamic_beta_decay,
+                "beta_min": self.beta_min,
+                "schedule_steps": self.beta_schedule_steps,
+            }
         if self.controller == "ziegler":
             return {"target": self.controller_target, "horizon": self.horizon}
         return {"target": self.controller_target} if self.controller else {}

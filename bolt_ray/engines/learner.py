@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -170,13 +171,14 @@ class DeepSpeedLearner:
         Args:
             sequences: prompt and completion of each, int [P + T].
             prompt_lengths: P of each, at least 1.
-            temperature: None for that of sampling.
+            temperature: of plain sampling, nothing filtered out; None for the sampling of training.
 
         Returns:
             float32 [T] for each sequence.
         """
         columns = TokenColumns.of_sequences(sequences, prompt_lengths)
-        with self._module.at_temperature(self.settings.temperature if temperature is None else temperature):
+        plain = nullcontext() if temperature is None else self._module.at_temperature(temperature)
+        with plain:
             values, _ = self._trainer.score(columns, np.arange(columns.num_sequences))
         return np.split(values, columns.completion_starts[1:]) if columns.num_sequences else []
 

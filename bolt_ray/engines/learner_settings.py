@@ -10,6 +10,7 @@ from typing import Any, Literal
 from bolt_ray.core.corrections import CorrectionOptions
 from bolt_ray.core.errors import ConfigError, EnvironmentProblem
 from bolt_ray.core.kl import KLOptions, check_kl_options
+from bolt_ray.core.kl_controllers import make_kl_controller
 from bolt_ray.core.losses import LossOptions
 from bolt_ray.core.schedules import LearningRateSchedule, ScheduleName
 
@@ -189,6 +190,7 @@ def check_learner_settings(settings: LearnerSettings) -> None:
         raise ConfigError("with LoRA the reference is the base model; leave reference.path out")
     try:
         check_kl_options(s.kl, coef=s.kl_coef, controller=s.kl_controller)
+        make_kl_controller(s.kl_controller, s.kl_coef, **s.kl_controller_parameters)
         _ = s.schedule
-    except ValueError as error:
+    except (ValueError, TypeError) as error:
         raise ConfigError(str(error)) from error

@@ -135,10 +135,10 @@ class PolicyModule(nn.Module):
 
     @contextmanager
     def at_temperature(self, temperature: float) -> Iterator[None]:
-        """Log-probs of another sampling temperature while this is entered."""
+        """Log-probs of plain sampling at this temperature, nothing filtered out, while this is entered."""
         head = self.model.get_output_embeddings()
         before = head.shape
-        head.shape = replace(before, temperature=temperature)
+        head.shape = replace(before, temperature=temperature, min_p=0.0, top_k=0, top_p=1.0)
         try:
             yield
         finally:

@@ -63,7 +63,7 @@ def run_doctor(model: str, *, console: Console) -> None:
             directory=Path(directory),
             stack=stack,
         )
-    limit = plain.max_logprob_gap(config)
+    limit = plain.max_logprob_gap(config, use_gpu=use_gpu)
     console.print(f"max |Δ log p|, generator against learner: {before:.2e} as loaded, {after:.2e} after a weight sync")
     console.print(f"the step between them moved the log-probs by up to {moved:.2f}; the limit is {limit:g}")
     if not max(before, after) <= limit:
@@ -97,7 +97,7 @@ def _agreement(
     """(gap as loaded, gap after a step and a sync, how far the step moved the log-probs)."""
     deadlines = config.deadlines
     learner = LearnerGroup(
-        settings=plain.learner_settings(config, model_path=model_path),
+        settings=plain.learner_settings(config, model_path=model_path, use_gpu=use_gpu),
         world_size=1,
         resources_per_worker={"CPU": config.cluster.cpus_per_learner, **({"GPU": 1.0} if use_gpu else {})},
         use_gpu=use_gpu,

@@ -36,7 +36,7 @@ def ensure_embedded_model(arithmetic: ArithmeticConfig, *, say: Callable[[str], 
     """The pretrained model's directory; teaches it now, in about a minute or two, if it is not cached."""
     settings = pretrain_settings(arithmetic)
     if not default_model_dir(settings, cache_dir=_cache(arithmetic)).is_dir():
-        say(f"No cached model: teaching the {arithmetic.size} arithmetic model for {settings.steps:,} steps")
+        say(f"No cached model: teaching the {arithmetic.size} arithmetic model for {settings.total_steps:,} steps")
     path, report = _teach(settings, cache_dir=_cache(arithmetic), show_progress=show_progress)
     say(f"Model: {report.parameters:,} parameters, {100 * report.sampled_accuracy:.0f}% when sampled ({path})")
     return path
@@ -86,6 +86,8 @@ def pretrain_settings(arithmetic: ArithmeticConfig) -> PretrainSettings:
                 context_length=arithmetic.context_length,
             ),
             steps=arithmetic.pretrain_steps,
+            careless_steps=arithmetic.careless_steps,
+            careless_fraction=arithmetic.careless_fraction,
             batch_size=arithmetic.pretrain_batch_size,
             learning_rate=arithmetic.pretrain_learning_rate,
             seed=arithmetic.pretrain_seed,
@@ -113,7 +115,7 @@ def _teach(settings: PretrainSettings, *, cache_dir: Path, show_progress: bool) 
         disable=not show_progress,
         transient=True,
     )
-    task = bar.add_task("pretrain", total=settings.steps, loss=0.0)
+    task = bar.add_task("pretrain", total=settings.total_steps, loss=0.0)
 
     def on_progress(progress: PretrainProgress) -> None:
         bar.update(task, completed=progress.step, loss=progress.loss)

@@ -72,7 +72,7 @@ def evaluate(
     """
     console = console or Console()
     require_vllm()
-    config = with_dataset(config, request.dataset)
+    config = heldout_only(config, request.dataset)
     _check_numbers(config, k=request.k)
     sources = _sources(config, request)
     for source in sources:
@@ -107,12 +107,12 @@ def evaluate(
         except Interrupted:
             interrupted = True
             console.print(f"interrupted: {len(results)} of {len(sources)} models done", highlight=False)
-    report = EvaluationReport(
-        results=results, comparisons=compare_with_first(results) if request.compare else {}, sources=sources
-    )
-    report.write(output / "summary.json", settings=config.eval.model_dump(mode="json"))
-    report.print(console)
-    console.print(f"Predictions: {output}", highlight=False, markup=False, soft_wrap=True)
+    if results:
+        compared = compare_with_first(results) if request.compare else {}
+        report = EvaluationReport(results=results, comparisons=compared, sources=sources)
+        report.write(output / "summary.json", settings=config.eval.model_dump(mode="json"))
+        report.print(console)
+        console.print(f"Predictions: {output}", highlight=False, markup=False, soft_wrap=True)
     if interrupted:
         raise typer.Exit(130)
     for result in results.values():
@@ -176,7 +176,12 @@ class _Job:
             k=self._k,
         )
         bar = Progress(
-            TextColumn("evaluate"), BarColumn(bar_width=24), MofNCompleteColumn(), console=self._console, transient=True
+            TextColumn("evaluate"),
+            BarColumn(bar_width=24),
+            MofNCompleteColumn(),
+            console=self._console,
+            transient=True,
+            disable=not self._console.is_terminal,
         )
         task = bar.add_task("evaluate", total=len(problems) * config.eval.num_samples)
 
@@ -219,15 +224,23 @@ def read_problems(config: RunConfig, inputs: RunInputs) -> list[DrawnPrompt]:
     )
 
 
-def with_dataset(config: RunConfig, dataset: str | None) -> RunConfig:
-    """``dataset`` as the one held-out dataset, with the columns, template and reward of the config's first."""
-    if dataset is None:
+def heldout_only(config: RunConfig, dataset: str | None) -> RunConfig:
+    """The config as evaluation needs it: training data that nothing is held out of need not be there.
+
+    Args:
+        dataset: the one held-out dataset, with the columns, template and reward of the config's first; None for those
+            of the config.
+    """
+    chosen = config.eval.datasets
+    if dataset is not None:
+        first = (chosen or config.datasets)[0]
+        elsewhere = ("split", "config_name", "revision", "data_files", "source", "weight", "format", "delimiter")
+        changed = {"name": dataset, "preset": preset_of(first), **dict.fromkeys(elsewhere)}
+        chosen = [first.model_copy(update=changed)]
+    if not chosen:
         return config
-    first = (config.eval.datasets or config.datasets)[0]
-    elsewhere = ("split", "config_name", "revision", "data_files", "source", "weight", "format", "delimiter")
-    changed = {"name": dataset, "preset": preset_of(first), **dict.fromkeys(elsewhere)}
-    evaluation = config.eval.model_copy(update={"datasets": [first.model_copy(update=changed)]})
-    return config.model_copy(update={"eval": evaluation})
+    evaluation = config.eval.model_copy(update={"datasets": chosen})
+    return config.model_copy(update={"eval": evaluation, "datasets": chosen})
 
 
 def _check_numbers(config: RunConfig, *, k: int | None) -> None:

@@ -35,8 +35,7 @@ class EvaluationReport:
     sources: Sequence[ModelSource] = ()
 
     def print(self, console: Console) -> None:
-        if not self.results:
-            return
+        """Needs at least one result."""
         for label, result in self.results.items():
             console.print(summary_table(label, result))
         first = next(iter(self.results))

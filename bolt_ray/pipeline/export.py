@@ -6,6 +6,8 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
+from transformers.utils.logging import disable_progress_bar
+
 from bolt_ray.core.errors import ConfigError, ModelError
 from bolt_ray.engines.lora import export_merged
 from bolt_ray.pipeline.model_source import find_model
@@ -35,6 +37,7 @@ def export_model(source: str, output: Path, *, base: str | None, say: Callable[[
         if found.adapter is None:
             shutil.copytree(found.model, aside)
         else:
+            disable_progress_bar()
             export_merged(found.model, str(found.adapter), aside)
         aside.rename(output)
     except OSError as error:

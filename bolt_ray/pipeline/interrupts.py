@@ -38,7 +38,7 @@ class InterruptFlag:
 def catch_interrupts() -> Iterator[InterruptFlag]:
     """Handlers for SIGINT and SIGTERM, in the main thread. Enter it after ``ray.init``, which sets its own."""
     flag = InterruptFlag()
-    before: dict[int, Any] = {}
+    before: dict[signal.Signals, Any] = {}
     for number in (signal.SIGINT, signal.SIGTERM):
         before[number] = signal.signal(number, flag._handle)
     try:

@@ -148,7 +148,7 @@ class _Assembly:
     def _learner(self, stack: ExitStack) -> LearnerGroup:
         cluster = self._config.cluster
         group = LearnerGroup(
-            settings=plain.learner_settings(self._config, model_path=self._inputs.model_path),
+            settings=plain.learner_settings(self._config, model_path=self._inputs.model_path, use_gpu=self._use_gpu),
             world_size=cluster.num_learners,
             resources_per_worker={
                 "CPU": cluster.cpus_per_learner,
@@ -255,7 +255,7 @@ class _Assembly:
             publisher=learner,
             subscribers=generators,
             release=rollout.release,
-            max_gap=plain.max_logprob_gap(config),
+            max_gap=plain.max_logprob_gap(config, use_gpu=self._use_gpu),
             timeout_s=config.deadlines.sync_s,
         )
         probes = [problem.token_ids for problem in problems if len(problem.token_ids) >= 2][:NUM_PROBES]

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Literal
 
 from bolt_ray.actors.generators import GeneratorResources
 from bolt_ray.config.cluster import EvalConfig
+from bolt_ray.config.model import Dtype
 from bolt_ray.config.schema import RunConfig
 from bolt_ray.core.baseline import BaselineSettings
 from bolt_ray.core.corrections import CorrectionOptions
 from bolt_ray.core.curriculum import CurriculumSettings
 from bolt_ray.engines.learner_settings import LearnerSettings, LoraSettings, ReferenceSettings
-from bolt_ray.engines.vllm_engine import EngineSettings, SamplingSettings, resolve_dtype
+from bolt_ray.engines.vllm_engine import EngineSettings, SamplingSettings
 from bolt_ray.pipeline.batches import BatchBuilder
 from bolt_ray.pipeline.training_loop import LoopSettings
 
@@ -21,12 +23,12 @@ MAX_GAP = {"float32": 0.01, "bfloat16": 0.5}
 """Largest |Δ log p| between generator and learner that is still rounding; ten times what is usual."""
 
 
-def learner_settings(config: RunConfig, *, model_path: Path) -> LearnerSettings:
+def learner_settings(config: RunConfig, *, model_path: Path, use_gpu: bool) -> LearnerSettings:
     train, model, reference = config.train, config.model, config.reference
     return LearnerSettings(
         model_path=str(model_path),
         trust_remote_code=model.trust_remote_code,
-        dtype=model.dtype,
+        dtype=resolved_dtype(model.dtype, use_gpu=use_gpu),
         learning_rate=train.learning_rate,
         betas=train.betas,
         adam_epsilon=train.adam_epsilon,
@@ -52,6 +54,9 @@ def learner_settings(config: RunConfig, *, model_path: Path) -> LearnerSettings:
             level=config.correction.level, mode=config.correction.mode, cap=config.correction.cap
         ),
         temperature=config.sampling.temperature,
+        top_p=config.sampling.top_p,
+        top_k=config.sampling.top_k,
+        min_p=config.sampling.min_p,
         gradient_checkpointing=model.gradient_checkpointing,
         lora=LoraSettings(
             rank=model.lora_r,
@@ -79,7 +84,7 @@ def engine_settings(config: RunConfig, *, model_path: Path, context_tokens: int,
     return EngineSettings(
         model_dir=str(model_path),
         max_model_len=context_tokens,
-        dtype=generator.dtype or config.model.dtype,
+        dtype=resolved_dtype(generator.dtype or config.model.dtype, use_gpu=use_gpu),
         max_num_seqs=generator.max_num_seqs,
         kv_cache_bytes=None if use_gpu else int(generator.kv_cache_gib * GIB),
         gpu_memory_utilization=generator.gpu_memory_utilization,
@@ -91,11 +96,24 @@ def engine_settings(config: RunConfig, *, model_path: Path, context_tokens: int,
     )
 
 
-def max_logprob_gap(config: RunConfig) -> float:
+def resolved_dtype(dtype: Dtype, *, use_gpu: bool) -> Literal["float32", "bfloat16"]:
+    """``auto`` made definite for the whole run, so that generator and learner compute alike: bfloat16 on GPUs.
+
+    On a CPU it is float32: what bfloat16 saves there is less than what the disagreement costs.
+    """
+    if dtype == "auto":
+        return "bfloat16" if use_gpu else "float32"
+    return dtype
+
+
+def max_logprob_gap(config: RunConfig, *, use_gpu: bool) -> float:
     """The limit on generator against learner; bfloat16 on either side loosens it."""
     if config.generator.max_logprob_gap is not None:
         return config.generator.max_logprob_gap
-    dtypes = {resolve_dtype(config.generator.dtype or config.model.dtype), resolve_dtype(config.model.dtype)}
+    dtypes = {
+        resolved_dtype(dtype, use_gpu=use_gpu)
+        for dtype in (config.generator.dtype or config.model.dtype, config.model.dtype)
+    }
     return MAX_GAP["bfloat16" if "bfloat16" in dtypes else "float32"]
 
 

@@ -23,7 +23,7 @@ def print_validation(config: RunConfig, *, console: Console) -> None:
     """
     use_gpu = wants_gpu(config)
     model_path = check_inputs(config)
-    plain.learner_settings(config, model_path=model_path)
+    plain.learner_settings(config, model_path=model_path, use_gpu=use_gpu)
     plain.curriculum_settings(config)
     plain.baseline_settings(config)
     console.rule("resolved config")

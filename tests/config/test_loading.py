@@ -117,7 +117,10 @@ def test_legacy_curriculum_only_uses_group_advantages() -> None:
         ({"train": {"max_steps": "many"}}, r"train\.max_steps: .*integer.*not 'many'"),
         ({"train": {"learning_rate": -1}}, r"train\.learning_rate: .*greater than 0.*not -1"),
         ({"algo": "bold"}, r"algo: 'bold' is unknown; .* did you mean 'bolt'\?"),
-        ({"rollout": {"rollouts_per_step": 10, "group_size": 4}}, "not a multiple of rollout.group_size 4; use 8 or 12"),
+        (
+            {"rollout": {"rollouts_per_step": 10, "group_size": 4}},
+            "not a multiple of rollout.group_size 4; use 8 or 12",
+        ),
         ({"advantage": {"normalize": "group"}}, "'group' needs rollout.group_size of 2 or more"),
         ({"advantage": {"baseline": "loo_posterior"}}, "loo_posterior' needs rollout.group_size"),
         ({"baseline": {"rho_min": 0.97}}, "rho_min 0.97 is above rho_max 0.96"),

@@ -359,6 +359,7 @@ def test_a_missing_model_is_the_users_error(tmp_path: Path) -> None:
     ("changes", "message"),
     [
         ({"kl_controller": "ziegler"}, "kl.coef, which is 0"),
+        ({"kl_controller": "ziegler", "kl_coef": 0.1}, "target"),
         ({"offload_optimizer": True}, "needs zero_stage 1, 2 or 3"),
         ({"offload_parameters": True, "zero_stage": 2}, "needs zero_stage 3"),
         ({"learning_rate": 0.0}, "learning_rate"),

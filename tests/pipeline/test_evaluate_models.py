@@ -16,7 +16,7 @@ from bolt_ray.cli import main
 from bolt_ray.config.loading import build_config
 from bolt_ray.config.schema import RunConfig
 from bolt_ray.core.errors import ConfigError, DataError, ModelError
-from bolt_ray.pipeline.evaluate_models import EvaluationRequest, evaluate, with_dataset
+from bolt_ray.pipeline.evaluate_models import EvaluationRequest, evaluate, heldout_only
 from bolt_ray.tasks.arithmetic.model import ModelSettings, create_model, save_model
 
 
@@ -86,12 +86,14 @@ def test_another_dataset_is_read_like_the_first_one(tmp_path: Path) -> None:
         "chat": True,
         "reward": "regex",
     }
-    config = with_dataset(config_of(tmp_path, datasets=[first]), "other.jsonl")
-    (heldout,) = config.eval.datasets
+    config = config_of(tmp_path, datasets=[first])
+    changed = heldout_only(config, "other.jsonl")
+    (heldout,) = changed.eval.datasets
     assert (heldout.name, heldout.preset, heldout.chat, heldout.reward) == ("other.jsonl", "gsm8k", True, "regex")
     assert (heldout.split, heldout.weight, heldout.source, heldout.format) == (None, None, None, None)
-    assert config.datasets[0].name == "openai/gsm8k"
-    assert with_dataset(config, None) is config
+    # Nothing of the training data is read, so it need not be there.
+    assert changed.datasets == [heldout]
+    assert heldout_only(config, None) is config
 
 
 def make_adapter(base: Path, directory: Path) -> None:

@@ -39,11 +39,13 @@ class PretrainSettings:
     Attributes:
         problems: the distribution, of which held-out prompts are never shown.
         model: the model to make.
-        careless_fraction: share of the demonstrations whose answer is off by one. The model inherits the habit, and
-            reinforcement learning, which sees only right and wrong, has to break it.
-        steps: optimizer steps.
+        steps: optimizer steps with a careful teacher.
+        careless_steps: further steps with a careless one. The model inherits the habit, and reinforcement learning,
+            which sees only right and wrong, has to break it.
+        careless_fraction: share of the careless teacher's demonstrations whose answer is off by one.
         batch_size: problems per step.
-        learning_rate: peak, after ``warmup_steps`` steps; a cosine brings it to a tenth at the end.
+        learning_rate: peak, after ``warmup_steps`` steps; a cosine brings it to a tenth at the end of ``steps``, and
+            the careless teacher goes on at a quarter.
         evaluation_problems: held-out problems for the accuracies of the report.
         max_new_tokens: length limit of a completion in that evaluation.
         seed: of the weights, the problems and the sampling.
@@ -51,21 +53,26 @@ class PretrainSettings:
 
     problems: ProblemSettings = field(default_factory=ProblemSettings)
     model: ModelSettings = field(default_factory=ModelSettings)
+    steps: int = 1500
+    careless_steps: int = 100
     careless_fraction: float = 0.5
-    steps: int = 1000
-    batch_size: int = 256
-    learning_rate: float = 3e-3
+    batch_size: int = 64
+    learning_rate: float = 2e-3
     warmup_steps: int = 50
     weight_decay: float = 0.01
     evaluation_problems: int = 512
     max_new_tokens: int = 96
     seed: int = 0
 
+    @property
+    def total_steps(self) -> int:
+        return self.steps + self.careless_steps
+
     def __post_init__(self) -> None:
         for name in ("steps", "batch_size", "max_new_tokens"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}")
-        for name in ("warmup_steps", "hasty_steps", "evaluation_problems"):
+        for name in ("warmup_steps", "careless_steps", "evaluation_problems"):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} must not be negative, it is {getattr(self, name)}")
         if not 0.0 <= self.careless_fraction <= 1.0:
@@ -169,7 +176,7 @@ def pretrain(
         for temperature in (1.0, 0.0)
     )
     report = PretrainReport(
-        steps=settings.steps,
+        steps=len(losses),
         first_loss=losses[0],
         last_loss=sum(losses[-10:]) / len(losses[-10:]),
         sampled_accuracy=sampled,
@@ -201,7 +208,9 @@ def _teach(
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _learning_rate_factor(step, settings))
     losses: list[float] = []
     model.train()
-    for batch in itertools.islice(_batches(settings), settings.steps):
+    careful = itertools.islice(_batches(settings, careless_fraction=0.0, seed=settings.seed), settings.steps)
+    careless = _batches(settings, careless_fraction=settings.careless_fraction, seed=settings.seed + 1)
+    for batch in itertools.chain(careful, itertools.islice(careless, settings.careless_steps)):
         input_ids, labels = _encode(batch, tokenizer)
         # No attention mask: padding stands on the right, where causal attention keeps it from every real token.
         logits = model(input_ids=input_ids[:, :-1], use_cache=False).logits
@@ -214,7 +223,7 @@ def _teach(
         schedule.step()
         losses.append(float(loss.detach()))
         if on_progress is not None:
-            on_progress(PretrainProgress(step=len(losses), steps=settings.steps, loss=losses[-1]))
+            on_progress(PretrainProgress(step=len(losses), steps=settings.total_steps, loss=losses[-1]))
     model.eval()
     return losses
 
@@ -223,17 +232,19 @@ def _learning_rate_factor(step: int, settings: PretrainSettings) -> float:
     """Linear warm-up, then a cosine from 1 down to 0.1; ``step`` counts from 0."""
     if step < settings.warmup_steps:
         return (step + 1) / settings.warmup_steps
+    if step >= settings.steps:
+        return 0.25
     progress = (step - settings.warmup_steps) / max(1, settings.steps - settings.warmup_steps)
     return 0.55 + 0.45 * math.cos(math.pi * min(1.0, progress))
 
 
-def _batches(settings: PretrainSettings) -> Iterator[list[tuple[str, str]]]:
+def _batches(settings: PretrainSettings, *, careless_fraction: float, seed: int) -> Iterator[list[tuple[str, str]]]:
     """Batches of (prompt, completion) of like length, in random order: padding costs as much as text."""
-    problems = generate_problems(settings.problems, seed=settings.seed)
-    rng = random.Random(settings.seed)
+    problems = generate_problems(settings.problems, seed=seed)
+    rng = random.Random(seed)
     while True:
         chunk = [
-            (p.prompt, p.careless_completion(rng) if rng.random() < settings.careless_fraction else p.completion)
+            (p.prompt, p.careless_completion(rng) if rng.random() < careless_fraction else p.completion)
             for p in itertools.islice(problems, settings.batch_size * _BATCHES_PER_CHUNK)
         ]
         chunk.sort(key=lambda texts: len(texts[0]) + len(texts[1]))
