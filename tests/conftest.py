@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 
+import hypothesis
 import pytest
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -12,6 +13,10 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "1")
 os.environ.pop("RAY_ADDRESS", None)
+
+# No deadline per example and no random seed: a loaded machine must not fail a test, nor luck pass one.
+hypothesis.settings.register_profile("bolt-ray", deadline=None, derandomize=True)
+hypothesis.settings.load_profile("bolt-ray")
 
 
 @pytest.fixture(scope="session")

@@ -13,6 +13,7 @@ from bolt_ray.core.evidence import Prior
 EASY_ABOVE = 0.8
 HARD_BELOW = 0.2
 LEARNING_EDGE = (0.3, 0.7)
+HISTOGRAM_BINS = 10
 
 
 def brier(scaled_rewards: ArrayLike, v_hat: ArrayLike) -> float:
@@ -60,6 +61,7 @@ class BaselineTotals:
         min_v_hat, max_v_hat: over tracked prompts; +inf and -inf if there are none.
         easy, hard, learning_edge: tracked prompts with v̂ > .8, < .2, in [.3, .7].
         rows, visited_rows, cold_rows: registered dataset rows; those visited; those without evidence.
+        histogram: tracked prompts by v̂, in ``HISTOGRAM_BINS`` equal bins over [0, 1].
     """
 
     tracked: int = 0
@@ -76,17 +78,22 @@ class BaselineTotals:
     rows: int = 0
     visited_rows: int = 0
     cold_rows: int = 0
+    histogram: tuple[int, ...] = (0,) * HISTOGRAM_BINS
 
     def __add__(self, other: BaselineTotals) -> BaselineTotals:
         merged = {f.name: getattr(self, f.name) + getattr(other, f.name) for f in fields(self)}
         merged["min_v_hat"] = min(self.min_v_hat, other.min_v_hat)
         merged["max_v_hat"] = max(self.max_v_hat, other.max_v_hat)
+        merged["histogram"] = tuple(a + b for a, b in zip(self.histogram, other.histogram, strict=True))
         return BaselineTotals(**merged)
 
     def baseline_metrics(self, *, prior: Prior, drift_ema: float) -> dict[str, float]:
-        """``baseline/*``; an empty store shows its prior, which is what a read would answer."""
+        """``baseline/*``; an empty store shows its prior, which is what a read would answer.
+
+        ``baseline/hist_<i>`` is the share of the tracked prompts with v̂ in bin i of ``HISTOGRAM_BINS``.
+        """
         n = self.tracked
-        return {
+        return {f"baseline/hist_{i}": count / max(n, 1) for i, count in enumerate(self.histogram)} | {
             "baseline/num_prompts": float(n),
             "baseline/avg_v_hat": self.sum_v_hat / n if n else prior.v_hat,
             "baseline/avg_N_eff": self.sum_n_eff / n if n else prior.strength,
@@ -136,4 +143,5 @@ def value_totals(v_hat: NDArray[np.float64], n_eff: NDArray[np.float64], visits:
         easy=int((v_hat > EASY_ABOVE).sum()),
         hard=int((v_hat < HARD_BELOW).sum()),
         learning_edge=int(((v_hat >= low) & (v_hat <= high)).sum()),
+        histogram=tuple(np.histogram(v_hat, bins=HISTOGRAM_BINS, range=(0.0, 1.0))[0].tolist()),
     )

@@ -111,6 +111,7 @@ class BatchBuilder:
             "policy/staleness_max": float(ages.max()),
             "baseline/brier": brier(scaled, v_hat),
             "baseline/variance_reduction": variance_reduction(scaled, v_hat),
+            "curriculum/drawn_uncertainty": float(np.sqrt(v_hat * (1.0 - v_hat)).mean()),
             "rollout/stale_dropped": float(sum(item.reason == "stale" for item in rollouts.dropped)),
             "rollout/refilled": float(rollouts.refilled),
             "rollout/completions": float(held),

@@ -8,6 +8,8 @@ from typing import Any, BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
+from bolt_ray.core.baseline_metrics import HISTOGRAM_BINS
+
 Record = Mapping[str, Any]
 
 
@@ -24,9 +26,9 @@ def draw_baseline(
 
     figure = Figure(figsize=(11, 8), layout="constrained")
     figure.suptitle(title)
-    (newest, kept), (values, shares) = figure.subplots(2, 2)
+    (newest, over_time), (values, shares) = figure.subplots(2, 2)
     _newest(newest, histograms)
-    _kept(kept, histograms)
+    _over_time(over_time, records, histograms)
     _values(values, records)
     _shares(shares, records)
     figure.savefig(file, format="png", dpi=110)
@@ -39,13 +41,16 @@ def _newest(axes: Any, histograms: Mapping[int, NDArray[np.int64]]) -> None:
     axes.set(title=f"v̂ after {step:,} steps", xlabel="v̂", ylabel="prompts", xlim=(0, 1))
 
 
-def _kept(axes: Any, histograms: Mapping[int, NDArray[np.int64]]) -> None:
-    for number, (step, counts) in enumerate(histograms.items()):
-        edges = np.linspace(0.0, 1.0, counts.size + 1)
-        age = (number + 1) / len(histograms)
-        axes.stairs(100.0 * counts / max(int(counts.sum()), 1), edges, label=f"step {step:,}", color="C0", alpha=age)
-    axes.set(title="v̂ in the checkpoints kept", xlabel="v̂", ylabel="% of the prompts", xlim=(0, 1))
-    axes.legend(fontsize="small")
+def _over_time(axes: Any, records: Sequence[Record], histograms: Mapping[int, NDArray[np.int64]]) -> None:
+    """A column per step, from the metrics; without them the histograms of the checkpoints kept."""
+    steps, *bins = columns(records, ("step", *(f"baseline/hist_{i}" for i in range(HISTOGRAM_BINS))))
+    if steps.size == 0:
+        steps = np.array(list(histograms), dtype=np.float64)
+        bins = list(np.array([counts / max(int(counts.sum()), 1) for counts in histograms.values()]).T)
+    edges = np.linspace(0.0, 1.0, len(bins) + 1)
+    mesh = axes.pcolormesh(np.append(steps, steps[-1] + 1), edges, 100.0 * np.array(bins), cmap="Blues", vmin=0)
+    axes.figure.colorbar(mesh, ax=axes, label="% of the prompts")
+    axes.set(title="v̂ over the run", xlabel="step", ylabel="v̂", ylim=(0, 1))
 
 
 def _values(axes: Any, records: Sequence[Record]) -> None:
@@ -56,7 +61,7 @@ def _values(axes: Any, records: Sequence[Record]) -> None:
     axes.plot(steps, mean, label="mean v̂")
     steps, reward = columns(records, ("step", "reward/mean"))
     axes.plot(steps, reward, lw=0.8, label="mean reward of the step")
-    axes.set(title="v̂ over the run", xlabel="step")
+    axes.set(title="v̂ and reward", xlabel="step")
     axes.legend(fontsize="small")
 
 

@@ -67,6 +67,10 @@ def train(config: RunConfig, *, base_dir: Path, console: Console | None = None) 
         inputs = prepare_inputs(config, say=partial(_say, console))
         run.config.write_text(dump_config(config), encoding="utf-8")
         use_gpu = wants_gpu(config)
+        # Settings that cannot work are refused here, before any process starts.
+        plain.learner_settings(config, model_path=inputs.model_path, use_gpu=use_gpu)
+        plain.curriculum_settings(config)
+        plain.baseline_settings(config)
         groups = resource_map(config, use_gpu=use_gpu)
         _say(console, f"Run directory: {_shown(run.root)}")
         with (
@@ -222,7 +226,12 @@ class _Assembly:
             row_key=store_row_keys(store),
             allow_pickle=baseline.warm_start_allow_pickle,
         )
-        _say(self._console, f"Warm start: {report}")
+        _say(
+            self._console,
+            f"Warm start: {report.hits:,} of {report.rows:,} prompts ({100 * report.hit_rate:.1f}%) from {report.path}",
+        )
+        if report.warning is not None:
+            _say(self._console, f"Warning: {report.warning}")
 
     def _loop(
         self,

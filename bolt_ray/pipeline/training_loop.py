@@ -22,6 +22,7 @@ from typing import Protocol
 
 from numpy.typing import ArrayLike
 
+from bolt_ray.core.advantages import AdvantageOutput
 from bolt_ray.core.records import StepReport, TrainingBatch
 from bolt_ray.pipeline.batches import BatchBuilder, Evidence
 from bolt_ray.pipeline.completions import CompletionService
@@ -137,6 +138,7 @@ class TrainingLoop:
         self._step = first_step
         self._saved_at = first_step if first_step else -1
         self._baseline_score = baseline_score
+        self._told_of_singletons = False
 
     def run(self) -> TrainingOutcome:
         """Train to the last step, or until interrupted; either way what was made is saved."""
@@ -178,6 +180,7 @@ class TrainingLoop:
             reasons=count_reasons(item.reason for item in rollouts.unscored),
         )
         batch, advantages = self._builder.build(rollouts, step=self._step)
+        self._tell_of_singletons(advantages)
         evidence = self._builder.evidence(rollouts)
         record = self._builder.metrics(rollouts, advantages, version=version)
         with timer.phase("train"):
@@ -200,6 +203,15 @@ class TrainingLoop:
         record.update(_speed(before, _Marks.of(self._service), timer, num_sequences=batch.num_sequences))
         self._metrics.write({"step": self._step, "policy_version": self._rollout.version} | record)
         self._display.step(self._step, record)
+
+    def _tell_of_singletons(self, advantages: AdvantageOutput) -> None:
+        """Once per run: a group of one has no group advantage, its baseline is the tracker's v̂ instead."""
+        if advantages.singletons and not self._told_of_singletons:
+            self._told_of_singletons = True
+            self._display.say(
+                f"{advantages.singletons} of this step's completions are alone in their group; their advantage is "
+                "reward - v̂ (metric advantage/singletons counts them from here on)"
+            )
 
     def _commit(self, evidence: Evidence, report: StepReport) -> None:
         drift = float(report.drift.mean()) if len(report.drift) else 0.0
