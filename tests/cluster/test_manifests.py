@@ -10,9 +10,9 @@ CLUSTER = Path(__file__).parents[2] / "cluster"
 
 
 def test_the_launcher_file_is_valid_by_rays_own_schema() -> None:
-    from ray.autoscaler._private.util import validate_config
+    from ray.autoscaler._private.util import prepare_config, validate_config
 
-    validate_config(yaml.safe_load((CLUSTER / "aws.yaml").read_text()))
+    validate_config(prepare_config(yaml.safe_load((CLUSTER / "aws.yaml").read_text())))
 
 
 def test_the_ray_job_runs_a_config_that_ships_on_the_ray_that_is_pinned() -> None:

@@ -10,11 +10,17 @@ from typing import Any
 import pytest
 import yaml
 
+CHAT_TEMPLATE = (
+    "{% for message in messages %}{{ message.content }}{% endfor %}{% if add_generation_prompt %}={% endif %}"
+)
 
-def make_model(directory: Path, *, tie_embeddings: bool) -> Path:
+
+def make_model(directory: Path, *, tie_embeddings: bool, context_length: int = 64) -> Path:
     from bolt_ray.tasks.arithmetic.model import ModelSettings, create_model, save_model
 
-    model, tokenizer = create_model(ModelSettings(tie_embeddings=tie_embeddings, context_length=64), seed=1)
+    settings = ModelSettings(tie_embeddings=tie_embeddings, context_length=context_length)
+    model, tokenizer = create_model(settings, seed=1)
+    tokenizer.chat_template = CHAT_TEMPLATE
     save_model(model, tokenizer, directory)
     return directory
 
@@ -27,6 +33,12 @@ def tied_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def untied_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make_model(tmp_path_factory.mktemp("model") / "untied", tie_embeddings=False)
+
+
+@pytest.fixture(scope="session")
+def long_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One whose context holds the prompts of the starter templates."""
+    return make_model(tmp_path_factory.mktemp("model") / "long", tie_embeddings=True, context_length=512)
 
 
 @pytest.fixture

@@ -48,7 +48,7 @@ class ModelSettings:
     """What model to make.
 
     Attributes:
-        size: tiny (0.2 M parameters), small (1.6 M), medium (10 M) or large (78 M).
+        size: tiny (0.2 M parameters), small (1.7 M), medium (10 M) or large (76 M).
         tie_embeddings: use the input embedding as the output head.
         num_experts: experts per layer; 0 makes a dense model. An expert is as wide as the dense block divided
             by ``active_experts``, so that a token costs the same.
