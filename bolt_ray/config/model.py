@@ -37,8 +37,8 @@ class ArithmeticConfig(Section):
     max_digits: PositiveInt = 1
     max_depth: PositiveInt = 2
     pretrain_steps: PositiveInt = Field(1500, description="steps with a careful teacher")
-    careless_steps: int = Field(100, ge=0, description="further steps with a teacher that is often off by one")
-    careless_fraction: float = Field(0.5, ge=0, le=1)
+    hasty_steps: int = Field(150, ge=0, description="further steps with a teacher that often leaves out the scratchpad")
+    hasty_fraction: float = Field(0.55, ge=0, le=1)
     pretrain_batch_size: PositiveInt = 64
     pretrain_learning_rate: PositiveFloat = 2e-3
     pretrain_seed: int = 0

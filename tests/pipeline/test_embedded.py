@@ -24,7 +24,7 @@ def quick_config(tmp_path: Path) -> Path:
     path = tmp_path / "config.yaml"
     path.write_text(
         "datasets: [{name: arithmetic}]\nrewards: [{type: arithmetic}]\n"
-        f"arithmetic: {{pretrain_steps: 3, careless_steps: 2, cache_dir: {tmp_path / 'cache'}, num_train: 40, "
+        f"arithmetic: {{pretrain_steps: 3, hasty_steps: 2, cache_dir: {tmp_path / 'cache'}, num_train: 40, "
         "num_heldout: 8}\n"
     )
     return path

@@ -125,7 +125,7 @@ def test_validate_prints_the_step_and_the_processes(bolt_ray: Run, write_config:
 @pytest.mark.parametrize(
     ("lines", "message"),
     [
-        (['{"prompt": "1+1="}', '{"prompt": '], "prompts.jsonl:2"),
+        (['{"prompt": "1+1="}', '{"prompt": '], "prompts.jsonl, line 2: not valid JSON"),
         ([], "empty"),
         (['{"question": "1+1="}'], "'prompt'"),
     ],
@@ -140,7 +140,7 @@ def test_bad_datasets(
     (tmp_path / "prompts.jsonl").write_text("".join(line + "\n" for line in lines), encoding="utf-8")
     code, text = bolt_ray("train", config, "data.heldout_size=0")
     assert code == 2
-    assert message in text.replace("\n", "")
+    assert message in " ".join(text.split())
 
 
 @pytest.mark.ray
@@ -154,5 +154,7 @@ def test_a_prompt_longer_than_the_context(
     (tmp_path / "prompts.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     code, text = bolt_ray("train", config, "data.heldout_size=0")
     assert code == 2
-    assert "prompts.jsonl:2" in text and "100 tokens" in text
+    assert "prompts.jsonl, line 2: the prompt has 100 tokens, more than data.max_prompt_tokens 56" in " ".join(
+        text.split()
+    )
     shutil.rmtree(tmp_path / "run")

@@ -21,7 +21,7 @@ from bolt_ray.tasks.arithmetic.sampling import accuracy, sample_completions
 SHORT = PretrainSettings(
     problems=ProblemSettings(max_digits=1, max_depth=1),
     steps=60,
-    careless_steps=0,
+    hasty_steps=0,
     batch_size=64,
     warmup_steps=10,
     evaluation_problems=64,
@@ -44,17 +44,19 @@ def test_a_short_pretraining_lowers_the_loss(tmp_path: Path) -> None:
     assert 0.0 <= report.sampled_accuracy <= 1.0
 
 
-def test_the_careless_teacher_comes_last_and_changes_the_weights(tmp_path: Path) -> None:
-    settings = dataclasses.replace(SHORT, steps=2, careless_steps=2, careless_fraction=1.0, evaluation_problems=0)
+def test_the_hasty_teacher_comes_last_and_changes_the_weights(tmp_path: Path) -> None:
+    settings = dataclasses.replace(
+        SHORT, problems=ProblemSettings(), steps=2, hasty_steps=2, hasty_fraction=1.0, evaluation_problems=0
+    )
     progress: list[PretrainProgress] = []
-    assert pretrain(settings, tmp_path / "careless", on_progress=progress.append).steps == 4
+    assert pretrain(settings, tmp_path / "hasty", on_progress=progress.append).steps == 4
     assert [(entry.step, entry.steps) for entry in progress] == [(1, 4), (2, 4), (3, 4), (4, 4)]
     careful: list[PretrainProgress] = []
-    unspoilt = dataclasses.replace(settings, careless_fraction=0.0)
-    pretrain(unspoilt, tmp_path / "careful", on_progress=careful.append)
+    patient = dataclasses.replace(settings, hasty_fraction=0.0)
+    pretrain(patient, tmp_path / "careful", on_progress=careful.append)
     assert [entry.loss for entry in careful[:2]] == [entry.loss for entry in progress[:2]]
     assert careful[2].loss != progress[2].loss
-    assert weights(tmp_path / "careless") != weights(tmp_path / "careful")
+    assert weights(tmp_path / "hasty") != weights(tmp_path / "careful")
 
 
 def test_the_seed_decides(tmp_path: Path) -> None:
@@ -102,8 +104,8 @@ def test_a_model_is_taught_once_for_its_settings(tmp_path: Path) -> None:
     [
         ({"steps": 0}, "steps"),
         ({"batch_size": 0}, "batch_size"),
-        ({"careless_steps": -1}, "careless_steps"),
-        ({"careless_fraction": 1.1}, "careless_fraction"),
+        ({"hasty_steps": -1}, "hasty_steps"),
+        ({"hasty_fraction": 1.1}, "hasty_fraction"),
         ({"learning_rate": float("nan")}, "learning_rate"),
         ({"learning_rate": 0.0}, "learning_rate"),
         ({"weight_decay": -1.0}, "weight_decay"),

@@ -40,12 +40,12 @@ class PretrainSettings:
         problems: the distribution, of which held-out prompts are never shown.
         model: the model to make.
         steps: optimizer steps with a careful teacher.
-        careless_steps: further steps with a careless one. The model inherits the habit, and reinforcement learning,
-            which sees only right and wrong, has to break it.
-        careless_fraction: share of the careless teacher's demonstrations whose answer is off by one.
+        hasty_steps: further steps with a hasty one. All its answers are right, but without working the model
+            can hardly find them: that working pays is left to reinforcement learning to discover.
+        hasty_fraction: share of the hasty teacher's demonstrations that give the answer without a scratchpad.
         batch_size: problems per step.
         learning_rate: peak, after ``warmup_steps`` steps; a cosine brings it to a tenth at the end of ``steps``, and
-            the careless teacher goes on at a quarter.
+            the hasty teacher goes on at a quarter.
         evaluation_problems: held-out problems for the accuracies of the report.
         max_new_tokens: length limit of a completion in that evaluation.
         seed: of the weights, the problems and the sampling.
@@ -54,8 +54,8 @@ class PretrainSettings:
     problems: ProblemSettings = field(default_factory=ProblemSettings)
     model: ModelSettings = field(default_factory=ModelSettings)
     steps: int = 1500
-    careless_steps: int = 100
-    careless_fraction: float = 0.5
+    hasty_steps: int = 150
+    hasty_fraction: float = 0.55
     batch_size: int = 64
     learning_rate: float = 2e-3
     warmup_steps: int = 50
@@ -66,17 +66,17 @@ class PretrainSettings:
 
     @property
     def total_steps(self) -> int:
-        return self.steps + self.careless_steps
+        return self.steps + self.hasty_steps
 
     def __post_init__(self) -> None:
         for name in ("steps", "batch_size", "max_new_tokens"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}")
-        for name in ("warmup_steps", "careless_steps", "evaluation_problems"):
+        for name in ("warmup_steps", "hasty_steps", "evaluation_problems"):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} must not be negative, it is {getattr(self, name)}")
-        if not 0.0 <= self.careless_fraction <= 1.0:
-            raise ValueError(f"careless_fraction must be 0 to 1, not {self.careless_fraction}")
+        if not 0.0 <= self.hasty_fraction <= 1.0:
+            raise ValueError(f"hasty_fraction must be 0 to 1, not {self.hasty_fraction}")
         if not (math.isfinite(self.learning_rate) and self.learning_rate > 0):
             raise ValueError(f"learning_rate must be positive, not {self.learning_rate}")
         if not (math.isfinite(self.weight_decay) and self.weight_decay >= 0):
@@ -208,9 +208,9 @@ def _teach(
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _learning_rate_factor(step, settings))
     losses: list[float] = []
     model.train()
-    careful = itertools.islice(_batches(settings, careless_fraction=0.0, seed=settings.seed), settings.steps)
-    careless = _batches(settings, careless_fraction=settings.careless_fraction, seed=settings.seed + 1)
-    for batch in itertools.chain(careful, itertools.islice(careless, settings.careless_steps)):
+    careful = itertools.islice(_batches(settings, hasty_fraction=0.0, seed=settings.seed), settings.steps)
+    hasty = _batches(settings, hasty_fraction=settings.hasty_fraction, seed=settings.seed + 1)
+    for batch in itertools.chain(careful, itertools.islice(hasty, settings.hasty_steps)):
         input_ids, labels = _encode(batch, tokenizer)
         # No attention mask: padding stands on the right, where causal attention keeps it from every real token.
         logits = model(input_ids=input_ids[:, :-1], use_cache=False).logits
@@ -238,13 +238,13 @@ def _learning_rate_factor(step: int, settings: PretrainSettings) -> float:
     return 0.55 + 0.45 * math.cos(math.pi * min(1.0, progress))
 
 
-def _batches(settings: PretrainSettings, *, careless_fraction: float, seed: int) -> Iterator[list[tuple[str, str]]]:
+def _batches(settings: PretrainSettings, *, hasty_fraction: float, seed: int) -> Iterator[list[tuple[str, str]]]:
     """Batches of (prompt, completion) of like length, in random order: padding costs as much as text."""
     problems = generate_problems(settings.problems, seed=seed)
     rng = random.Random(seed)
     while True:
         chunk = [
-            (p.prompt, p.careless_completion(rng) if rng.random() < careless_fraction else p.completion)
+            (p.prompt, p.hasty_completion if rng.random() < hasty_fraction else p.completion)
             for p in itertools.islice(problems, settings.batch_size * _BATCHES_PER_CHUNK)
         ]
         chunk.sort(key=lambda texts: len(texts[0]) + len(texts[1]))

@@ -38,7 +38,7 @@ ANSWER_CLOSE = "</answer>"
 STEP_SEPARATOR = "="
 # Part of every cache key. Raised whenever the code changes what the same settings produce: older cached models and
 # problem files are then not used.
-RECIPE = 4
+RECIPE = 5
 
 _ANSWER = re.compile(r"<answer>\s*(-?[0-9]{1,64})(?:/([0-9]{1,64}))?\s*</answer>")
 _RATIONAL = re.compile(r"\s*(-?[0-9]{1,64})(?:/([0-9]{1,64}))?\s*")
@@ -113,10 +113,10 @@ class Problem:
         """What a careful solver writes after the prompt."""
         return f"{self.scratchpad}{ANSWER_OPEN}{self.answer}{ANSWER_CLOSE}"
 
-    def careless_completion(self, rng: random.Random) -> str:
-        """What a careless solver writes: every step right, and then an answer that is one too high or too low."""
-        slip = Fraction(self.answer) + rng.choice((-1, 1))
-        return f"{self.scratchpad}{ANSWER_OPEN}{slip}{ANSWER_CLOSE}"
+    @property
+    def hasty_completion(self) -> str:
+        """What a hasty solver writes: the right answer, without the scratchpad that would let one find it."""
+        return f"{ANSWER_OPEN}{self.answer}{ANSWER_CLOSE}"
 
 
 class _TreeBuilder:
