@@ -220,6 +220,16 @@ def test_rewards_are_scaled_and_cut_to_the_range() -> None:
             scale_rewards([0.5], low, high)
 
 
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"baseline": "mean"}, "unknown advantage.baseline 'mean'; choose one of tracker, group"),
+        ({"normalize": "minmax"}, "unknown advantage.normalize 'minmax'"),
+        ({"clip": 0.0}, "advantage.clip must be a positive number, got 0.0"),
+        ({"lengths": [1, 2, 3]}, "lengths has shape"),
+        ({"v_hat": [0.5]}, "v_hat has shape"),
+    ],
+)
 def test_bad_requests_are_refused(change: dict[str, object], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         advantages([1.0, 0.0], **change)  # type: ignore[arg-type]

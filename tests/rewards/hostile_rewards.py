@@ -43,7 +43,7 @@ def act(text: str) -> object:
         subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"], start_new_session=True)
         os._exit(4)
     if text == "close":
-        os.closerange(3, 64)
+        os.closerange(3, 65_536)
     return (
         {
             "nan": float("nan"),
