@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -9,6 +10,7 @@ from pathlib import Path
 import torch
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+from transformers.utils.logging import disable_progress_bar
 
 from bolt_ray.config.loading import build_config, load_config
 from bolt_ray.config.model import ArithmeticConfig
@@ -103,7 +105,15 @@ def problem_settings(arithmetic: ArithmeticConfig) -> ProblemSettings:
         raise ConfigError(f"arithmetic: {error}") from error
 
 
+def _quiet_transformers() -> None:
+    """Saving a model brings in DeepSpeed, which tells that there is no GPU, and draws a bar for its one file."""
+    if not torch.cuda.is_available():
+        os.environ.setdefault("DS_ACCELERATOR", "cpu")
+    disable_progress_bar()
+
+
 def _teach(settings: PretrainSettings, *, cache_dir: Path, show_progress: bool) -> tuple[Path, PretrainReport]:
+    _quiet_transformers()
     threads = torch.get_num_threads()
     # A model this small is slower on two threads than on one.
     torch.set_num_threads(1)

@@ -14,30 +14,13 @@ from typing import Any, Literal
 
 from math_verify import ExprExtractionConfig, LatexExtractionConfig, parse, verify
 
+from bolt_ray.core.answers import last_boxed, last_number
 from bolt_ray.rewards.base import RewardInput, Unscored
 
 Extract = Literal["auto", "boxed", "last_number"]
 
-_NUMBER = re.compile(r"(?:(?<![\w)])[-+−])?\$?(?:\d{1,3}(?:,\d{3})+|\d+)?(?:\.\d+|(?<=\d))(?:\s?/\s?\d+)?(?:\s?\\?%)?")
 _ANSWER_TAG = re.compile(r"<answer>(.*?)</answer>", re.DOTALL)
 _GSM8K_MARK = "####"
-
-
-def last_boxed(text: str) -> str | None:
-    """The content of the last closed ``\\boxed{…}`` (or ``\\fbox``), braces balanced; None if there is none."""
-    for match in reversed(list(re.finditer(r"\\(?:boxed|fbox)\s*\{", text))):
-        depth = 1
-        for position in range(match.end(), len(text)):
-            depth += {"{": 1, "}": -1}.get(text[position], 0) * (text[position - 1] != "\\")
-            if depth == 0:
-                return text[match.end() : position].strip()
-    return None
-
-
-def last_number(text: str) -> str | None:
-    """The last number in a text, as ``-1,234.5``, ``3/4`` or ``12%``; None if there is none."""
-    found = [match.group() for match in _NUMBER.finditer(text) if any(c.isdigit() for c in match.group())]
-    return found[-1].replace("$", "").replace("−", "-").replace(" ", "").replace("\\", "") if found else None
 
 
 class MathReward:
