@@ -11,6 +11,7 @@ from pathlib import Path
 import matplotlib
 import matplotlib.pyplot as plt
 
+from bolt_ray.config.loading import load_config
 from bolt_ray.pipeline.telemetry import read_metrics
 
 SMOOTHING = 10
@@ -27,17 +28,20 @@ def main() -> None:
         records = read_metrics(run / "metrics.jsonl")
         evaluations = [record for record in records if "eval/pass@1" in record]
         steps = [record for record in records if "reward/mean" in record]
-        label = f"run {number}" if len(arguments.runs) > 1 else "held-out accuracy"
+        label = f"seed {load_config(run / 'config.yaml').seed}"
         low = [100 * (r["eval/pass@1"] - r["eval/pass@1_low"]) for r in evaluations]
         high = [100 * (r["eval/pass@1_high"] - r["eval/pass@1"]) for r in evaluations]
         accuracy = [100 * r["eval/pass@1"] for r in evaluations]
         left.errorbar([r["step"] for r in evaluations], accuracy, yerr=[low, high], marker="o", capsize=3, label=label)
         rewards = [r["reward/mean"] for r in steps]
         smooth = [sum(rewards[max(0, i + 1 - SMOOTHING) : i + 1]) / min(SMOOTHING, i + 1) for i in range(len(rewards))]
-        right.plot([r["step"] for r in steps], smooth, label=f"reward, {label}" if number else "mean reward of a step")
+        right.plot([r["step"] for r in steps], smooth, label=f"mean reward of a step, {label}")
         if number == 0:
             right.plot(
-                [r["step"] for r in steps], [r["baseline/avg_v_hat"] for r in steps], "--", label="mean v̂ of the store"
+                [r["step"] for r in steps],
+                [r["baseline/avg_v_hat"] for r in steps],
+                "--",
+                label=f"mean v̂ of the store, {label}",
             )
     left.set(xlabel="optimizer step", ylabel="held-out accuracy, % (95 % interval)", title="Held-out problems")
     right.set(xlabel="optimizer step", title="Training: reward and baseline")

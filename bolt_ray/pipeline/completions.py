@@ -18,6 +18,8 @@ from bolt_ray.engines.vllm_engine import SamplingSettings
 Lane = Literal["train", "eval"]
 Outcome = ScoredCompletion | UnscoredCompletion
 
+BOTH_BUSY_S = 0.01
+
 
 class Generators(Protocol):
     """What the pump needs of a generator pool."""
@@ -83,8 +85,11 @@ class CompletionService:
 
     def pump(self, timeout_s: float) -> None:
         """Move what is ready; wait up to ``timeout_s`` for something when nothing is."""
-        waits_for_scores = self._scorers.num_pending > 0 and self._generators.outstanding == 0
-        completions = self._generators.poll(0.0 if waits_for_scores else timeout_s)
+        scoring = self._scorers.num_pending > 0
+        waits_for_scores = scoring and self._generators.outstanding == 0
+        # With both at work neither may keep the other's results waiting.
+        patience = 0.0 if waits_for_scores else min(timeout_s, BOTH_BUSY_S) if scoring else timeout_s
+        completions = self._generators.poll(patience)
         if completions:
             self.generated_tokens += sum(len(completion.token_ids) for completion in completions)
             self._scorers.submit(completions)
