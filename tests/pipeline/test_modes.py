@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -91,3 +92,17 @@ def test_adaptive_kl_is_logged_and_its_controller_survives_a_resume(
     # e·n/horizon changes β by at most 0.2 · 16 / 100 a step, also across the resume.
     assert all(abs(b / a - 1) <= 0.2 * 16 / 100 + 1e-6 for a, b in itertools.pairwise(betas)), betas
     assert all(record["adaptive_kl/adapted_kl"] <= record["adaptive_kl/raw_kl"] for record in steps)
+
+
+def test_a_warm_start_is_taken_and_its_hit_rate_told(
+    ray_cluster: None, write_config: Callable[..., Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    values = {f"prompts_{row}": [1.0, 0.0, 0.0, 0.0] for row in range(64)}
+    (tmp_path / "baseline.json").write_text(json.dumps({"baselines": values}))
+    config = write_config(baseline={"warm_start": str(tmp_path / "baseline.json")}, train={"max_steps": 1})
+    train(load_config(config), base_dir=tmp_path)
+    assert "Warm start: 64 of 64 prompts (100.0%)" in " ".join(capsys.readouterr().out.split())
+    (step,) = steps_of(tmp_path / "run")
+    assert step["baseline/cold_fraction"] == 0.0
+    # (1 + .5) / (4 + 1) for every prompt, moved by 16 outcomes of the one step.
+    assert abs(step["baseline/avg_v_hat"] - 0.3) < 0.05
