@@ -178,10 +178,11 @@ class StepReport:
         step: the step trained.
         skipped: True if a non-finite loss or gradient left the weights untouched.
         metrics: ``loss/*``, ``policy/*``, ``adaptive_kl/*`` and ``optim/*`` numbers.
-        drift: float32 [B], mean over a sequence's tokens of |log π_new − log π_behaviour|.
+        logprobs_before: float32 [Σ completion_lengths], log π of the batch's tokens before its first update, by the
+            training pass itself; NaN for tokens that no pass went over before that update.
     """
 
     step: int
     skipped: bool
     metrics: Mapping[str, float]
-    drift: NDArray[np.float32]
+    logprobs_before: NDArray[np.float32]

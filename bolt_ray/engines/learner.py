@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator, Sequence
-from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -34,8 +33,9 @@ from bolt_ray.engines.deepspeed_config import (
 from bolt_ray.engines.learner_checkpoint import Counters, load_state, save_state
 from bolt_ray.engines.learner_passes import PassPlanner
 from bolt_ray.engines.learner_settings import LearnerSettings, LoraSettings, ReferenceSettings
-from bolt_ray.engines.learner_step import BatchOutcome, BatchTrainer, drift_of
+from bolt_ray.engines.learner_step import BatchOutcome, BatchTrainer
 from bolt_ray.engines.learner_weights import iter_named_weights, write_safetensors
+from bolt_ray.engines.logprobs import Beside
 from bolt_ray.engines.lora import attach_adapter, iter_adapter_weights, save_adapter
 from bolt_ray.engines.model_loading import (
     copy_model_files,
@@ -156,31 +156,44 @@ class DeepSpeedLearner:
             step=batch.step,
             skipped=outcome.applied == 0,
             metrics=self._metrics(outcome, rate=rate),
-            drift=drift_of(TokenColumns.of_batch(batch), outcome, batch.behaviour_logprobs),
+            logprobs_before=outcome.before,
         )
 
     def logprobs(
-        self,
-        sequences: Sequence[NDArray[np.integer]],
-        prompt_lengths: Sequence[int],
-        *,
-        temperature: float | None = None,
+        self, sequences: Sequence[NDArray[np.integer]], prompt_lengths: Sequence[int]
     ) -> list[NDArray[np.float32]]:
-        """log π of every completion token. Collective; the same on every rank.
+        """log π of every completion token, as sampled in training. Collective; the same on every rank.
 
         Args:
             sequences: prompt and completion of each, int [P + T].
             prompt_lengths: P of each, at least 1.
-            temperature: of plain sampling, nothing filtered out; None for the sampling of training.
 
         Returns:
             float32 [T] for each sequence.
         """
+        return self._score(sequences, prompt_lengths, beside="nothing")[0]
+
+    def probe(
+        self, sequences: Sequence[NDArray[np.integer]]
+    ) -> tuple[list[NDArray[np.float32]], list[NDArray[np.float32]]]:
+        """log p of every token but a sequence's first, in one forward pass. Collective; the same on every rank.
+
+        Returns:
+            Twice float32 [n-1] for each sequence of n tokens: of the model alone (temperature 1, nothing filtered
+            out), which is what an inference engine says of a prompt, and as sampled in training.
+        """
+        sampled, plain = self._score(sequences, [1] * len(sequences), beside="plain")
+        return plain, sampled
+
+    def _score(
+        self, sequences: Sequence[NDArray[np.integer]], prompt_lengths: Sequence[int], *, beside: Beside
+    ) -> tuple[list[NDArray[np.float32]], list[NDArray[np.float32]]]:
         columns = TokenColumns.of_sequences(sequences, prompt_lengths)
-        plain = nullcontext() if temperature is None else self._module.at_temperature(temperature)
-        with plain:
-            values, _ = self._trainer.score(columns, np.arange(columns.num_sequences))
-        return np.split(values, columns.completion_starts[1:]) if columns.num_sequences else []
+        if not columns.num_sequences:
+            return [], []
+        first, second = self._trainer.score(columns, np.arange(columns.num_sequences), beside=beside)
+        cuts = columns.completion_starts[1:]
+        return np.split(first, cuts), np.split(second, cuts)
 
     def iter_weights(self, dtype: torch.dtype | None = None) -> Iterator[tuple[str, Tensor]]:
         """All weights by their Hugging Face checkpoint names; collective, all ranks iterate to the end.

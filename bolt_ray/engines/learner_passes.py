@@ -20,6 +20,7 @@ from bolt_ray.core.batching import MicroBatchPlan, plan_micro_batches
 from bolt_ray.core.corrections import CorrectionOptions, old_policy
 from bolt_ray.core.kl import KLOptions
 from bolt_ray.core.losses import Denominators, LossOptions, policy_loss_packed
+from bolt_ray.engines.logprobs import Beside
 from bolt_ray.engines.packing import MicroBatch, TokenColumns, build_micro_batch
 
 Column = NDArray[np.float32]
@@ -60,11 +61,9 @@ class PassPlanner:
         return sorted(ranks[dist.get_rank()], key=lambda plan: bool(plan.rows)), busy
 
 
-def _run(policy: Any, batch: MicroBatch, *, with_entropy: bool) -> tuple[Tensor, Tensor]:
-    logprobs, entropy = policy(
-        batch.input_ids, batch.position_ids, batch.predict, batch.targets, with_entropy=with_entropy
-    )
-    return logprobs, entropy
+def _run(policy: Any, batch: MicroBatch, *, beside: Beside) -> tuple[Tensor, Tensor]:
+    logprobs, second = policy(batch.input_ids, batch.position_ids, batch.predict, batch.targets, beside=beside)
+    return logprobs, second
 
 
 def _fill(column: Column, parts: list[tuple[MicroBatch, Tensor]]) -> Column:
@@ -83,9 +82,9 @@ def score_columns(
     *,
     planner: PassPlanner,
     device: torch.device,
-    with_entropy: bool = False,
+    beside: Beside = "nothing",
 ) -> tuple[Column, Column]:
-    """Log-probs (and entropies) of every completion token of the chosen sequences, without gradient.
+    """Log-probs of every completion token of the chosen sequences, and what ``beside`` says, without gradient.
 
     Args:
         policy: the engine or module to call.
@@ -96,19 +95,19 @@ def score_columns(
     """
     plans, _ = planner.plan(columns, indices)
     logprob_parts: list[tuple[MicroBatch, Tensor]] = []
-    entropy_parts: list[tuple[MicroBatch, Tensor]] = []
+    second_parts: list[tuple[MicroBatch, Tensor]] = []
     for plan in plans:
         batch = build_micro_batch(columns, plan, device=device)
-        logprobs, entropy = _run(policy, batch, with_entropy=with_entropy)
+        logprobs, second = _run(policy, batch, beside=beside)
         logprob_parts.append((batch, logprobs))
-        entropy_parts.append((batch, entropy))
+        second_parts.append((batch, second))
     count = columns.num_completion_tokens
-    mine = np.zeros((2 if with_entropy else 1, count), dtype=np.float32)
+    mine = np.zeros((1 if beside == "nothing" else 2, count), dtype=np.float32)
     _fill(mine[0], logprob_parts)
-    if with_entropy:
-        _fill(mine[1], entropy_parts)
+    if beside != "nothing":
+        _fill(mine[1], second_parts)
     whole = sum_over_ranks(mine).astype(np.float32)
-    return whole[0], whole[1] if with_entropy else np.zeros(count, dtype=np.float32)
+    return whole[0], np.zeros(count, dtype=np.float32) if beside == "nothing" else whole[1]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -193,7 +192,7 @@ def accumulate(
     for number, plan in enumerate(plans):
         batch = build_micro_batch(inputs.columns, plan, device=device)
         engine.set_gradient_accumulation_boundary(number == len(plans) - 1)
-        logprobs, entropy = _run(engine, batch, with_entropy=True)
+        logprobs, entropy = _run(engine, batch, beside="entropy")
         loss, metrics = _loss(
             batch,
             logprobs,

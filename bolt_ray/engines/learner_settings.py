@@ -84,8 +84,6 @@ class LearnerSettings:
         gradient_checkpointing: recompute activations in the backward pass.
         lora: train an adapter instead of all weights.
         reference: see `ReferenceSettings`.
-        drift_after_update: measure ``StepReport.drift`` by one more forward pass with the new weights. Without
-            it drift is what the training pass saw: on-policy, the rounding between generator and learner.
         seed: of the mini-batch shuffle and of a new adapter.
         max_bad_steps: non-finite steps in a row that end the run.
     """
@@ -125,7 +123,6 @@ class LearnerSettings:
     gradient_checkpointing: bool = False
     lora: LoraSettings | None = None
     reference: ReferenceSettings = field(default_factory=ReferenceSettings)
-    drift_after_update: bool = False
     seed: int = 0
     max_bad_steps: int = 5
 

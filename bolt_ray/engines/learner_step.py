@@ -28,6 +28,7 @@ from bolt_ray.engines.learner_passes import (
     sum_over_ranks,
 )
 from bolt_ray.engines.learner_settings import LearnerSettings
+from bolt_ray.engines.logprobs import Beside
 from bolt_ray.engines.packing import TokenColumns, ragged_arange
 from bolt_ray.engines.reference import Reference
 
@@ -41,16 +42,15 @@ class BatchOutcome:
         bad: True if a non-finite loss or gradient ended the batch.
         metrics: one dict per applied optimizer step.
         gap: what `gap_metrics` says of the policy before its first update.
-        new_logprobs: float32 [Σ completion_lengths], the newest log-probs any pass has seen.
-        seen: bool [B], sequences that ``new_logprobs`` covers.
+        before: float32 [Σ completion_lengths], log-probs of the policy before its first update; NaN for tokens
+            that no pass went over before it.
     """
 
     applied: int = 0
     bad: bool = False
     metrics: list[dict[str, float]] = field(default_factory=list)
     gap: dict[str, float] = field(default_factory=dict)
-    new_logprobs: Column
-    seen: NDArray[np.bool_]
+    before: Column
 
 
 class BatchTrainer:
@@ -77,22 +77,18 @@ class BatchTrainer:
         """Pass over the batch's mini-batches until done or until a non-finite loss or gradient."""
         columns = TokenColumns.of_batch(batch)
         active = np.flatnonzero(batch.active & (columns.completion_lengths > 0))
-        outcome = BatchOutcome(
-            new_logprobs=np.zeros(columns.num_completion_tokens, dtype=np.float32),
-            seen=np.zeros(columns.num_sequences, dtype=np.bool_),
-        )
+        outcome = BatchOutcome(before=np.full(columns.num_completion_tokens, np.nan, dtype=np.float32))
         if active.shape[0] == 0:
             return outcome
         updates = self._updates(active, step=batch.step)
         inputs = self._inputs(batch, columns, active, several_updates=len(updates) > 1)
-        if inputs.before is not None:
-            outcome.gap = gap_metrics(inputs.before, batch.behaviour_logprobs, completion_tokens(columns, active))
-        for indices in updates:
+        for number, indices in enumerate(updates):
             metrics, logprobs = self._accumulate(inputs, indices)
-            tokens = completion_tokens(columns, indices)
-            outcome.gap = outcome.gap or gap_metrics(logprobs, batch.behaviour_logprobs, tokens)
-            outcome.new_logprobs[tokens] = logprobs[tokens]
-            outcome.seen[indices] = True
+            if number == 0:
+                known = logprobs if inputs.before is None else inputs.before
+                tokens = completion_tokens(columns, indices if inputs.before is None else active)
+                outcome.before[tokens] = known[tokens]
+                outcome.gap = gap_metrics(known, batch.behaviour_logprobs, tokens)
             norm = self._optimizer_step()
             if norm is None:
                 outcome.bad = True
@@ -100,13 +96,10 @@ class BatchTrainer:
             outcome.applied += 1
             outcome.metrics.append(metrics | {"optim/grad_norm": norm})
             self._control(metrics, mean_reward=float(batch.rewards[indices].mean()), count=indices.shape[0])
-        if outcome.applied and self._settings.drift_after_update:
-            outcome.new_logprobs = self.score(columns, active)[0]
-            outcome.seen[active] = True
         return outcome
 
     def score(
-        self, columns: TokenColumns, indices: NDArray[np.int64], *, with_entropy: bool = False
+        self, columns: TokenColumns, indices: NDArray[np.int64], *, beside: Beside = "nothing"
     ) -> tuple[Column, Column]:
         """`score_columns` by the current policy."""
         return score_columns(
@@ -115,7 +108,7 @@ class BatchTrainer:
             indices,
             planner=self._planner,
             device=self._device,
-            with_entropy=with_entropy,
+            beside=beside,
         )
 
     def _updates(self, active: NDArray[np.int64], *, step: int) -> list[NDArray[np.int64]]:
@@ -137,7 +130,7 @@ class BatchTrainer:
         entropy: Column | None = None
         # With a single update the training pass itself gives π_old: nothing has moved yet.
         if (recompute and several_updates) or select:
-            before, entropy = self.score(columns, active, with_entropy=select)
+            before, entropy = self.score(columns, active, beside="entropy" if select else "nothing")
         reference = None
         if self._reference is not None:
             reference = self._reference.logprobs(columns, active, planner=self._planner)
@@ -232,19 +225,6 @@ def gap_metrics(ours: Column, theirs: Column, tokens: NDArray[np.int64]) -> dict
     """How far learner and generator are apart on the same tokens: the largest |Δ log p| and the mean."""
     gap = np.abs(ours[tokens] - theirs[tokens])
     return {"policy/logprob_gap": float(gap.max()), "policy/logprob_gap_mean": float(gap.mean())}
-
-
-def drift_of(columns: TokenColumns, outcome: BatchOutcome, behaviour: Column) -> NDArray[np.float32]:
-    """Mean |log π_new − log π_behaviour| of each sequence, [B].
-
-    A sequence that no pass has seen (inactive, or empty) gets the mean of the others, the best guess there is.
-    """
-    lengths = columns.completion_lengths
-    owner = np.repeat(np.arange(columns.num_sequences), lengths)
-    total = np.bincount(owner, weights=np.abs(outcome.new_logprobs - behaviour), minlength=columns.num_sequences)
-    drift: NDArray[np.float64] = total / np.maximum(lengths, 1)
-    drift[~outcome.seen] = drift[outcome.seen].mean() if outcome.seen.any() else 0.0
-    return drift.astype(np.float32)
 
 
 def _over_ranks(sums: Mapping[str, Tensor], logprobs: Column) -> tuple[dict[str, float], Column]:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -18,6 +18,10 @@ from torch import Tensor, nn
 CHUNK_ELEMENTS = 2**25
 """Logits held at a time: 32 Mi numbers, 128 MiB in float32, 223 tokens of a vocabulary of 150,000."""
 
+
+Beside = Literal["nothing", "entropy", "plain"]
+"""What a pass gives beside the log-probs: zeros, entropies, or log-probs of the model without temperature and filters
+(from the same hidden states)."""
 
 _OUT = -1e30
 """Logit of a token that sampling had taken out: probability 0, and finite, so that 0 times it is 0."""
@@ -49,6 +53,11 @@ class LogitShape:
     @property
     def keeps_all(self) -> bool:
         return self.min_p == 0.0 and self.top_k == 0 and self.top_p == 1.0
+
+    @property
+    def plain(self) -> LogitShape:
+        """The model alone: temperature 1, nothing taken out."""
+        return LogitShape(scale=self.scale, softcap=self.softcap)
 
     def threshold(self, logits: Tensor) -> Tensor:
         """The smallest logit kept, [c, 1], by min-p, top-k and top-p in vLLM's order."""
@@ -216,8 +225,8 @@ def chunked_logprobs(
 class LogProbHead(nn.Module):
     """Takes the place of a model's output layer, with the same parameters under the same names.
 
-    With targets it answers log-probs and entropies in chunks; without, plain logits as before. Being a module, it
-    lets DeepSpeed gather its (partitioned) weight around both passes.
+    With targets it answers log-probs in chunks, and beside them what ``beside`` says; without, logits as before.
+    Being a module, it lets DeepSpeed gather its (partitioned) weight around both passes.
     """
 
     def __init__(self, linear: nn.Linear, *, shape: LogitShape) -> None:
@@ -227,10 +236,18 @@ class LogProbHead(nn.Module):
         self.shape = shape
 
     def forward(
-        self, hidden: Tensor, targets: Tensor | None = None, with_entropy: bool = True
+        self, hidden: Tensor, targets: Tensor | None = None, beside: Beside = "entropy"
     ) -> Tensor | tuple[Tensor, Tensor]:
         if targets is None:
             return _product(hidden, self.weight, self.bias)
-        return chunked_logprobs(
-            hidden, self.weight, targets, bias=self.bias, shape=self.shape, with_entropy=with_entropy
-        )
+        logprobs, entropy = self._logprobs(hidden, targets, self.shape, with_entropy=beside == "entropy")
+        if beside != "plain":
+            return logprobs, entropy
+        if self.shape == self.shape.plain:
+            return logprobs, logprobs
+        return logprobs, self._logprobs(hidden, targets, self.shape.plain, with_entropy=False)[0]
+
+    def _logprobs(
+        self, hidden: Tensor, targets: Tensor, shape: LogitShape, *, with_entropy: bool
+    ) -> tuple[Tensor, Tensor]:
+        return chunked_logprobs(hidden, self.weight, targets, bias=self.bias, shape=shape, with_entropy=with_entropy)

@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +12,7 @@ from torch import Tensor, nn
 
 from bolt_ray.core.errors import ModelError
 from bolt_ray.engines.learner_settings import LearnerSettings
-from bolt_ray.engines.logprobs import LogitShape, LogProbHead
+from bolt_ray.engines.logprobs import Beside, LogitShape, LogProbHead
 
 log = logging.getLogger(__name__)
 
@@ -112,9 +109,9 @@ class PolicyModule(nn.Module):
         position_ids: Tensor | None,
         predict: Tensor,
         targets: Tensor,
-        with_entropy: bool = True,
+        beside: Beside = "entropy",
     ) -> tuple[Tensor, Tensor]:
-        """Log-probs and entropies at the positions asked for.
+        """Log-probs, and what ``beside`` says, at the positions asked for.
 
         Args:
             input_ids: int64 [R, L].
@@ -123,26 +120,15 @@ class PolicyModule(nn.Module):
             targets: int64 [n], the token each of them predicts.
 
         Returns:
-            float32 [n] log-probs, float32 [n] entropies.
+            float32 [n] log-probs, float32 [n] of what ``beside`` says.
         """
         # Transformers reads packing off position ids that restart, and isolates the sequences from each other.
         hidden = self.model.base_model(
             input_ids=input_ids, position_ids=position_ids, use_cache=False
         ).last_hidden_state
         chosen = hidden.reshape(-1, hidden.shape[-1]).index_select(0, predict)
-        logprobs, entropy = self.model.get_output_embeddings()(chosen, targets, with_entropy)
-        return logprobs, entropy
-
-    @contextmanager
-    def at_temperature(self, temperature: float) -> Iterator[None]:
-        """Log-probs of plain sampling at this temperature, nothing filtered out, while this is entered."""
-        head = self.model.get_output_embeddings()
-        before = head.shape
-        head.shape = replace(before, temperature=temperature, min_p=0.0, top_k=0, top_p=1.0)
-        try:
-            yield
-        finally:
-            head.shape = before
+        logprobs, second = self.model.get_output_embeddings()(chosen, targets, beside)
+        return logprobs, second
 
     def whole_logits(self, input_ids: Tensor) -> Tensor:
         """Logits [R, L, V] by the model's own forward pass; for `probe` only."""

@@ -104,7 +104,9 @@ class CurriculumPrompts:
         draws_dir: Path,
     ) -> None:
         self._store = store
+        self._rows = rows
         self._tokenize = tokenize
+        self._max_prompt_tokens = max_prompt_tokens
         self._curriculum = curriculum
         self._baseline = baseline
         self._prompts_per_step = config.prompts_per_step
@@ -143,6 +145,12 @@ class CurriculumPrompts:
     def metrics(self) -> dict[str, float]:
         """``curriculum/*`` as of the last refresh of the weights, and ``data/*``."""
         return self._metrics | self.stream.metrics()
+
+    def first_token_ids(self, count: int) -> list[NDArray[np.int32]]:
+        """Some prompts' tokens, cut to what the model may be given: to compare learner and generators on before
+        there is a completion."""
+        sequences = self._tokenize(self._store.read(self._rows[:count]))
+        return [token_ids[: self._max_prompt_tokens] for token_ids in sequences]
 
     def redraw(self, entries: Sequence[LedgerEntry]) -> list[DrawnPrompt]:
         """The prompts of a ledger, read and tokenized again."""

@@ -42,7 +42,7 @@ from bolt_ray.pipeline.ray_session import ray_session
 from bolt_ray.pipeline.rollout import RolloutLoop
 from bolt_ray.pipeline.telemetry import MetricsLog, ProgressDisplay, open_log
 from bolt_ray.pipeline.training_loop import TrainingLoop, TrainingOutcome
-from bolt_ray.pipeline.weight_sync import NUM_PROBES, WeightSync
+from bolt_ray.pipeline.weight_sync import NUM_PROBES, Probe, WeightSync
 from bolt_ray.pipeline.workspace import RunDirectory, find_run_to_resume, new_run_directory
 from bolt_ray.rewards.health import check_unscored
 
@@ -267,8 +267,8 @@ class _Assembly:
             max_gap=plain.max_logprob_gap(config, use_gpu=self._use_gpu),
             timeout_s=config.deadlines.sync_s,
         )
-        probes = [problem.token_ids for problem in problems if len(problem.token_ids) >= 2][:NUM_PROBES]
-        sync.run(self._version, probes)
+        first = prompts.first_token_ids(NUM_PROBES)
+        sync.run(self._version, [Probe(token_ids=token_ids) for token_ids in first if len(token_ids) >= 2])
         sampling = plain.sampling_settings(config)
         evaluator = Evaluator(
             service=service,

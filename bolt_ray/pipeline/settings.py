@@ -73,7 +73,6 @@ def learner_settings(config: RunConfig, *, model_path: Path, use_gpu: bool) -> L
             update_freq=reference.update_freq,
             device=reference.device,
         ),
-        drift_after_update=config.baseline.forgetting == "kl" and config.rollout.max_staleness == 0,
         seed=config.seed,
         max_bad_steps=train.max_bad_steps,
     )

@@ -34,13 +34,16 @@ class PublishedWeights:
         manifest: names, shapes and layout of every tensor; None with an adapter.
         buckets: object references of the buckets, in the manifest's order.
         adapter: the adapter's directory, in PEFT's format.
-        probe_logprobs: per probe sequence of n tokens, float32 [n-1], log p of its tokens from the second on.
+        probe_logprobs: per probe sequence of n tokens, float32 [n-1], log p of its tokens from the second on, by the
+            model alone (temperature 1, nothing filtered out).
+        sampled_logprobs: the same as sampled in training.
     """
 
     manifest: WeightManifest | None
     buckets: list[Any]
     adapter: str | None
     probe_logprobs: list[NDArray[np.float32]]
+    sampled_logprobs: list[NDArray[np.float32]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -93,7 +96,7 @@ def _carry_out(command: Command, *, learner: DeepSpeedLearner, rank: int) -> Any
 
 def _publish(learner: DeepSpeedLearner, command: PublishCommand, *, rank: int) -> PublishedWeights | None:
     """Collective: every rank takes part in gathering, rank 0 answers."""
-    probe_logprobs = learner.logprobs(command.probes, [1] * len(command.probes), temperature=1.0)
+    plain, sampled = learner.probe(command.probes)
     manifest, buckets = None, []
     if command.adapter_directory is not None:
         learner.save_adapter(command.adapter_directory)
@@ -106,5 +109,9 @@ def _publish(learner: DeepSpeedLearner, command: PublishCommand, *, rank: int) -
     if rank != 0:
         return None
     return PublishedWeights(
-        manifest=manifest, buckets=buckets, adapter=command.adapter_directory, probe_logprobs=probe_logprobs
+        manifest=manifest,
+        buckets=buckets,
+        adapter=command.adapter_directory,
+        probe_logprobs=plain,
+        sampled_logprobs=sampled,
     )

@@ -30,7 +30,7 @@ from bolt_ray.pipeline.evaluation import Evaluator, Score
 from bolt_ray.pipeline.interrupts import Interrupted, InterruptFlag
 from bolt_ray.pipeline.rollout import RolloutLoop, StepRollouts
 from bolt_ray.pipeline.telemetry import MetricsLog, ProgressDisplay, StepTimer
-from bolt_ray.pipeline.weight_sync import WeightSync, probe_sequences
+from bolt_ray.pipeline.weight_sync import WeightSync, choose_probes
 from bolt_ray.rewards.health import count_reasons
 
 log = logging.getLogger(__name__)
@@ -193,9 +193,10 @@ class TrainingLoop:
             self._rollout.release(version)
         else:
             with timer.phase("sync"):
-                record["policy/sync_gap"] = self._sync.run(version + 1, probe_sequences(batch))
+                synced = self._sync.run(version + 1, choose_probes(batch, report))
+            record |= {"policy/sync_gap": synced.gap, "policy/drift": synced.drift}
             with timer.phase("baseline"):
-                self._commit(evidence, report)
+                self._commit(evidence, drift=synced.drift)
             with timer.phase("curriculum"):
                 self._curriculum.after_step(self._step, rollouts)
         record.update(self._baseline.metrics())
@@ -213,8 +214,7 @@ class TrainingLoop:
                 "reward - v̂ (metric advantage/singletons counts them from here on)"
             )
 
-    def _commit(self, evidence: Evidence, report: StepReport) -> None:
-        drift = float(report.drift.mean()) if len(report.drift) else 0.0
+    def _commit(self, evidence: Evidence, *, drift: float) -> None:
         self._baseline.commit(
             update_id=f"step-{self._step}",
             keys=evidence.keys,

@@ -4,23 +4,54 @@
 
 The version is released only when every generator has acknowledged it and agrees with the learner on the log-probs
 of a few sequences: a stale output head, a wrong name or half an update show there and nowhere else.
+
+The probes are sequences of the batch just trained, whose log-probs before the update the training pass has seen. So
+the same look at them also says how far the update moved the policy, which ``forgetting: kl`` of the baseline follows.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from bolt_ray.core.errors import WeightSyncError
-from bolt_ray.core.records import TrainingBatch
+from bolt_ray.core.records import StepReport, TrainingBatch
 from bolt_ray.engines.weights import WeightManifest
 from bolt_ray.pipeline.train_worker import PublishedWeights
 
-NUM_PROBES = 2
+NUM_PROBES = 4
 """Sequences compared at each sync: enough to see a wrong tensor, cheap enough for every step."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Probe:
+    """A sequence to compare.
+
+    Attributes:
+        token_ids: int32 [n], n >= 2.
+        before: float32 [T], log π of its last T tokens, as sampled, before the update; None if there was none.
+    """
+
+    token_ids: NDArray[np.int32]
+    before: NDArray[np.float32] | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SyncReport:
+    """What the probes showed.
+
+    Attributes:
+        gap: max |Δ log p| between generator and learner, both with the new weights.
+        drift: mean over sequences of their tokens' mean |log π_new − log π_before|, the policy's move in this
+            version; 0 if nothing was known before.
+    """
+
+    gap: float
+    drift: float
 
 
 class Publisher(Protocol):
@@ -64,14 +95,16 @@ class WeightSync:
         self._max_gap = max_gap
         self._timeout_s = timeout_s
 
-    def run(self, version: int, probes: Sequence[NDArray[np.int32]]) -> float:
-        """Bring all generators to ``version``; returns max |Δ log p| over the probes.
+    def run(self, version: int, probes: Sequence[Probe]) -> SyncReport:
+        """Bring all generators to ``version``.
 
         Raises:
             WeightSyncError: generator and learner disagree by more than the limit.
         """
-        published = self._publisher.publish(version=version, probes=probes, timeout_s=self._timeout_s)
-        answers = self._hand_over(published, version, [probe.tolist() for probe in probes])
+        published = self._publisher.publish(
+            version=version, probes=[probe.token_ids for probe in probes], timeout_s=self._timeout_s
+        )
+        answers = self._hand_over(published, version, [probe.token_ids.tolist() for probe in probes])
         gap = _largest([_max_gap(published.probe_logprobs, answer) for answer in answers])
         if not gap <= self._max_gap:
             raise WeightSyncError(
@@ -79,7 +112,7 @@ class WeightSync:
                 f"the limit is {self._max_gap:.2g} (generator.max_logprob_gap); 'bolt-ray doctor' looks into it"
             )
         self._release(version)
-        return gap
+        return SyncReport(gap=gap, drift=_drift(probes, published.sampled_logprobs))
 
     def _hand_over(
         self, published: PublishedWeights, version: int, probe: list[list[int]]
@@ -92,11 +125,22 @@ class WeightSync:
         )
 
 
-def probe_sequences(batch: TrainingBatch) -> list[NDArray[np.int32]]:
-    """The first sequences of a batch, prompt and completion, as int32 arrays."""
-    ends = np.cumsum(batch.lengths)
-    parts = np.split(batch.token_ids, ends[:-1])
-    return [part for part in parts if len(part) >= 2][:NUM_PROBES]
+def choose_probes(batch: TrainingBatch, report: StepReport) -> list[Probe]:
+    """Sequences from all over a batch just trained whose log-probs before the update are known."""
+    sequences = np.split(batch.token_ids, np.cumsum(batch.lengths)[:-1])
+    before = np.split(report.logprobs_before, np.cumsum(batch.completion_lengths)[:-1])
+    known = [i for i, values in enumerate(before) if len(values) and np.isfinite(values).all()]
+    places = np.linspace(0, len(known) - 1, min(NUM_PROBES, len(known))).astype(int)
+    return [Probe(token_ids=sequences[known[i]], before=before[known[i]]) for i in places]
+
+
+def _drift(probes: Sequence[Probe], after: Sequence[NDArray[np.float32]]) -> float:
+    moves = [
+        float(np.abs(new[-len(probe.before) :] - probe.before).mean())
+        for probe, new in zip(probes, after, strict=True)
+        if probe.before is not None
+    ]
+    return sum(moves) / len(moves) if moves else 0.0
 
 
 def _max_gap(expected: Sequence[NDArray[np.float32]], found: Sequence[NDArray[Any]]) -> float:

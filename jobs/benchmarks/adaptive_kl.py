@@ -29,7 +29,9 @@ METHODS: dict[str, dict[str, Any]] = {
     "hinge": {"adaptation": "hinge"},
     "softplus": {"adaptation": "softplus"},
     "length_normalized": {"adaptation": "length_normalized"},
+    "dynamic controller": {"controller": "dynamic"},
     "ziegler controller": {"controller": "ziegler", "horizon": 1000.0},
+    "ppo_penalty controller": {"controller": "ppo_penalty"},
 }
 LAST = 10
 

@@ -73,9 +73,9 @@ def test_packed_and_padded_train_alike(tmp_path: Path, loss_budget: int) -> None
             )
         )
         report = learner.train_step(make_batch())
-        results.append((report.metrics["loss/total"], report.drift, weights_of(learner)))
+        results.append((report.metrics["loss/total"], report.logprobs_before, weights_of(learner)))
         learner.close()
-    (packed_loss, packed_drift, packed), (padded_loss, padded_drift, padded) = results
+    (packed_loss, packed_before, packed), (padded_loss, padded_before, padded) = results
     assert packed_loss == pytest.approx(padded_loss, abs=1e-6)
-    np.testing.assert_allclose(packed_drift, padded_drift, atol=1e-5)
+    np.testing.assert_allclose(packed_before, padded_before, atol=1e-5)
     assert largest_difference(packed, padded) < 1e-5

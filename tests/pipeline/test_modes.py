@@ -40,6 +40,9 @@ def test_every_preset_trains_and_its_tracker_learns(
     assert len(steps) == 2
     assert steps[-1]["baseline/num_prompts"] >= 16 / config.rollout.group_size
     assert steps[-1]["policy/sync_gap"] <= 1e-3
+    assert all(1e-4 < record["policy/drift"] < 1.0 for record in steps)
+    # ``forgetting: kl`` follows that drift, which the weight sync's probes measured.
+    assert (steps[-1]["baseline/avg_kl_ema"] > 1e-4) or config.baseline.forgetting != "kl"
 
 
 def test_the_curriculum_draws_what_is_uncertain(
