@@ -14,6 +14,7 @@ from bolt_ray.core.advantages import AdvantageOutput, compute_advantages, scale_
 from bolt_ray.core.baseline_metrics import brier, variance_reduction
 from bolt_ray.core.records import ScoredCompletion, TrainingBatch
 from bolt_ray.pipeline.rollout import StepRollouts
+from bolt_ray.rewards.health import count_reasons, unscored_metric
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -118,6 +119,8 @@ class BatchBuilder:
         }
         for name in sorted({name for item in items for name in item.parts}):
             metrics[f"reward/part/{name}"] = float(np.mean([item.parts[name] for item in items if name in item.parts]))
+        for kind, count in count_reasons(item.reason for item in rollouts.unscored).items():
+            metrics[unscored_metric(kind)] = float(count)
         metrics |= output.metrics
         # Undefined in this step, as the variance reduction of equal rewards: left out, JSON has no NaN.
         return {key: value for key, value in metrics.items() if math.isfinite(value)}

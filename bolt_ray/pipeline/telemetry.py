@@ -116,7 +116,7 @@ class ProgressDisplay:
 
     def say(self, text: str) -> None:
         """A line above the bar, and in the log."""
-        self.console.print(text, highlight=False, soft_wrap=True)
+        self.console.print(text, highlight=False, soft_wrap=True, markup=False)
         log.info(text)
 
 

@@ -31,7 +31,7 @@ from bolt_ray.pipeline.interrupts import Interrupted, InterruptFlag
 from bolt_ray.pipeline.rollout import RolloutLoop, StepRollouts
 from bolt_ray.pipeline.telemetry import MetricsLog, ProgressDisplay, StepTimer
 from bolt_ray.pipeline.weight_sync import WeightSync, choose_probes
-from bolt_ray.rewards.health import count_reasons
+from bolt_ray.rewards.health import count_reasons, reason_kind, unscored_metric
 
 log = logging.getLogger(__name__)
 
@@ -138,7 +138,7 @@ class TrainingLoop:
         self._step = first_step
         self._saved_at = first_step if first_step else -1
         self._baseline_score = baseline_score
-        self._told_of_singletons = False
+        self._told: set[str] = set()
 
     def run(self) -> TrainingOutcome:
         """Train to the last step, or until interrupted; either way what was made is saved."""
@@ -175,10 +175,9 @@ class TrainingLoop:
         with timer.phase("wait_rollouts"):
             rollouts = self._rollout.next_step()
         version = self._rollout.version
-        self._watch_scores(
-            num_scored=len(rollouts.trainable),
-            reasons=count_reasons(item.reason for item in rollouts.unscored),
-        )
+        reasons = count_reasons(item.reason for item in rollouts.unscored)
+        self._tell_of_unscored(rollouts, reasons)
+        self._watch_scores(num_scored=len(rollouts.trainable), reasons=reasons)
         batch, advantages = self._builder.build(rollouts, step=self._step)
         self._tell_of_singletons(advantages)
         evidence = self._builder.evidence(rollouts)
@@ -206,13 +205,28 @@ class TrainingLoop:
         self._display.step(self._step, record)
 
     def _tell_of_singletons(self, advantages: AdvantageOutput) -> None:
-        """Once per run: a group of one has no group advantage, its baseline is the tracker's v̂ instead."""
-        if advantages.singletons and not self._told_of_singletons:
-            self._told_of_singletons = True
-            self._display.say(
+        """A group of one has no group advantage, its baseline is the tracker's v̂ instead."""
+        if advantages.singletons:
+            self._tell_once(
+                "singletons",
                 f"{advantages.singletons} of this step's completions are alone in their group; their advantage is "
-                "reward - v̂ (metric advantage/singletons counts them from here on)"
+                "reward - v̂ (metric advantage/singletons counts them from here on)",
             )
+
+    def _tell_of_unscored(self, rollouts: StepRollouts, reasons: Mapping[str, int]) -> None:
+        for kind, count in reasons.items():
+            example = next(item.reason for item in rollouts.unscored if reason_kind(item.reason) == kind)
+            self._tell_once(
+                kind,
+                f"Warning: {count} of this step's completions could not be scored and are left out: {example} "
+                f"(metric {unscored_metric(kind)} counts them from here on)",
+            )
+
+    def _tell_once(self, what: str, text: str) -> None:
+        """Once per run."""
+        if what not in self._told:
+            self._told.add(what)
+            self._display.say(text)
 
     def _commit(self, evidence: Evidence, *, drift: float) -> None:
         self._baseline.commit(

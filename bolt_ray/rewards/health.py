@@ -13,6 +13,11 @@ def reason_kind(reason: str) -> str:
     return ": ".join(reason.split(": ")[:2])
 
 
+def unscored_metric(kind: str) -> str:
+    """The name a kind of reason is counted under: ``"own: exception"`` → ``"reward/unscored/own/exception"``."""
+    return "reward/unscored/" + kind.replace(": ", "/")
+
+
 def count_reasons(reasons: Iterable[str]) -> dict[str, int]:
     """How often each kind of reason occurs, the most frequent first."""
     return dict(Counter(reason_kind(reason) for reason in reasons).most_common())
@@ -40,14 +45,17 @@ def check_unscored(
         min_completions: below this many completions in the window nothing is concluded.
 
     Raises:
-        UnhealthyTrainingError: the share is above the limit; the message counts the reasons.
+        UnhealthyTrainingError: the share is above the limit, or nothing at all was scored; the message counts the
+            reasons.
     """
     num_unscored = sum(reasons.values())
     total = num_scored + num_unscored
     fraction = unscored_fraction(num_scored=num_scored, num_unscored=num_unscored)
-    if total < min_completions or fraction <= max_unscored_fraction:
+    if total < min_completions or (num_scored and fraction <= max_unscored_fraction):
         return
     counted = "; ".join(f"{count} × {reason}" for reason, count in Counter(reasons).most_common())
+    if not num_scored and fraction <= max_unscored_fraction:
+        raise UnhealthyTrainingError(f"not one of {total} completions could be scored: {counted}")
     raise UnhealthyTrainingError(
         f"{num_unscored} of {total} completions ({fraction:.0%}) could not be scored, "
         f"more than `max_unscored_fraction` {max_unscored_fraction:.0%} allows: {counted}"

@@ -108,6 +108,7 @@ def test_metrics_of_a_step() -> None:
     assert metrics["baseline/variance_reduction"] == pytest.approx(0.75)
     assert (metrics["policy/staleness_mean"], metrics["policy/staleness_max"]) == (1.5, 2.0)
     assert metrics["reward/part/own"] == 1.0
+    assert metrics["reward/unscored/own/timeout"] == 1.0
 
 
 def test_what_is_undefined_is_left_out() -> None:

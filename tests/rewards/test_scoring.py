@@ -122,5 +122,7 @@ def test_too_many_unscored_completions_stop_the_run() -> None:
     check_unscored(num_scored=0, reasons={"a": 3}, max_unscored_fraction=0.5, min_completions=4)
     with pytest.raises(UnhealthyTrainingError, match=r"6 of 11 .*55%.*50%.*: 4 × own: crash; 2 × own: timeout"):
         check_unscored(num_scored=5, reasons=counted, max_unscored_fraction=0.5)
+    with pytest.raises(UnhealthyTrainingError, match="not one of 3 completions could be scored: 3 × own: crash"):
+        check_unscored(num_scored=0, reasons={"own: crash": 3}, max_unscored_fraction=1.0)
     assert unscored_fraction(num_scored=3, num_unscored=1) == 0.25
     assert unscored_fraction(num_scored=0, num_unscored=0) == 0.0
