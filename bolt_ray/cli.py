@@ -114,6 +114,16 @@ def init(
 
 
 @app.command()
+def docs(
+    topic: Annotated[str | None, typer.Argument(help="data, reward or model", show_default=False)] = None,
+) -> None:
+    """How to bring your own data, reward or model, each with an example to copy and run."""
+    from bolt_ray.pipeline.guides import guide
+
+    typer.echo(guide(topic), nl=False)
+
+
+@app.command()
 def export(
     source: Annotated[str, typer.Argument(help="a run, checkpoint, LoRA adapter or model directory")],
     output: Annotated[Path, typer.Argument(help="a new directory for the plain model")],

@@ -1,7 +1,8 @@
 """What each adaptive KL method does to a reward that can be exploited by length, as a table and a plot.
 
 The embedded model is paid for right answers and, as much again, for long completions. Without a KL term, and under a
-plain one, completions grow; every adaptive shape is run at the same coefficient, from the same model and seed.
+plain one at this coefficient, completions grow; every method is run at the same coefficient (a controller starts
+there), from the same model and seed.
 
     python jobs/benchmarks/adaptive_kl.py --steps 60 --picture docs/adaptive_kl.png
 """
@@ -30,9 +31,10 @@ METHODS: dict[str, dict[str, Any]] = {
     "softplus": {"adaptation": "softplus"},
     "length_normalized": {"adaptation": "length_normalized"},
     "dynamic controller": {"controller": "dynamic"},
-    "ziegler controller": {"controller": "ziegler", "horizon": 1000.0},
+    "ziegler controller": {"controller": "ziegler", "horizon": 300.0},
     "ppo_penalty controller": {"controller": "ppo_penalty"},
 }
+BARE = ("no KL", "plain k3")
 LAST = 10
 
 
@@ -67,7 +69,7 @@ def mean_of(records: list[dict[str, Any]], name: str) -> float:
 def draw(picture: Path, runs: dict[str, list[dict[str, Any]]]) -> None:
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(10, 4), layout="constrained")
+    figure = Figure(figsize=(12, 4), layout="constrained")
     for axes, column, title in zip(
         figure.subplots(1, 2),
         ("completions/mean_length", "adaptive_kl/raw_kl"),
@@ -76,17 +78,18 @@ def draw(picture: Path, runs: dict[str, list[dict[str, Any]]]) -> None:
     ):
         for name, records in runs.items():
             steps = [record for record in records if column in record]
-            axes.plot([record["step"] for record in steps], [record[column] for record in steps], label=name)
+            style = {"color": "black", "linestyle": {"no KL": ":"}.get(name, "-")} if name in BARE else {}
+            axes.plot([record["step"] for record in steps], [record[column] for record in steps], label=name, **style)
         axes.set(xlabel="optimizer step", title=title)
         axes.grid(alpha=0.3)
-    figure.axes[0].legend(fontsize="small", frameon=False)
+    figure.legend(*figure.axes[0].get_legend_handles_labels(), loc="outside right center", frameon=False)
     figure.savefig(picture, dpi=110)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--steps", type=int, default=60)
-    parser.add_argument("--coef", type=float, default=0.5)
+    parser.add_argument("--coef", type=float, default=0.05)
     parser.add_argument("--picture", type=Path)
     arguments = parser.parse_args()
     ray.init(address="local", num_cpus=8, include_dashboard=False, log_to_driver=False)

@@ -1,0 +1,29 @@
+"""``bolt-ray docs``: the guides that come with the package."""
+
+from __future__ import annotations
+
+import difflib
+from importlib.resources import files
+
+from bolt_ray.core.errors import ConfigError
+
+TOPICS = ("data", "reward", "model")
+
+
+def guide(topic: str | None) -> str:
+    """One guide as Markdown; without a topic, what there is.
+
+    Raises:
+        ConfigError: there is no such guide.
+    """
+    if topic is None:
+        return "".join(f"bolt-ray docs {name:<8} {_read(name).splitlines()[0].lstrip('# ')}\n" for name in TOPICS)
+    if topic not in TOPICS:
+        near = difflib.get_close_matches(topic, TOPICS, n=1)
+        hint = f"did you mean {near[0]}? " if near else ""
+        raise ConfigError(f"there is no guide {topic!r}; {hint}there are: {', '.join(TOPICS)}")
+    return _read(topic)
+
+
+def _read(topic: str) -> str:
+    return (files("bolt_ray") / "guides" / f"{topic}.md").read_text(encoding="utf-8")
