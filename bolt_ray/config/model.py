@@ -19,6 +19,9 @@ class ModelConfig(Section):
     )
     trust_remote_code: bool = Field(False, description="run Python code shipped inside the model directory")
     dtype: Dtype = Field("auto", description="auto: bfloat16 on GPUs, float32 on CPUs")
+    attention: Literal["sdpa", "eager", "flash_attention_2"] = Field(
+        "sdpa", description="of the learner; flash_attention_2 needs the package flash-attn"
+    )
     gradient_checkpointing: bool = False
     use_peft: bool = Field(False, description="train a LoRA adapter instead of all weights")
     lora_r: PositiveInt = 16

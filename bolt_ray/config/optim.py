@@ -33,6 +33,9 @@ class LossConfig(Section):
     """``loss:`` - the policy loss and its options."""
 
     type: Literal["grpo", "dapo", "bnpo", "dr_grpo", "gspo", "cispo", "sapo", "reinforce"] = "dapo"
+    aggregation: Literal["sequence_mean", "token_mean", "local_token_mean", "fixed_length"] | None = Field(
+        None, description="how tokens are added up; default: the loss type's own"
+    )
     clip_low: PositiveFloat | None = Field(None, description="default: the loss type's own")
     clip_high: PositiveFloat | None = Field(None, description="default: the loss type's own")
     cispo_max: PositiveFloat = 5.0
@@ -144,6 +147,10 @@ class TrainConfig(Section):
     micro_batch_tokens: PositiveInt = Field(16_384, description="tokens one rank holds in a forward pass")
     ppo_epochs: PositiveInt = 1
     minibatch_size: PositiveInt | None = Field(None, description="sequences per optimizer step; default: all")
+    recompute_old_logprobs: bool | None = Field(
+        None, description="π_old from the learner, not the generator; default: with several optimizer steps a batch"
+    )
+    packing: bool = Field(True, description="lay several sequences into a row; off by itself where a model mixes them")
     max_bad_steps: PositiveInt = Field(5, description="stop after so many non-finite steps in a row")
 
     @model_validator(mode="after")

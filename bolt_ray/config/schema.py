@@ -70,9 +70,10 @@ class RunConfig(Section):
         low, high = default_clip_range(loss.type)
         return LossOptions(
             type=loss.type,
+            aggregation=loss.aggregation,
             clip_low=low if loss.clip_low is None else loss.clip_low,
             clip_high=high if loss.clip_high is None else loss.clip_high,
-            max_completion_tokens=self.sampling.max_new_tokens if loss.type == "dr_grpo" else None,
+            max_completion_tokens=self.sampling.max_new_tokens,
             cispo_max=loss.cispo_max,
             delta=loss.delta,
             dual_clip=loss.dual_clip,

@@ -71,6 +71,23 @@ def require_vllm() -> None:
         )
 
 
+def require_training_packages(config: RunConfig) -> None:
+    """Refuse to start without what training needs.
+
+    Raises:
+        EnvironmentProblem: vLLM or DeepSpeed is not installed.
+    """
+    require_vllm()
+    if importlib.util.find_spec("deepspeed") is None:
+        train = config.train
+        asked = [f"train.zero_stage {train.zero_stage}"]
+        asked += [f"train.{name}" for name in ("offload_optimizer", "offload_parameters") if getattr(train, name)]
+        raise EnvironmentProblem(
+            f"DeepSpeed is not installed, and {', '.join(asked)} needs it; install it with pip install "
+            '"bolt-ray[cpu]", or "bolt-ray[gpu]" on a machine with a GPU (or make setup)'
+        )
+
+
 def check_inputs(config: RunConfig) -> Path:
     """The model directory, and whether the dataset files are there; makes nothing.
 

@@ -33,7 +33,7 @@ from bolt_ray.pipeline.checkpoints import read_checkpoint, write_checkpoint
 from bolt_ray.pipeline.completions import CompletionService
 from bolt_ray.pipeline.evaluation import Evaluator, Score
 from bolt_ray.pipeline.inference import launch_generators, start_scorers, wants_gpu
-from bolt_ray.pipeline.inputs import RunInputs, check_inputs, prepare_inputs, require_vllm
+from bolt_ray.pipeline.inputs import RunInputs, check_inputs, prepare_inputs, require_training_packages
 from bolt_ray.pipeline.interrupts import InterruptFlag, catch_interrupts
 from bolt_ray.pipeline.learner_group import LearnerGroup
 from bolt_ray.pipeline.plan import resource_map
@@ -58,19 +58,19 @@ def train(config: RunConfig, *, base_dir: Path, console: Console | None = None) 
         typer.Exit: interrupted (130), after saving.
     """
     console = console or Console()
-    require_vllm()
-    check_inputs(config)
+    require_training_packages(config)
+    model_path = check_inputs(config)
+    use_gpu = wants_gpu(config)
+    # Settings that cannot work are refused here, before anything is made or any process starts.
+    plain.learner_settings(config, model_path=model_path, use_gpu=use_gpu)
+    plain.curriculum_settings(config)
+    plain.baseline_settings(config)
     run, checkpoint = _run_directory(config)
     state = read_checkpoint(checkpoint) if checkpoint is not None else None
     handler = open_log(run.log)
     try:
         inputs = prepare_inputs(config, say=partial(_say, console))
         run.config.write_text(dump_config(config), encoding="utf-8")
-        use_gpu = wants_gpu(config)
-        # Settings that cannot work are refused here, before any process starts.
-        plain.learner_settings(config, model_path=inputs.model_path, use_gpu=use_gpu)
-        plain.curriculum_settings(config)
-        plain.baseline_settings(config)
         groups = resource_map(config, use_gpu=use_gpu)
         _say(console, f"Run directory: {_shown(run.root)}")
         with (

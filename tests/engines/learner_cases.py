@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -96,3 +97,32 @@ def _rank(rank: int, function: Callable[..., None], ranks: int, rendezvous: str,
         function(rank, *args)
     finally:
         dist.destroy_process_group()
+
+
+def on_policy(learner: Any, batch: TrainingBatch) -> TrainingBatch:
+    """The batch with the learner's own log-probs as the generator's."""
+    logprobs = learner.logprobs(split_sequences(batch), batch.prompt_lengths.tolist())
+    return dataclasses.replace(batch, behaviour_logprobs=np.concatenate(logprobs))
+
+
+def load_plain(model_path: str) -> Any:
+    from transformers import AutoModelForCausalLM
+
+    return AutoModelForCausalLM.from_pretrained(model_path, dtype=torch.float32)
+
+
+def plain_logprobs(model: Any, tokens: np.ndarray, prompt: int, temperature: float = 1.0) -> torch.Tensor:
+    ids = torch.from_numpy(tokens.astype(np.int64))
+    logits = model(input_ids=ids[None]).logits[0, prompt - 1 : -1] / temperature
+    return torch.log_softmax(logits, -1).gather(1, ids[prompt:, None])[:, 0]
+
+
+def gradient(learner: Any, batch: TrainingBatch) -> dict[str, torch.Tensor]:
+    """The gradient of one step: with a huge Adam epsilon an update is learning_rate · gradient / epsilon."""
+    before = weights_of(learner)
+    learner.train_step(batch)
+    after = weights_of(learner)
+    return {name: before[name] - after[name] for name in before}
+
+
+LINEAR = {"learning_rate": 1e4, "adam_epsilon": 1e4, "max_grad_norm": 1e9}

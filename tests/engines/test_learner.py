@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,57 +10,22 @@ import numpy as np
 import pytest
 import torch
 from learner_cases import (
+    LINEAR,
+    gradient,
     largest_difference,
+    load_plain,
     make_batch,
-    make_model,
+    on_policy,
+    plain_logprobs,
     split_sequences,
     weights_of,
 )
 
 from bolt_ray.core.corrections import CorrectionOptions
 from bolt_ray.core.errors import ConfigError, ModelError, UnhealthyTrainingError
-from bolt_ray.core.kl import KLOptions
 from bolt_ray.core.losses import LossOptions, policy_loss
 from bolt_ray.core.records import TrainingBatch
 from bolt_ray.engines.learner import DeepSpeedLearner, LearnerSettings, LoraSettings, ReferenceSettings
-
-
-@pytest.fixture(scope="module")
-def model_path(tmp_path_factory: pytest.TempPathFactory) -> str:
-    return make_model(tmp_path_factory.mktemp("model"))
-
-
-@pytest.fixture
-def learner_of(model_path: str) -> Iterator[Any]:
-    """Make learners on the tiny model; all are closed at the end."""
-    made: list[DeepSpeedLearner] = []
-
-    def make(**changes: Any) -> DeepSpeedLearner:
-        settings: dict[str, Any] = {"model_path": model_path, "dtype": "float32", "learning_rate": 1e-2} | changes
-        made.append(DeepSpeedLearner(LearnerSettings(**settings)))
-        return made[-1]
-
-    yield make
-    for learner in made:
-        learner.close()
-
-
-def on_policy(learner: DeepSpeedLearner, batch: TrainingBatch) -> TrainingBatch:
-    """The batch with the learner's own log-probs as the generator's."""
-    logprobs = learner.logprobs(split_sequences(batch), batch.prompt_lengths.tolist())
-    return dataclasses.replace(batch, behaviour_logprobs=np.concatenate(logprobs))
-
-
-def load_plain(model_path: str) -> Any:
-    from transformers import AutoModelForCausalLM
-
-    return AutoModelForCausalLM.from_pretrained(model_path, dtype=torch.float32)
-
-
-def plain_logprobs(model: Any, tokens: np.ndarray, prompt: int, temperature: float = 1.0) -> torch.Tensor:
-    ids = torch.from_numpy(tokens.astype(np.int64))
-    logits = model(input_ids=ids[None]).logits[0, prompt - 1 : -1] / temperature
-    return torch.log_softmax(logits, -1).gather(1, ids[prompt:, None])[:, 0]
 
 
 def test_logprobs_are_those_of_the_model_one_sequence_at_a_time(learner_of: Any, model_path: str) -> None:
@@ -217,17 +181,6 @@ def test_epochs_and_minibatches_recompute_the_ratio(learner_of: Any) -> None:
     assert report.metrics["policy/ratio_ess"] < 1.0  # later mini-batches see a policy that has moved
 
 
-def gradient(learner: DeepSpeedLearner, batch: TrainingBatch) -> dict[str, torch.Tensor]:
-    """The gradient of one step: with a huge Adam epsilon an update is learning_rate · gradient / epsilon."""
-    before = weights_of(learner)
-    learner.train_step(batch)
-    after = weights_of(learner)
-    return {name: before[name] - after[name] for name in before}
-
-
-LINEAR = {"learning_rate": 1e4, "adam_epsilon": 1e4, "max_grad_norm": 1e9}
-
-
 def test_off_policy_weight_is_applied_once(learner_of: Any) -> None:
     """REINFORCE on tokens of a generator with constant gap e^Δ = 1.5: π_old recomputed scales it by 1.5."""
     loss = LossOptions(type="reinforce")
@@ -258,50 +211,6 @@ def test_top_entropy_mask_is_global_over_micro_batches(learner_of: Any) -> None:
     everything = gradient(learner_of(**LINEAR), batch)
     assert largest_difference(whole, cut) < 1e-5
     assert largest_difference(whole, everything) > 1e-3
-
-
-@pytest.mark.parametrize(
-    ("options", "same_as_none"),
-    [
-        (KLOptions(estimator="k2"), False),
-        (KLOptions(adaptation=("clip",), clip_threshold=1e-9), True),  # beyond the threshold: no pull
-        (KLOptions(adaptation=("hinge",), threshold=1e6), True),  # below the threshold: no pull
-        (KLOptions(adaptation=("hinge",), threshold=0.0), False),
-        (KLOptions(adaptation=("softplus",), threshold=1e3), True),
-        (KLOptions(adaptation=("sigmoid",)), False),
-        (KLOptions(adaptation=("length_normalized",)), False),
-    ],
-)
-def test_adaptive_kl_changes_the_gradient_as_defined(
-    learner_of: Any, tmp_path: Path, options: KLOptions, same_as_none: bool
-) -> None:
-    reference = ReferenceSettings(path=make_model(tmp_path, seed=5))
-    batch = make_batch()
-    without = gradient(learner_of(**LINEAR), batch)
-    learner = learner_of(**LINEAR, kl_coef=0.5, kl=options, reference=reference)
-    with_kl = gradient(learner, batch)
-    assert (largest_difference(without, with_kl) < 1e-5) == same_as_none
-
-
-def test_kl_in_the_reward_shifts_advantages_by_the_centred_penalty(learner_of: Any, tmp_path: Path) -> None:
-    reference = ReferenceSettings(path=make_model(tmp_path, seed=5))
-    batch = on_policy(learner_of(), make_batch())
-    other = learner_of(model_path=reference.path)
-    theirs = other.logprobs(split_sequences(batch), batch.prompt_lengths.tolist())
-    ours = np.split(batch.behaviour_logprobs, np.cumsum(batch.completion_lengths)[:-1])
-    penalty = np.array([(a - b).sum() for a, b in zip(ours, theirs, strict=True)])  # k1
-    shifted = batch.advantages - 0.1 * (penalty - penalty.mean())
-    expected = gradient(learner_of(**LINEAR), dataclasses.replace(batch, advantages=shifted.astype(np.float32)))
-    options = KLOptions(estimator="k1", placement="reward")
-    got = gradient(learner_of(**LINEAR, kl_coef=0.1, kl=options, reference=reference), batch)
-    assert largest_difference(expected, got) < 1e-4
-
-
-def test_kl_controller_moves_the_coefficient(learner_of: Any) -> None:
-    learner = learner_of(kl_coef=0.2, kl_controller="ppo_penalty", kl_controller_parameters={"target": 100.0})
-    first = learner.train_step(make_batch(0))
-    assert first.metrics["adaptive_kl/raw_kl"] == pytest.approx(0.0, abs=1e-6)
-    assert first.metrics["adaptive_kl/current_beta"] == pytest.approx(0.1)
 
 
 def test_learning_rate_follows_the_schedule(learner_of: Any) -> None:

@@ -51,10 +51,27 @@ def test_wrong_type(bolt_ray: Run, write_config: Write) -> None:
     assert "train.max_steps: input should be a valid integer" in text
 
 
-def test_impossible_combination(bolt_ray: Run, write_config: Write) -> None:
-    code, text = bolt_ray("train", write_config(), "rollout.group_size=3")
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        (["rollout.group_size=3"], "rollouts_per_step 16 is not a multiple of rollout.group_size 3; use 15 or 18"),
+        (["kl.controller=ziegler"], "kl.coef, which is 0"),
+        (["kl.coef=0.1", "kl.adaptation=[clip, hinge]"], "clip and hinge"),
+        (["loss.type=gpso"], "loss.type: "),
+        (["loss.type=gspo", "loss.aggregation=token_mean"], "leave aggregation out or set it to 'sequence_mean'"),
+        (["loss.clip_low=0.5", "loss.clip_high=0.1"], "clip_low"),
+        (["train.offload_parameters=true", "train.zero_stage=2"], "offload_parameters needs zero_stage 3, not 2"),
+        (["model.attention=flash_attention_2"], "flash_attention_2 needs the package flash-attn; use attention sdpa"),
+        (["train.offload_optimizer=true"], "offload_optimizer needs zero_stage 1, 2 or 3, not 0"),
+    ],
+)
+def test_impossible_combinations_are_refused_before_any_process_starts(
+    bolt_ray: Run, write_config: Write, tmp_path: Path, settings: list[str], message: str
+) -> None:
+    code, text = bolt_ray("train", write_config(), *settings)
     assert code == 2
-    assert "rollouts_per_step 16 is not a multiple of rollout.group_size 3; use 15 or 18" in text
+    assert message in text
+    assert not (tmp_path / "run").exists()
 
 
 def test_missing_dataset_file(bolt_ray: Run, write_config: Write, tmp_path: Path) -> None:
@@ -95,16 +112,27 @@ def test_a_completion_that_cannot_fit(bolt_ray: Run, write_config: Write) -> Non
     assert "leaves no room for a prompt in a context of 64 tokens" in text
 
 
-def test_vllm_not_installed(write_config: Write) -> None:
+@pytest.mark.parametrize(
+    ("package", "settings", "message"),
+    [
+        ("vllm", [], 'vLLM is not installed; install it with pip install "bolt-ray[cpu]"'),
+        (
+            "deepspeed",
+            ["train.zero_stage=3", "train.offload_parameters=true"],
+            "DeepSpeed is not installed, and train.zero_stage 3, train.offload_parameters needs it",
+        ),
+    ],
+)
+def test_a_package_not_installed(write_config: Write, package: str, settings: list[str], message: str) -> None:
     program = (
-        "import sys; sys.modules['vllm'] = None\n"
+        f"import sys; sys.modules[{package!r}] = None\n"
         "from bolt_ray.cli import main\n"
-        f"sys.argv = ['bolt-ray', 'train', {str(write_config())!r}]\n"
+        f"sys.argv = ['bolt-ray', 'train', {str(write_config())!r}, *{settings!r}]\n"
         "main()"
     )
     result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=120, check=False)
     assert result.returncode == 2
-    assert 'vLLM is not installed; install it with pip install "bolt-ray[cpu]"' in " ".join(result.stderr.split())
+    assert message in " ".join(result.stderr.split())
 
 
 @pytest.mark.parametrize("command", [["trian"], ["train"], ["train", "c.yaml", "--fast"], ["validate"]])

@@ -1,0 +1,31 @@
+"""A tiny model, and learners on it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from learner_cases import make_model
+
+from bolt_ray.engines.learner import DeepSpeedLearner, LearnerSettings
+
+
+@pytest.fixture(scope="module")
+def model_path(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return make_model(tmp_path_factory.mktemp("model"))
+
+
+@pytest.fixture
+def learner_of(model_path: str) -> Iterator[Any]:
+    """Make learners on the tiny model; all are closed at the end."""
+    made: list[DeepSpeedLearner] = []
+
+    def make(**changes: Any) -> DeepSpeedLearner:
+        settings: dict[str, Any] = {"model_path": model_path, "dtype": "float32", "learning_rate": 1e-2} | changes
+        made.append(DeepSpeedLearner(LearnerSettings(**settings)))
+        return made[-1]
+
+    yield make
+    for learner in made:
+        learner.close()
