@@ -35,7 +35,7 @@ from bolt_ray.core.warm_start import RowKey, WarmStartReport, match_prompts, rea
 
 _REGISTER_BATCH = 1 << 18
 _JOURNAL_PREFIX = "journal-"
-_COLUMNS = ("v_hat", "n_eff", "visits", "solved_streak", "last_step")
+_COLUMNS = ("v_hat", "n_eff", "visits", "solved_streak", "last_version")
 
 RemoteBaselineShard = ray.remote(BaselineShard)
 

@@ -294,7 +294,7 @@ class BaselineStore:
             n_eff=self._evidence.n_eff(slots, prior, at).astype(np.float32),
             visits=visits,
             solved_streak=self._evidence.column("solved_streak")[slots],
-            last_step=np.where(visits > 0, self._evidence.column("last_version")[slots], np.int32(-1)),
+            last_version=np.where(visits > 0, self._evidence.column("last_version")[slots], np.int32(-1)),
         )
 
     def totals(self, version: int | None = None) -> BaselineTotals:

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from bolt_ray.config.data import DatasetConfig
 from bolt_ray.config.schema import RunConfig
+from bolt_ray.core.advantages import scale_rewards
 from bolt_ray.core.curriculum import Curriculum, PromptColumns, allocate_rollouts
 from bolt_ray.core.errors import DataError
 from bolt_ray.core.records import DrawnPrompt, ScoredCompletion
@@ -111,9 +112,11 @@ class CurriculumPrompts:
         self._baseline = baseline
         self._prompts_per_step = config.prompts_per_step
         self._max_steps = config.train.max_steps
+        self._reward_range = config.baseline.reward_range
         self._segment_size = config.curriculum.update_freq * config.prompts_per_step
         self._categories = _categories(store, config.curriculum.category)
         self._step = 0
+        self._version = 0
         self._metrics: dict[str, float] = {}
         self._columns: PromptColumns | None = None
         group_size = config.rollout.group_size
@@ -134,9 +137,9 @@ class CurriculumPrompts:
             stall_timeout_s=config.deadlines.prompts_s,
         )
 
-    def after_step(self, step: int, rollouts: StepRollouts) -> None:
-        """Called once the baseline has learned from step ``step`` (counted from 1)."""
-        self._step = step
+    def after_step(self, step: int, rollouts: StepRollouts, *, version: int) -> None:
+        """Called once the baseline has learned from step ``step`` (counted from 1), with the policy's new version."""
+        self._step, self._version = step, version
         self._observe(rollouts.trainable)
         _, offset = self.stream.position
         if step < self._max_steps and self._segment_size - offset <= self._prompts_per_step:
@@ -167,19 +170,22 @@ class CurriculumPrompts:
             "stream": self.stream.state_dict(),
             "curriculum": self._curriculum.state_dict(),
             "step": self._step,
+            "version": self._version,
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.stream.load_state_dict(state["stream"])
         self._curriculum.load_state_dict(state["curriculum"])
-        self._step = int(state["step"])
+        self._step, self._version = int(state["step"]), int(state["version"])
 
     def close(self) -> None:
         self.stream.close()
 
     def _weights(self, segment: int) -> NDArray[np.float64]:
         columns = self._read_columns()
-        weights = self._curriculum.weights(columns, step=self._step, total_steps=self._max_steps, segment=segment)
+        weights = self._curriculum.weights(
+            columns, step=self._step, total_steps=self._max_steps, segment=segment, version=self._version
+        )
         self._columns = columns
         self._metrics = self._curriculum.metrics(columns)
         return weights
@@ -194,9 +200,11 @@ class CurriculumPrompts:
 
     def _observe(self, items: Sequence[ScoredCompletion]) -> None:
         rows = np.array([item.completion.request.drawn.prompt.row for item in items], dtype=np.int64)
+        rewards = np.array([item.tracker_reward for item in items], dtype=np.float64)
+        v_hat = np.array([item.completion.request.v_hat for item in items], dtype=np.float64)
         self._curriculum.observe(
             categories=None if self._categories is None else self._categories[rows],
-            abs_advantages=np.array([abs(item.tracker_reward - item.completion.request.v_hat) for item in items]),
+            abs_advantages=np.abs(scale_rewards(rewards, *self._reward_range) - v_hat),
         )
 
 

@@ -57,7 +57,7 @@ class Baseline(Protocol):
 class Curriculum(Protocol):
     """What follows the baseline: told of each step, asked for metrics."""
 
-    def after_step(self, step: int, rollouts: StepRollouts) -> None: ...
+    def after_step(self, step: int, rollouts: StepRollouts, *, version: int) -> None: ...
     def metrics(self) -> dict[str, float]: ...
 
 
@@ -197,7 +197,7 @@ class TrainingLoop:
             with timer.phase("baseline"):
                 self._commit(evidence, drift=synced.drift)
             with timer.phase("curriculum"):
-                self._curriculum.after_step(self._step, rollouts)
+                self._curriculum.after_step(self._step, rollouts, version=version + 1)
         record.update(self._baseline.metrics())
         record.update(self._curriculum.metrics())
         record.update(_speed(before, _Marks.of(self._service), timer, num_sequences=batch.num_sequences))

@@ -57,7 +57,7 @@ def some_columns(num_prompts: int) -> PromptColumns:
         n_eff=1.0 + 7.0 * rng.random(num_prompts, dtype=np.float32),
         visits=rng.integers(0, 5, num_prompts, dtype=np.int32),
         solved_streak=rng.integers(0, 3, num_prompts, dtype=np.int32),
-        last_step=rng.integers(-1, 100, num_prompts, dtype=np.int32),
+        last_version=rng.integers(-1, 100, num_prompts, dtype=np.int32),
         category=rng.integers(0, 5, num_prompts, dtype=np.int32),
     )
 

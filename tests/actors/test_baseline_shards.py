@@ -46,7 +46,7 @@ def assert_same(shards: BaselineShards, store: BaselineStore) -> None:
     for version in (None, 40):
         for mine, theirs in zip(shards.read(KEYS, version), store.get_many(KEYS, version), strict=True):
             assert np.array_equal(mine, theirs)
-    for name in ("v_hat", "n_eff", "visits", "solved_streak", "last_step"):
+    for name in ("v_hat", "n_eff", "visits", "solved_streak", "last_version"):
         assert np.array_equal(getattr(shards.columns(), name), getattr(store.columns(), name)), name
     assert shards.counters == store.counters
     assert shards.metrics() == pytest.approx(store.metrics() | store.get_curriculum_stats(), abs=1e-12)

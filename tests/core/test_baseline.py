@@ -285,7 +285,7 @@ def test_columns_follow_the_rows_of_the_data_set() -> None:
     assert columns.v_hat.tolist() == pytest.approx([(3 + 1.75) / 5.625, 0.5, (3 + 1.75) / 5.625, 0.75], rel=1e-2)
     assert columns.visits.tolist() == [2, 0, 2, 0]
     assert columns.solved_streak.tolist() == [2, 0, 2, 0]
-    assert columns.last_step.tolist() == [5, -1, 5, -1]
+    assert columns.last_version.tolist() == [5, -1, 5, -1]
     assert columns.n_eff[1] == 2.0
     assert columns.n_eff[3] == pytest.approx(8 * 0.875**5)
     store.update_many(["x"], [1], [2], versions=[6])

@@ -20,7 +20,7 @@ def columns_of(v_hat: list[float] | Any, **others: Any) -> PromptColumns:
         "n_eff": np.full(n, 8.0),
         "visits": np.ones(n),
         "solved_streak": np.zeros(n),
-        "last_step": np.zeros(n),
+        "last_version": np.zeros(n),
         "category": np.arange(n) % 3,
         **others,
     }
@@ -29,7 +29,7 @@ def columns_of(v_hat: list[float] | Any, **others: Any) -> PromptColumns:
         n_eff=np.array(values["n_eff"], dtype=np.float32),
         visits=np.array(values["visits"], dtype=np.int32),
         solved_streak=np.array(values["solved_streak"], dtype=np.int32),
-        last_step=np.array(values["last_step"], dtype=np.int32),
+        last_version=np.array(values["last_version"], dtype=np.int32),
         category=None if values["category"] is None else np.array(values["category"], dtype=np.int32),
     )
 
@@ -53,7 +53,7 @@ def test_columns_give_the_beta_posterior_and_check_their_lengths() -> None:
 
 
 def test_options_scale_in_order_and_the_floor_comes_last() -> None:
-    columns = columns_of([0.5, 0.5, 1.0], solved_streak=[0, 1, 9], last_step=[10, 10, -1])
+    columns = columns_of([0.5, 0.5, 1.0], solved_streak=[0, 1, 9], last_version=[10, 10, -1])
     options = {"skip_solved": True, "staleness_bonus": 1.0, "exploration_floor": 0.1}
     weights = curriculum(strategy="uncertainty", epsilon=0.0, **options).weights(columns, **AT)
     # .5, .5 * .5 and 1e-10 * .01 * 2; the floor mixes in a tenth of their mean.
@@ -218,7 +218,7 @@ def test_every_prompt_keeps_a_positive_weight(
     strategy: str, v_hat: list[float], n_eff: float, step: int, **options: Any
 ) -> None:
     n = len(v_hat)
-    columns = columns_of(v_hat, n_eff=np.full(n, n_eff), solved_streak=np.arange(n) * 50, last_step=np.arange(n) - 1)
+    columns = columns_of(v_hat, n_eff=np.full(n, n_eff), solved_streak=np.arange(n) * 50, last_version=np.arange(n) - 1)
     made = curriculum(strategy=strategy, **options)
     weights = made.weights(columns, step=step, total_steps=500, segment=0)
     assert weights.shape == (n,)

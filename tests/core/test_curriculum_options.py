@@ -21,10 +21,10 @@ def test_solved_prompts_keep_half_with_each_visit_and_never_less_than_a_hundredt
 
 
 def test_staleness_is_the_share_of_the_run_since_the_last_visit() -> None:
-    last_step = np.array([-1, 0, 9, 19, 25], dtype=np.int32)
-    factor = staleness_factor(last_step, step=19, bonus=2.0)
+    last_version = np.array([-1, 0, 9, 19, 25], dtype=np.int32)
+    factor = staleness_factor(last_version, version=19, bonus=2.0)
     np.testing.assert_allclose(factor, [3.0, 1.0 + 2.0 * 19 / 20, 2.0, 1.0, 1.0])
-    np.testing.assert_allclose(staleness_factor(last_step[:1], step=0, bonus=2.0), [3.0])
+    np.testing.assert_allclose(staleness_factor(last_version[:1], version=0, bonus=2.0), [3.0])
 
 
 def test_the_floor_gives_every_prompt_its_share_of_the_uniform_draws() -> None:

@@ -20,7 +20,7 @@ def columns_of(
         n_eff=np.broadcast_to(np.array(n_eff, dtype=np.float32), (n,)),
         visits=np.ones(n, dtype=np.int32),
         solved_streak=np.zeros(n, dtype=np.int32),
-        last_step=np.zeros(n, dtype=np.int32),
+        last_version=np.zeros(n, dtype=np.int32),
         category=None if category is None else np.array(category, dtype=np.int32),
     )
 

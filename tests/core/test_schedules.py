@@ -20,7 +20,7 @@ def test_no_warmup_starts_at_the_peak() -> None:
     assert LearningRateSchedule(peak=2.0).at(0) == 2.0
 
 
-def test_linear_ends_at_the_last_step_and_stays() -> None:
+def test_linear_ends_at_the_last_version_and_stays() -> None:
     schedule = LearningRateSchedule(name="linear", peak=1.0, warmup_steps=1, total_steps=6, min_ratio=0.2)
     assert rates(schedule, 8) == pytest.approx([1.0, 1.0, 0.8, 0.6, 0.4, 0.2, 0.2, 0.2])
 

@@ -57,7 +57,7 @@ def test_warm_start_stands_at_version_zero(tmp_path: Path) -> None:
     store.load_from_json(written(tmp_path / "warm.json", {"a": {"alpha": 6, "beta": 2}}))
     assert store.get("a", version=1) == (0.75, 7.0)
     assert store.columns().visits.tolist() == [0]
-    assert store.columns().last_step.tolist() == [-1]
+    assert store.columns().last_version.tolist() == [-1]
     store.update("a", 1.0, version=1)
     assert strength_split(store, "a") == pytest.approx((6.25, 1.75))
 

@@ -17,7 +17,7 @@ class PromptColumns:
         n_eff: float32 ``[n]``, how many observations the estimate is worth.
         visits: int32 ``[n]``, how many groups of the prompt were scored.
         solved_streak: int32 ``[n]``, consecutive visits in which every sample was right.
-        last_step: int32 ``[n]``, the step of the last visit, -1 for a prompt never seen.
+        last_version: int32 ``[n]``, the policy version of the last visit, -1 for a prompt never seen.
         category: int32 ``[n]`` category index, or None when the data has no categories.
 
     Raises:
@@ -28,15 +28,15 @@ class PromptColumns:
     n_eff: NDArray[np.float32]
     visits: NDArray[np.int32]
     solved_streak: NDArray[np.int32]
-    last_step: NDArray[np.int32]
+    last_version: NDArray[np.int32]
     category: NDArray[np.int32] | None = None
 
     def __post_init__(self) -> None:
         shape = self.v_hat.shape
         if len(shape) != 1:
             raise ValueError(f"v_hat has shape {shape}; every prompt column is one-dimensional")
-        others = (self.n_eff, self.visits, self.solved_streak, self.last_step, self.category)
-        names = ("n_eff", "visits", "solved_streak", "last_step", "category")
+        others = (self.n_eff, self.visits, self.solved_streak, self.last_version, self.category)
+        names = ("n_eff", "visits", "solved_streak", "last_version", "category")
         for name, column in zip(names, others, strict=True):
             if column is not None and column.shape != shape:
                 raise ValueError(f"{name} has shape {column.shape}, v_hat {shape}; columns have one entry per prompt")

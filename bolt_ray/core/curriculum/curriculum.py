@@ -43,11 +43,14 @@ class Curriculum:
         self._strategy = make_strategy(settings)
         self._mean_weight: float | None = None
 
-    def weights(self, columns: PromptColumns, *, step: int, total_steps: int, segment: int) -> NDArray[np.float64]:
+    def weights(
+        self, columns: PromptColumns, *, step: int, total_steps: int, segment: int, version: int | None = None
+    ) -> NDArray[np.float64]:
         """float64 ``[n]``, all positive: the strategy's weights with the options laid over them.
 
         In this order: `skip_solved` and `staleness_bonus` scale, `exploration_floor` mixes last and so holds
-        for every prompt. A function of (settings, columns, step, total_steps, segment, what was observed).
+        for every prompt. A function of the settings, the arguments and what was observed. ``version`` is the
+        policy's, which falls behind the step when steps are skipped; None: no step was.
 
         Raises:
             ValueError: The columns hold a value that is NaN or infinite, or lack what the strategy reads.
@@ -63,8 +66,10 @@ class Curriculum:
         if self.settings.skip_solved:
             weights = weights * keep_probability(columns.solved_streak)
         if self.settings.staleness_bonus > 0.0:
-            bonus = self.settings.staleness_bonus
-            weights = weights * staleness_factor(columns.last_step, step=step, bonus=bonus)
+            bonus, version = self.settings.staleness_bonus, step if version is None else version
+            weights = weights * staleness_factor(
+                columns.last_version, version=step if version is None else version, bonus=bonus
+            )
         if self.settings.exploration_floor > 0.0:
             weights = mix_with_uniform(weights, self.settings.exploration_floor)
         if weights.size:

@@ -24,13 +24,13 @@ def keep_probability(solved_streak: NDArray[np.integer[Any]]) -> NDArray[np.floa
     return kept
 
 
-def staleness_factor(last_step: NDArray[np.integer[Any]], *, step: int, bonus: float) -> NDArray[np.float64]:
+def staleness_factor(last_version: NDArray[np.integer[Any]], *, version: int, bonus: float) -> NDArray[np.float64]:
     """float64 ``[n]``: 1 + bonus * age, age the share of the run so far that passed since the last visit.
 
-    age = (step - last_step) / (step + 1), clipped to [0, 1]: 1 for a prompt never seen (last_step -1), 0 for
-    one seen at this step.
+    age = (version - last_version) / (version + 1), clipped to [0, 1]: 1 for a prompt never seen (last_version -1),
+    0 for one this policy version was seen with.
     """
-    age = np.clip((step - last_step.astype(np.float64)) / (max(0, step) + 1.0), 0.0, 1.0)
+    age = np.clip((version - last_version.astype(np.float64)) / (max(0, version) + 1.0), 0.0, 1.0)
     return 1.0 + bonus * age
 
 
