@@ -21,13 +21,14 @@ from rich.text import Text
 
 from bolt_ray.config.loading import load_config
 from bolt_ray.config.schema import RunConfig
-from bolt_ray.core.baseline import BaselineSettings, BaselineStore
+from bolt_ray.core.baseline import BaselineStore
 from bolt_ray.core.baseline_metrics import EASY_ABOVE, HARD_BELOW
 from bolt_ray.core.errors import CheckpointError, DataError
 from bolt_ray.core.keys import KeyBatch
 from bolt_ray.core.records import Messages
 from bolt_ray.core.sharded_snapshot import read_sharded_snapshot
 from bolt_ray.data.store import PromptStore
+from bolt_ray.pipeline import settings as plain
 from bolt_ray.pipeline.inspection_picture import draw_baseline
 from bolt_ray.pipeline.telemetry import read_metrics
 from bolt_ray.pipeline.workspace import STEP_PREFIX, RunDirectory, list_checkpoints
@@ -131,19 +132,7 @@ def read_baseline(checkpoint: Path, config: RunConfig, prompts: PromptStore | No
     """
     state = _state(checkpoint)
     snapshot = read_sharded_snapshot(checkpoint / "baseline")
-    settings = config.baseline
-    store = BaselineStore(
-        BaselineSettings(
-            rho_min=settings.rho_min,
-            rho_max=settings.rho_max,
-            d_half=settings.d_half,
-            forgetting=settings.forgetting,
-            kl_source=settings.kl_source,
-            prior=settings.prior,
-            epsilon=config.curriculum.epsilon,
-            reward_range=settings.reward_range,
-        )
-    )
+    store = BaselineStore(plain.baseline_settings(config))
     if prompts is not None:
         store.register(prompts.keys().to_pylist())
     store.restore([snapshot])

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+from fakes import FakeScorers
 from rich.console import Console
 
 from bolt_ray.core.errors import StallError
@@ -279,31 +280,13 @@ class FakeGenerators:
         ]
 
 
-class FakeScorers:
-    """Only first samples are right."""
-
-    def __init__(self) -> None:
-        self.queue: list[Completion] = []
-
-    @property
-    def num_pending(self) -> int:
-        return len(self.queue)
-
-    def submit(self, completions: Sequence[Completion]) -> None:
-        self.queue += completions
-
-    def poll(self, timeout_s: float) -> list[Outcome]:
-        queue, self.queue = self.queue, []
-        rewards = [float(completion.request.sample_index == 0) for completion in queue]
-        return [
-            ScoredCompletion(completion=completion, reward=reward, tracker_reward=reward)
-            for completion, reward in zip(queue, rewards, strict=True)
-        ]
+def only_first_samples_are_right(request: RolloutRequest) -> float:
+    return float(request.sample_index == 0)
 
 
 def evaluator(generators: FakeGenerators, *, k: int | None = None, stall_s: float = 60.0) -> Evaluator:
     return Evaluator(
-        service=CompletionService(generators=generators, scorers=FakeScorers()),
+        service=CompletionService(generators=generators, scorers=FakeScorers(only_first_samples_are_right)),
         problems=[drawn(0, "a"), drawn(1, "b")],
         sampling=SamplingSettings(temperature=0.5),
         num_samples=3,

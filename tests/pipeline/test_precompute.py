@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from fakes import FakeScorers, RewardOf, answer
 from rich.console import Console
 
 from bolt_ray.config.loading import build_config
@@ -20,8 +21,6 @@ from bolt_ray.core.records import (
     DrawnPrompt,
     Prompt,
     RolloutRequest,
-    ScoredCompletion,
-    UnscoredCompletion,
 )
 from bolt_ray.pipeline.completions import CompletionService
 from bolt_ray.pipeline.interrupts import Interrupted
@@ -32,7 +31,6 @@ from bolt_ray.pipeline.score_file import PromptScores, ScoreFile, partial_path
 from bolt_ray.pipeline.score_fingerprint import directory_digest, score_fingerprint
 from bolt_ray.rewards.health import check_unscored
 
-Rewards = Callable[[RolloutRequest], float | None]
 FINGERPRINT = {"model": "m1", "seed": 0, "sampling": {"stop": ()}}
 
 
@@ -57,43 +55,8 @@ class Generators:
     def poll(self, timeout_s: float) -> list[Completion]:
         done = [self.waiting.pop() for _ in range(min(self.at_once, len(self.waiting)))]
         return [
-            Completion(
-                request=request,
-                token_ids=np.array([1, 2], dtype=np.int32),
-                logprobs=np.zeros(2, dtype=np.float32),
-                text="",
-                truncated=request.sample_index == 0,
-                oldest_version=request.policy_version,
-                newest_version=request.policy_version,
-            )
-            for request in done
+            answer(request, version=request.policy_version, truncated=request.sample_index == 0) for request in done
         ]
-
-
-class Scorers:
-    """Scores at once; None stands for a completion that cannot be scored."""
-
-    def __init__(self, rewards: Rewards) -> None:
-        self.rewards = rewards
-        self.queue: list[Completion] = []
-
-    @property
-    def num_pending(self) -> int:
-        return len(self.queue)
-
-    def submit(self, completions: Sequence[Completion]) -> None:
-        self.queue += completions
-
-    def poll(self, timeout_s: float) -> list[ScoredCompletion | UnscoredCompletion]:
-        queue, self.queue = self.queue, []
-        return [self._score(completion) for completion in queue]
-
-    def _score(self, completion: Completion) -> ScoredCompletion | UnscoredCompletion:
-        reward = self.rewards(completion.request)
-        if reward is None:
-            return UnscoredCompletion(completion=completion, reason="fake: timeout: after 1 s")
-        # A shaping part counts for the advantage's reward only.
-        return ScoredCompletion(completion=completion, reward=reward - 5.0, tracker_reward=reward)
 
 
 def drawn(row: int) -> DrawnPrompt:
@@ -102,7 +65,7 @@ def drawn(row: int) -> DrawnPrompt:
 
 
 def scorer_of(
-    rows: Sequence[int], save: Callable[[Sequence[PromptScores]], None], rewards: Rewards, **settings: object
+    rows: Sequence[int], save: Callable[[Sequence[PromptScores]], None], rewards: RewardOf, **settings: object
 ) -> PromptScorer:
     defaults: dict[str, object] = {
         "num_samples": 3,
@@ -114,7 +77,7 @@ def scorer_of(
     }
     generators = settings.pop("generators", None) or Generators()
     return PromptScorer(
-        service=CompletionService(generators=generators, scorers=Scorers(rewards)),  # type: ignore[arg-type]
+        service=CompletionService(generators=generators, scorers=FakeScorers(rewards, shaping=-5.0)),  # type: ignore[arg-type]
         prompts=[drawn(row) for row in rows],
         save=save,
         **(defaults | settings),  # type: ignore[arg-type]

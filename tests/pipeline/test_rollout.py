@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 import pytest
+from fakes import FakeScorers, answer
 
 from bolt_ray.core.errors import StallError
 from bolt_ray.core.records import (
@@ -40,44 +41,7 @@ class FakeGenerators:
     def poll(self, timeout_s: float) -> list[Completion]:
         done = [request for request in self.waiting if request.request_id not in self.slow]
         self.waiting = [request for request in self.waiting if request.request_id in self.slow]
-        return [
-            Completion(
-                request=request,
-                token_ids=np.array([1, 2], dtype=np.int32),
-                logprobs=np.zeros(2, dtype=np.float32),
-                text="",
-                truncated=False,
-                oldest_version=request.policy_version,
-                newest_version=self.version,
-            )
-            for request in done
-        ]
-
-
-class FakeScorers:
-    """Reward by request id; an id without one cannot be scored."""
-
-    def __init__(self, rewards: dict[int, float] | None = None, default: float | None = 1.0) -> None:
-        self.rewards = rewards or {}
-        self.default = default
-        self.queue: list[Completion] = []
-
-    @property
-    def num_pending(self) -> int:
-        return len(self.queue)
-
-    def submit(self, completions: Sequence[Completion]) -> None:
-        self.queue += completions
-
-    def poll(self, timeout_s: float) -> list[ScoredCompletion | UnscoredCompletion]:
-        queue, self.queue = self.queue, []
-        return [self._score(completion) for completion in queue]
-
-    def _score(self, completion: Completion) -> ScoredCompletion | UnscoredCompletion:
-        reward = self.rewards.get(completion.request.request_id, self.default)
-        if reward is None:
-            return UnscoredCompletion(completion=completion, reason="fake: timeout")
-        return ScoredCompletion(completion=completion, reward=reward, tracker_reward=reward)
+        return [answer(request, version=self.version) for request in done]
 
 
 class FakeBaseline:
@@ -167,7 +131,7 @@ def test_a_straggler_is_carried_over_and_dropped_only_when_too_old() -> None:
 
 
 def test_unscored_completions_fill_the_step_and_are_not_trained() -> None:
-    loop = make_loop(FakeGenerators(), FakeScorers({2: None}))  # type: ignore[dict-item]
+    loop = make_loop(FakeGenerators(), FakeScorers(lambda request: None if request.request_id == 2 else 1.0))
     step = loop.next_step()
     assert ids(step.trainable) == [0, 1, 3]
     assert ids(step.unscored) == [2]
@@ -183,7 +147,8 @@ def test_groups_are_kept_whole() -> None:
 
 def test_dynamic_sampling_refills_groups_without_variance() -> None:
     rewards = {0: 1.0, 1: 1.0, 2: 1.0, 3: 0.0, 4: 0.0, 5: 1.0}
-    loop = make_loop(FakeGenerators(), FakeScorers(rewards), num_samples=2, keep_groups=True, dynamic_sampling_rounds=1)
+    scorers = FakeScorers(lambda request: rewards.get(request.request_id, 1.0))
+    loop = make_loop(FakeGenerators(), scorers, num_samples=2, keep_groups=True, dynamic_sampling_rounds=1)
     step = loop.next_step()
     assert ids(step.trainable) == [2, 3, 4, 5]
     assert step.refilled == 2
@@ -193,9 +158,7 @@ def test_dynamic_sampling_refills_groups_without_variance() -> None:
 
 
 def test_dynamic_sampling_gives_up_after_its_rounds() -> None:
-    loop = make_loop(
-        FakeGenerators(), FakeScorers(default=1.0), num_samples=2, keep_groups=True, dynamic_sampling_rounds=2
-    )
+    loop = make_loop(FakeGenerators(), FakeScorers(), num_samples=2, keep_groups=True, dynamic_sampling_rounds=2)
     step = loop.next_step()
     assert step.refilled == 8
     assert len(step.trainable) == 4
