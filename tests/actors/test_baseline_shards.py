@@ -2,8 +2,11 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import threading
+import time
+import urllib.request
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -11,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import ray
 
 from bolt_ray.actors.baseline_shards import BaselineShards
 from bolt_ray.core.baseline import BaselineSettings, BaselineStore
@@ -203,3 +207,23 @@ def test_a_shard_that_does_not_answer_is_named(tmp_path: Path) -> None:
     store.update_many(**commit)
     assert_same(pool, store)
     pool.close()
+
+
+def test_each_shard_is_in_rays_metrics(shards: BaselineShards) -> None:
+    """As Prometheus and the Ray dashboard read them, from the port every node exports its metrics on."""
+    keys = KEYS[:137]
+    shards.commit(update_id="one", keys=keys, reward_sums=np.ones(137), counts=np.ones(137, dtype=int))
+    node = ray.nodes()[0]
+    url = f"http://{node['NodeManagerAddress']}:{node['MetricsExportPort']}/metrics"
+    pattern = re.compile(r'^ray_bolt_ray_baseline_prompts\{.*shard="(\d)".*\} (\S+)$', re.MULTILINE)
+    deadline = time.monotonic() + 90.0  # Ray's processes report every ten seconds
+    while True:
+        with urllib.request.urlopen(url, timeout=10.0) as answer:
+            text = answer.read().decode()
+        # Shards of tests before this one may still be listed.
+        prompts = {shard: {float(value) for s, value in pattern.findall(text) if s == shard} for shard in "01"}
+        if any(first + second == 137 for first in prompts["0"] for second in prompts["1"]):
+            break
+        assert time.monotonic() < deadline, prompts
+        time.sleep(1.0)
+    assert "ray_bolt_ray_baseline_mean_v_hat" in text
