@@ -6,42 +6,17 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 import pytest
-from fakes import FakeScorers, answer
+from fakes import FakeGenerators, FakeScorers
 
 from bolt_ray.core.errors import StallError
 from bolt_ray.core.records import (
-    Completion,
     DrawnPrompt,
     Prompt,
-    RolloutRequest,
     ScoredCompletion,
     UnscoredCompletion,
 )
 from bolt_ray.pipeline.completions import CompletionService
 from bolt_ray.pipeline.rollout import RolloutLoop, request_seed
-
-
-class FakeGenerators:
-    """Answers the requests it is told to; ``version`` is that of its weights."""
-
-    def __init__(self, *, slow: Sequence[int] = ()) -> None:
-        self.version = 0
-        self.slow = set(slow)
-        self.waiting: list[RolloutRequest] = []
-        self.seen: list[RolloutRequest] = []
-
-    @property
-    def outstanding(self) -> int:
-        return len(self.waiting)
-
-    def submit(self, requests: Sequence[RolloutRequest], sampling: object = None) -> None:
-        self.waiting += requests
-        self.seen += requests
-
-    def poll(self, timeout_s: float) -> list[Completion]:
-        done = [request for request in self.waiting if request.request_id not in self.slow]
-        self.waiting = [request for request in self.waiting if request.request_id in self.slow]
-        return [answer(request, version=self.version) for request in done]
 
 
 class FakeBaseline:
