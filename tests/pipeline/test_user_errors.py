@@ -186,3 +186,20 @@ def test_a_prompt_longer_than_the_context(
         text.split()
     )
     shutil.rmtree(tmp_path / "run")
+
+
+@pytest.mark.parametrize(
+    ("job", "options"), [("train", []), ("evaluate", []), ("precompute_baseline", ["--output", "baseline.json"])]
+)
+def test_jobs_are_the_commands(tmp_path: Path, job: str, options: list[str]) -> None:
+    script = Path(__file__).parents[2] / "jobs" / f"{job}.py"
+    result = subprocess.run(
+        [sys.executable, str(script), "missing.yaml", *options],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert result.returncode == 2
+    assert "missing.yaml" in result.stderr and "Traceback" not in result.stderr
