@@ -126,25 +126,33 @@ def test_resume_continues_as_if_nothing_had_happened(
         np.testing.assert_allclose(weights_of(cut / "final")[name], tensor, rtol=0, atol=1e-6, err_msg=name)
 
 
-def test_ctrl_c_saves_and_resume_goes_on(write_config: Callable[..., Path], tmp_path: Path) -> None:
-    config = write_config(train={"max_steps": 10_000}, eval={"every_steps": 0, "at_start": False})
-    command = [sys.executable, "-m", "bolt_ray.cli", "train", str(config)]
+def interrupt(command: list[str], number: signal.Signals, metrics: Path, *, at_step: int) -> str:
+    """Start a run, send it a signal once it has finished a step, and return what it printed; it must leave by 130."""
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-    metrics = tmp_path / "run" / "metrics.jsonl"
     deadline = time.monotonic() + 300
-    while len(read_metrics(metrics)) < 2:
+    while not any(record["step"] >= at_step for record in read_metrics(metrics)):
         assert process.poll() is None, process.communicate()[0]
-        assert time.monotonic() < deadline, "no step within 300 s"
+        assert time.monotonic() < deadline, f"no step {at_step} within 300 s"
         time.sleep(0.2)
-    process.send_signal(signal.SIGINT)
+    process.send_signal(number)
     output, _ = process.communicate(timeout=200)
     assert process.returncode == 130, output
-    assert "Interrupted. Go on with: resume=" in output
-    (checkpoint,) = (tmp_path / "run" / "checkpoints").iterdir()
+    return output
+
+
+def test_ctrl_c_and_sigterm_save_and_resume_goes_on(write_config: Callable[..., Path], tmp_path: Path) -> None:
+    config = write_config(train={"max_steps": 10_000}, eval={"every_steps": 0, "at_start": False})
+    command = [sys.executable, "-m", "bolt_ray.cli", "train", str(config)]
+    run = tmp_path / "run"
+    first = interrupt(command, signal.SIGINT, run / "metrics.jsonl", at_step=2)
+    assert "SIGINT: saving step" in first and "Interrupted. Go on with: resume=" in first
+    (checkpoint,) = (run / "checkpoints").iterdir()
     done = json.loads((checkpoint / "state.json").read_text())["step"]
     assert done >= 2
 
-    more = [*command, "resume=auto", f"train.max_steps={done + 1}"]
-    resumed = subprocess.run(more, capture_output=True, text=True, timeout=300, check=False)
-    assert resumed.returncode == 0, resumed.stdout + resumed.stderr
-    assert [record["step"] for record in steps_of(tmp_path / "run")] == list(range(1, done + 2))
+    second = interrupt([*command, "resume=auto"], signal.SIGTERM, run / "metrics.jsonl", at_step=done + 2)
+    assert "SIGTERM: saving step" in second
+    newest = max((run / "checkpoints").iterdir())
+    last = json.loads((newest / "state.json").read_text())["step"]
+    assert last >= done + 2
+    assert [record["step"] for record in steps_of(run)] == list(range(1, last + 1))
