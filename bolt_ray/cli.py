@@ -35,7 +35,7 @@ Overrides = Annotated[
 def train(config: ConfigFile, overrides: Overrides = None) -> None:
     """Train as CONFIG says; `resume=auto` goes on with the newest run."""
     from bolt_ray.config.loading import load_config
-    from bolt_ray.pipeline.run import train as run_training
+    from bolt_ray.pipeline.training.run import train as run_training
 
     run_training(load_config(config, overrides or []), base_dir=config.absolute().parent)
 
@@ -90,8 +90,8 @@ def evaluate(
 ) -> None:
     """Evaluate models on held-out problems: pass@1, pass@k, maj@k, with intervals and predictions."""
     from bolt_ray.config.loading import load_config
-    from bolt_ray.pipeline.evaluate_models import EvaluationRequest
-    from bolt_ray.pipeline.evaluate_models import evaluate as run_evaluation
+    from bolt_ray.pipeline.evaluation.evaluate_models import EvaluationRequest
+    from bolt_ray.pipeline.evaluation.evaluate_models import evaluate as run_evaluation
 
     options = {"eval.num_samples": samples, "eval.temperature": temperature}
     set_here = [f"{key}={value}" for key, value in options.items() if value is not None]
@@ -152,9 +152,9 @@ def precompute_baseline(
     Interrupted, the same command goes on with what is missing.
     """
     from bolt_ray.config.loading import load_config
-    from bolt_ray.pipeline import precompute
+    from bolt_ray.pipeline.precompute.precompute_baseline import precompute_baseline as run_precompute
 
-    precompute.precompute_baseline(
+    run_precompute(
         load_config(config, overrides or []),
         base_dir=config.absolute().parent,
         output=output,
@@ -172,7 +172,7 @@ def inspect(
     html: Annotated[Path | None, typer.Option(help="also write a page with the tables and the picture")] = None,
 ) -> None:
     """Show what a run's baseline knows: v̂ as a histogram, solved, hopeless and uncertain prompts, coverage."""
-    from bolt_ray.pipeline.inspection import inspect_run
+    from bolt_ray.pipeline.inspection.inspect_run import inspect_run
 
     inspect_run(run, top=top, png=png, html=html, console=Console())
 

@@ -12,12 +12,15 @@ from collections import deque
 from collections.abc import Sequence
 from typing import Literal, Protocol
 
+import xxhash
+
 from bolt_ray.core.records import Completion, RolloutRequest, ScoredCompletion, UnscoredCompletion
 from bolt_ray.engines.vllm_engine import SamplingSettings
 
 Lane = Literal["train", "eval"]
 Outcome = ScoredCompletion | UnscoredCompletion
 
+POLL_S = 0.2
 BOTH_BUSY_S = 0.01
 
 
@@ -37,6 +40,11 @@ class Scorers(Protocol):
     def num_pending(self) -> int: ...
     def submit(self, completions: Sequence[Completion]) -> None: ...
     def poll(self, timeout_s: float) -> list[Outcome]: ...
+
+
+def request_seed(seed: int, request_id: int) -> int:
+    """The sampling seed of one request: the same whichever generator answers it, and after a resume."""
+    return int(xxhash.xxh32_intdigest(f"{seed}:{request_id}".encode())) & 0x7FFF_FFFF
 
 
 def lane_of(request: RolloutRequest) -> Lane:

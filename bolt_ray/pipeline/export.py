@@ -10,7 +10,7 @@ from transformers.utils.logging import disable_progress_bar
 
 from bolt_ray.core.errors import ConfigError, ModelError
 from bolt_ray.engines.lora import export_merged
-from bolt_ray.pipeline.model_source import find_model
+from bolt_ray.pipeline.evaluation.model_source import find_model
 
 
 def export_model(source: str, output: Path, *, base: str | None, say: Callable[[str], None]) -> None:

@@ -14,8 +14,6 @@ from bolt_ray.core.corrections import CorrectionOptions
 from bolt_ray.core.curriculum import CurriculumSettings
 from bolt_ray.engines.learner_settings import LearnerSettings, LoraSettings, ReferenceSettings
 from bolt_ray.engines.vllm_engine import EngineSettings, SamplingSettings
-from bolt_ray.pipeline.batches import BatchBuilder
-from bolt_ray.pipeline.training_loop import LoopSettings
 
 GIB = 1024**3
 
@@ -177,26 +175,4 @@ def curriculum_settings(config: RunConfig) -> CurriculumSettings:
         exploration_floor=curriculum.exploration_floor,
         staleness_bonus=curriculum.staleness_bonus,
         seed=config.seed,
-    )
-
-
-def batch_builder(config: RunConfig) -> BatchBuilder:
-    return BatchBuilder(
-        baseline=config.advantage.baseline,
-        normalize=config.advantage.normalize,
-        clip=config.advantage.clip,
-        reward_range=config.baseline.reward_range,
-        mask_truncated=config.loss.mask_truncated,
-        skip_truncated_evidence=config.baseline.skip_truncated,
-    )
-
-
-def loop_settings(config: RunConfig) -> LoopSettings:
-    return LoopSettings(
-        max_steps=config.train.max_steps,
-        eval_every=config.eval.every_steps,
-        eval_at_start=config.eval.at_start,
-        eval_at_end=config.eval.at_end,
-        checkpoint_every=config.checkpoint.every_steps,
-        step_timeout_s=config.deadlines.step_s,
     )

@@ -30,6 +30,7 @@ def quick_config(tmp_path: Path) -> Path:
     return path
 
 
+@pytest.mark.slow
 def test_pretrain_writes_a_model_and_refuses_to_overwrite(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     output = tmp_path / "model"
     assert run(monkeypatch, "pretrain", quick_config(tmp_path), "--output", output) == 0

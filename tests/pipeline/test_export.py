@@ -11,8 +11,8 @@ import torch
 
 from bolt_ray.cli import main
 from bolt_ray.core.errors import ConfigError, ModelError
+from bolt_ray.pipeline.evaluation.model_source import find_model
 from bolt_ray.pipeline.export import export_model
-from bolt_ray.pipeline.model_source import find_model
 from bolt_ray.tasks.arithmetic.model import ModelSettings, create_model, save_model
 
 IDS = torch.tensor([[5, 6, 7, 8, 9]])

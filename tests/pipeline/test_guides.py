@@ -20,7 +20,7 @@ from bolt_ray.pipeline.guides import TOPICS, guide
 from bolt_ray.pipeline.telemetry import read_metrics
 
 README = Path(__file__).parents[2] / "README.md"
-EXAMPLE_TIMEOUT_S = 900.0
+EXAMPLE_TIMEOUT_S = 580.0
 """Of one example; the first to use the embedded model may have to teach it."""
 
 

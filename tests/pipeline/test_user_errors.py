@@ -123,6 +123,7 @@ def test_a_completion_that_cannot_fit(bolt_ray: Run, write_config: Write) -> Non
         ),
     ],
 )
+@pytest.mark.slow
 def test_a_package_not_installed(write_config: Write, package: str, settings: list[str], message: str) -> None:
     program = (
         f"import sys; sys.modules[{package!r}] = None\n"
@@ -191,6 +192,7 @@ def test_a_prompt_longer_than_the_context(
 @pytest.mark.parametrize(
     ("job", "options"), [("train", []), ("evaluate", []), ("precompute_baseline", ["--output", "baseline.json"])]
 )
+@pytest.mark.slow
 def test_jobs_are_the_commands(tmp_path: Path, job: str, options: list[str]) -> None:
     script = Path(__file__).parents[2] / "jobs" / f"{job}.py"
     result = subprocess.run(

@@ -104,6 +104,7 @@ def test_values_of_a_batch_are_judged_one_by_one(batch: RewardProcess) -> None:
     ]
 
 
+@pytest.mark.slow
 def test_a_batch_that_hangs_finds_its_culprit() -> None:
     process = RewardProcess(rewards=[spec("score_batch", batched=True, timeout_s=1.0)])
     try:
@@ -112,6 +113,7 @@ def test_a_batch_that_hangs_finds_its_culprit() -> None:
         process.close()
 
 
+@pytest.mark.slow
 def test_a_batch_that_always_hangs_ends() -> None:
     process = RewardProcess(rewards=[spec("score_batch", batched=True, timeout_s=0.3)])
     try:
@@ -208,6 +210,7 @@ def test_a_reward_that_cannot_be_built_is_a_config_error(reference: str, message
     ("body", "message"),
     [("import os; os._exit(9)", "exited with status 9"), ("import time; time.sleep(60)", "did not start")],
 )
+@pytest.mark.slow
 def test_a_module_that_dies_or_hangs_at_import(tmp_path: Path, body: str, message: str) -> None:
     (tmp_path / "bad.py").write_text(body)
     broken = RewardSpec(name="own", type="function", options={"function": f"{tmp_path}/bad.py:f"})

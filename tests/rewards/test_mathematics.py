@@ -72,6 +72,7 @@ def test_no_reference_is_no_verdict() -> None:
     assert isinstance(unreadable, Unscored) and unreadable.kind == "bad_answer"
 
 
+@pytest.mark.slow
 def test_its_time_out_works_in_the_reward_process_even_when_the_caller_is_a_thread() -> None:
     spec = RewardSpec(name="math", type="math", timeout_s=30.0, options={"parse_timeout_s": 1})
     items = [

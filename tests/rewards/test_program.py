@@ -71,6 +71,7 @@ def test_ending_early_is_not_passing(cheat: str) -> None:
     assert one(CodeReward(), f"```python\n{cheat}\n```", TESTS) == 0.0
 
 
+@pytest.mark.slow
 def test_a_program_that_hangs_is_wrong_and_keeps_what_it_passed() -> None:
     source = "def add(a, b):\n    while a == -1: pass\n    return a + b"
     assert one(CodeReward(wall_s=3.0), source, TESTS) == 0.0

@@ -158,6 +158,7 @@ def test_a_file_name_with_a_directory_is_refused(sandbox: Sandbox) -> None:
         sandbox.run("", files={"../x": ""})
 
 
+@pytest.mark.slow
 def test_no_mechanism_is_a_refusal_unless_allowed() -> None:
     with pytest.raises(EnvironmentProblem, match="no sandbox works"):
         Sandbox(mechanism="none")

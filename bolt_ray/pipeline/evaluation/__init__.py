@@ -1,0 +1,1 @@
+"""Evaluation: the evaluator that training uses too, and ``bolt-ray evaluate``."""

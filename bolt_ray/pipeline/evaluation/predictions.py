@@ -1,0 +1,80 @@
+"""An evaluation's completions as files: one row per completion, JSON Lines and Parquet with the same columns."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from bolt_ray.core.answers import extract_answer
+from bolt_ray.core.records import ScoredCompletion
+from bolt_ray.pipeline.completions import Outcome
+from bolt_ray.pipeline.evaluation.evaluator import EvaluationResult
+
+SCHEMA = pa.schema(
+    [
+        ("prompt_id", pa.string()),
+        ("prompt", pa.large_string()),
+        ("answer", pa.large_string()),
+        ("source", pa.string()),
+        ("sample_index", pa.int32()),
+        ("completion", pa.large_string()),
+        ("extracted_answer", pa.large_string()),
+        ("correct", pa.bool_()),
+        ("reward", pa.float64()),
+        ("parts", pa.map_(pa.string(), pa.float64())),
+        ("num_tokens", pa.int32()),
+        ("truncated", pa.bool_()),
+        ("unscored", pa.string()),
+    ]
+)
+"""``prompt`` is JSON where the prompt is chat messages; ``reward`` is null and ``unscored`` says why where there is no
+verdict."""
+
+_ROWS_PER_GROUP = 4096
+
+
+def prediction_rows(result: EvaluationResult) -> Iterator[dict[str, Any]]:
+    """One row per completion, problem by problem, in sample order."""
+    for outcomes, rights in zip(result.outcomes, result.rights, strict=True):
+        for outcome, right in zip(outcomes, rights, strict=True):
+            yield _row(outcome, right)
+
+
+def write_predictions(result: EvaluationResult, directory: Path, *, name: str) -> None:
+    """Write ``<name>.jsonl`` and ``<name>.parquet`` into ``directory``."""
+    rows = list(prediction_rows(result))
+    with (directory / f"{name}.jsonl").open("w", encoding="utf-8") as file:
+        for row in rows:
+            file.write(json.dumps(row, ensure_ascii=False) + "\n")
+    with pq.ParquetWriter(directory / f"{name}.parquet", SCHEMA) as writer:
+        for start in range(0, len(rows), _ROWS_PER_GROUP):
+            group = [row | {"parts": list(row["parts"].items())} for row in rows[start : start + _ROWS_PER_GROUP]]
+            writer.write_table(pa.Table.from_pylist(group, schema=SCHEMA))
+
+
+def _row(outcome: Outcome, right: bool) -> dict[str, Any]:
+    completion = outcome.completion
+    prompt = completion.request.drawn.prompt
+    verdict: dict[str, Any] = {"reward": None, "parts": {}, "unscored": None}
+    if isinstance(outcome, ScoredCompletion):
+        verdict |= {"reward": outcome.reward, "parts": dict(outcome.parts)}
+    else:
+        verdict["unscored"] = outcome.reason
+    return {
+        "prompt_id": prompt.key,
+        "prompt": prompt.prompt if isinstance(prompt.prompt, str) else json.dumps(prompt.prompt, ensure_ascii=False),
+        "answer": prompt.answer,
+        "source": prompt.source,
+        "sample_index": completion.request.sample_index,
+        "completion": completion.text,
+        "extracted_answer": extract_answer(completion.text),
+        "correct": right,
+        "num_tokens": len(completion.token_ids),
+        "truncated": completion.truncated,
+        **verdict,
+    }

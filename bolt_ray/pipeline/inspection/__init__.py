@@ -1,0 +1,1 @@
+"""``bolt-ray inspect``: what a run's baseline knows."""

@@ -1,0 +1,1 @@
+"""``bolt-ray precompute-baseline``: every prompt scored before training, for a warm start."""

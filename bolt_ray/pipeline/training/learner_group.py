@@ -1,0 +1,177 @@
+"""The driver's side of the learner: a Ray Train group that stays up for the whole run."""
+
+from __future__ import annotations
+
+import shutil
+import threading
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import ray
+from numpy.typing import NDArray
+from ray.train import FailureConfig, RunConfig, ScalingConfig
+from ray.train.torch import TorchConfig, TorchTrainer
+
+from bolt_ray.actors.learner_mailbox import (
+    Command,
+    PublishCommand,
+    RemoteLearnerMailbox,
+    SaveCommand,
+    StopCommand,
+    TrainCommand,
+)
+from bolt_ray.core.errors import BoltRayError, RunError, StallError
+from bolt_ray.core.records import StepReport, TrainingBatch
+from bolt_ray.engines.learner import LearnerSettings
+from bolt_ray.pipeline.training.train_worker import PublishedWeights, WorkerSettings, train_worker
+
+POLL_S = 0.05
+
+
+class LearnerGroup:
+    """W DeepSpeed ranks under ``TorchTrainer``; commands go through a ``LearnerMailbox``.
+
+    ``fit`` blocks, so it runs in a thread of its own; when it ends early, whatever was being waited for raises
+    its error. ``idle`` is called while a command is under way: generation goes on there when staleness allows.
+    """
+
+    def __init__(
+        self,
+        *,
+        settings: LearnerSettings,
+        world_size: int,
+        resources_per_worker: dict[str, float],
+        use_gpu: bool,
+        storage_path: Path,
+        run_name: str,
+        collective_timeout_s: float,
+        restore_from: Path | None = None,
+        num_threads: int = 1,
+        adapters: Path | None = None,
+        adapters_kept: int = 2,
+    ) -> None:
+        """``adapters``: where LoRA adapters are handed to the generators, the newest ``adapters_kept`` of which stay
+        for the requests that still use them; None hands over all weights."""
+        self._adapters = adapters
+        self._adapters_kept = adapters_kept
+        if adapters is not None:
+            shutil.rmtree(adapters, ignore_errors=True)
+            adapters.mkdir(parents=True)
+        self._world_size = world_size
+        self._mailbox: Any = RemoteLearnerMailbox.options(num_cpus=0.01, max_concurrency=world_size * 4 + 8).remote(
+            world_size=world_size
+        )
+        worker = WorkerSettings(
+            mailbox=self._mailbox,
+            learner=settings,
+            restore_from=None if restore_from is None else str(restore_from),
+            num_threads=num_threads,
+        )
+        trainer = TorchTrainer(
+            train_worker,
+            train_loop_config={"settings": worker},
+            scaling_config=ScalingConfig(
+                num_workers=world_size, use_gpu=use_gpu, resources_per_worker=resources_per_worker
+            ),
+            torch_config=TorchConfig(backend="nccl" if use_gpu else "gloo", timeout_s=int(collective_timeout_s)),
+            run_config=RunConfig(
+                name=run_name,
+                storage_path=str(storage_path),
+                failure_config=FailureConfig(max_failures=0),
+            ),
+        )
+        self._error: BaseException | None = None
+        self._ended = threading.Event()
+        self._thread = threading.Thread(target=self._fit, args=(trainer,), name="ray-train-fit", daemon=True)
+        self._thread.start()
+
+    def wait_ready(self, *, timeout_s: float, idle: Callable[[], None] = lambda: None) -> None:
+        """Until every rank has loaded its model."""
+        self._wait(
+            self._mailbox.wait_ready.remote(),
+            what="the learner ranks to start",
+            timeout_s=timeout_s,
+            idle=idle,
+        )
+
+    def train(self, batch: TrainingBatch, *, timeout_s: float, idle: Callable[[], None]) -> StepReport:
+        command = TrainCommand(batch=ray.put(batch))
+        report = self._call(command, what=f"training step {batch.step}", timeout_s=timeout_s, idle=idle)
+        assert isinstance(report, StepReport)
+        return report
+
+    def publish(self, *, version: int, probes: Sequence[NDArray[np.int32]], timeout_s: float) -> PublishedWeights:
+        """The policy as ``version``: its weights in the object store, or its adapter on disk, and its log-probs of
+        ``probes``."""
+        adapter = None if self._adapters is None else self._adapters / f"version-{version:06d}"
+        command = PublishCommand(
+            version=version, probes=list(probes), adapter_directory=None if adapter is None else str(adapter)
+        )
+        published = self._call(command, what=f"the weights of version {version}", timeout_s=timeout_s)
+        assert isinstance(published, PublishedWeights)
+        if self._adapters is not None:
+            for old in sorted(self._adapters.iterdir())[: -self._adapters_kept]:
+                shutil.rmtree(old)
+        return published
+
+    def save(self, *, directory: Path | None, model_directory: Path | None, timeout_s: float) -> None:
+        command = SaveCommand(
+            directory=None if directory is None else str(directory),
+            model_directory=None if model_directory is None else str(model_directory),
+        )
+        self._call(command, what="the learner's checkpoint", timeout_s=timeout_s)
+
+    def close(self, *, timeout_s: float = 60.0) -> None:
+        """Let the ranks return and Ray Train wind up; a group that no longer answers is left to Ray's shutdown."""
+        if not self._ended.is_set():
+            self._mailbox.call.remote(StopCommand())
+            self._ended.wait(timeout_s)
+        ray.kill(self._mailbox)
+
+    def _call(self, command: Command, *, what: str, timeout_s: float, idle: Callable[[], None] = lambda: None) -> Any:
+        return self._wait(self._mailbox.call.remote(command), what=what, timeout_s=timeout_s, idle=idle)
+
+    def _wait(self, ref: Any, *, what: str, timeout_s: float, idle: Callable[[], None]) -> Any:
+        deadline = time.monotonic() + timeout_s
+        while True:
+            done, _ = ray.wait([ref], timeout=POLL_S)
+            if done:
+                return _unwrap(ref)
+            if self._ended.is_set():
+                raise self._failure(what)
+            if time.monotonic() > deadline:
+                raise StallError(f"waited {timeout_s:.0f} s for {what}; the learner ranks did not answer")
+            idle()
+
+    def _failure(self, what: str) -> BoltRayError:
+        cause: BaseException | None = self._error
+        while cause is not None and not isinstance(cause, BoltRayError):
+            worker_errors = getattr(cause, "worker_failures", None)
+            cause = (
+                next(iter(worker_errors.values()))
+                if worker_errors
+                else (cause.__cause__ or getattr(cause, "cause", None))
+            )
+        if cause is not None:
+            return cause
+        return RunError(f"the learner ended while waiting for {what}: {self._error!r}")
+
+    def _fit(self, trainer: TorchTrainer) -> None:
+        try:
+            trainer.fit()
+        except BaseException as error:  # noqa: BLE001 - handed to whoever waits
+            self._error = error
+        finally:
+            self._ended.set()
+
+
+def _unwrap(ref: Any) -> Any:
+    try:
+        return ray.get(ref)
+    except ray.exceptions.RayTaskError as error:
+        if isinstance(error.cause, BoltRayError):
+            raise error.cause from None
+        raise

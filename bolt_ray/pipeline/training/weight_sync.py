@@ -1,0 +1,152 @@
+"""Bringing the generators to the learner's weights, in an order that is a class of its own.
+
+    publish (learner, collective) ─▶ update (all generators acknowledge) ─▶ probe ─▶ release the version
+
+The version is released only when every generator has acknowledged it and agrees with the learner on the log-probs
+of a few sequences: a stale output head, a wrong name or half an update show there and nowhere else.
+
+The probes are sequences of the batch just trained, whose log-probs before the update the training pass has seen. So
+the same look at them also says how far the update moved the policy, which ``forgetting: kl`` of the baseline follows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bolt_ray.core.errors import WeightSyncError
+from bolt_ray.core.records import StepReport, TrainingBatch
+from bolt_ray.engines.weights import WeightManifest
+from bolt_ray.pipeline.training.train_worker import PublishedWeights
+
+NUM_PROBES = 4
+"""Sequences compared at each sync: enough to see a wrong tensor, cheap enough for every step."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Probe:
+    """A sequence to compare.
+
+    Attributes:
+        token_ids: int32 [n], n >= 2.
+        before: float32 [T], log π of its last T tokens, as sampled, before the update; None if there was none.
+    """
+
+    token_ids: NDArray[np.int32]
+    before: NDArray[np.float32] | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SyncReport:
+    """What the probes showed.
+
+    Attributes:
+        gap: max |Δ log p| between generator and learner, both with the new weights.
+        drift: mean over sequences of their tokens' mean |log π_new − log π_before|, the policy's move in this
+            version; 0 if nothing was known before.
+    """
+
+    gap: float
+    drift: float
+
+
+class Publisher(Protocol):
+    """The learner's side."""
+
+    def publish(self, *, version: int, probes: Sequence[NDArray[np.int32]], timeout_s: float) -> PublishedWeights: ...
+
+
+class Subscribers(Protocol):
+    """The generators' side; returns when all have acknowledged, with each one's log-probs of the probes."""
+
+    def update_weights(
+        self,
+        manifest: WeightManifest,
+        buckets: Sequence[Any],
+        version: int,
+        *,
+        probe: Sequence[Sequence[int]],
+        timeout_s: float,
+    ) -> list[list[NDArray[np.float32]]]: ...
+    def update_adapter(
+        self, path: str, version: int, *, probe: Sequence[Sequence[int]], timeout_s: float
+    ) -> list[list[NDArray[np.float32]]]: ...
+
+
+class WeightSync:
+    """One sync after another; ``version`` is what all generators have."""
+
+    def __init__(
+        self,
+        *,
+        publisher: Publisher,
+        subscribers: Subscribers,
+        release: Callable[[int], None],
+        max_gap: float,
+        timeout_s: float,
+    ) -> None:
+        self._publisher = publisher
+        self._subscribers = subscribers
+        self._release = release
+        self._max_gap = max_gap
+        self._timeout_s = timeout_s
+
+    def run(self, version: int, probes: Sequence[Probe]) -> SyncReport:
+        """Bring all generators to ``version``.
+
+        Raises:
+            WeightSyncError: generator and learner disagree by more than the limit.
+        """
+        published = self._publisher.publish(
+            version=version, probes=[probe.token_ids for probe in probes], timeout_s=self._timeout_s
+        )
+        answers = self._hand_over(published, version, [probe.token_ids.tolist() for probe in probes])
+        gap = _largest([_max_gap(published.probe_logprobs, answer) for answer in answers])
+        if not gap <= self._max_gap:
+            raise WeightSyncError(
+                f"after the sync to version {version} generator and learner disagree: max |Δ log p| is {gap:.2g} and "
+                f"the limit is {self._max_gap:.2g} (generator.max_logprob_gap); 'bolt-ray doctor' looks into it"
+            )
+        self._release(version)
+        return SyncReport(gap=gap, drift=_drift(probes, published.sampled_logprobs))
+
+    def _hand_over(
+        self, published: PublishedWeights, version: int, probe: list[list[int]]
+    ) -> list[list[NDArray[np.float32]]]:
+        if published.adapter is not None:
+            return self._subscribers.update_adapter(published.adapter, version, probe=probe, timeout_s=self._timeout_s)
+        assert published.manifest is not None
+        return self._subscribers.update_weights(
+            published.manifest, published.buckets, version, probe=probe, timeout_s=self._timeout_s
+        )
+
+
+def choose_probes(batch: TrainingBatch, report: StepReport) -> list[Probe]:
+    """Sequences from all over a batch just trained whose log-probs before the update are known."""
+    sequences = np.split(batch.token_ids, np.cumsum(batch.lengths)[:-1])
+    before = np.split(report.logprobs_before, np.cumsum(batch.completion_lengths)[:-1])
+    known = [i for i, values in enumerate(before) if len(values) and np.isfinite(values).all()]
+    places = np.linspace(0, len(known) - 1, min(NUM_PROBES, len(known))).astype(int)
+    return [Probe(token_ids=sequences[known[i]], before=before[known[i]]) for i in places]
+
+
+def _drift(probes: Sequence[Probe], after: Sequence[NDArray[np.float32]]) -> float:
+    moves = [
+        float(np.abs(new[-len(probe.before) :] - probe.before).mean())
+        for probe, new in zip(probes, after, strict=True)
+        if probe.before is not None
+    ]
+    return sum(moves) / len(moves) if moves else 0.0
+
+
+def _max_gap(expected: Sequence[NDArray[np.float32]], found: Sequence[NDArray[Any]]) -> float:
+    return _largest([float(np.max(np.abs(a - b))) for a, b in zip(expected, found, strict=True)])
+
+
+def _largest(values: list[float]) -> float:
+    """0 for none; NaN if one is, which ``max`` would lose."""
+    return float(np.max(values)) if values else 0.0

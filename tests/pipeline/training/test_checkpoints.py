@@ -1,0 +1,96 @@
+"""Checkpoints are whole or not there; the run directory is never overwritten."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from bolt_ray.core.errors import CheckpointError
+from bolt_ray.pipeline.training.checkpoints import read_checkpoint, write_checkpoint
+from bolt_ray.pipeline.workspace import RunDirectory, find_run_to_resume, list_checkpoints, new_run_directory
+
+
+def write_parts(directory: Path) -> None:
+    (directory / "model").mkdir()
+    (directory / "model" / "weights.bin").write_bytes(b"w" * 1000)
+
+
+def save(run: RunDirectory, step: int, keep: int = 2) -> Path:
+    return write_checkpoint(run, step=step, state={"step": step}, write_parts=write_parts, keep=keep)
+
+
+def test_written_and_read_back(tmp_path: Path) -> None:
+    path = save(RunDirectory(tmp_path), 7)
+    assert path.name == "step-000007"
+    assert read_checkpoint(path) == {"step": 7}
+    assert (path / "model" / "weights.bin").read_bytes() == b"w" * 1000
+
+
+def test_only_the_newest_are_kept_in_order(tmp_path: Path) -> None:
+    run = RunDirectory(tmp_path)
+    for step in (5, 10, 100):
+        save(run, step)
+    assert [path.name for path in list_checkpoints(run)] == ["step-000010", "step-000100"]
+
+
+def test_one_that_failed_half_way_is_not_a_checkpoint(tmp_path: Path) -> None:
+    run = RunDirectory(tmp_path)
+
+    def fail(directory: Path) -> None:
+        write_parts(directory)
+        raise OSError("disk full")
+
+    with pytest.raises(OSError, match="disk full"):
+        write_checkpoint(run, step=1, state={}, write_parts=fail, keep=2)
+    assert list_checkpoints(run) == []
+    assert read_checkpoint(save(run, 1)) == {"step": 1}
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (lambda p: (p / "model" / "weights.bin").unlink(), r"weights\.bin: missing"),
+        (lambda p: (p / "model" / "weights.bin").write_bytes(b"w" * 999), r"weights\.bin: changed or truncated"),
+        (lambda p: (p / "model" / "weights.bin").write_bytes(b"x" * 1000), r"weights\.bin: changed or truncated"),
+        (lambda p: (p / "manifest.json").write_text("{"), r"manifest\.json cannot be read"),
+        (lambda p: (p / "manifest.json").write_text(json.dumps({"format": 99})), "checkpoint format 99"),
+    ],
+)
+def test_damage_is_found(tmp_path: Path, damage: object, message: str) -> None:
+    path = save(RunDirectory(tmp_path), 1)
+    damage(path)  # type: ignore[operator]
+    with pytest.raises(CheckpointError, match=message):
+        read_checkpoint(path)
+
+
+def test_a_new_run_takes_no_directory_that_holds_one(tmp_path: Path) -> None:
+    run = new_run_directory(str(tmp_path / "a"), name="x")
+    run.config.write_text("seed: 0")
+    with pytest.raises(CheckpointError, match=r"already holds a run; .*resume=auto"):
+        new_run_directory(str(tmp_path / "a"), name="x")
+
+
+def test_a_directory_that_cannot_be_made(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(CheckpointError, match="cannot be written"):
+        new_run_directory(str(tmp_path / "file" / "run"), name="x")
+
+
+def test_resume_finds_the_newest_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    save(RunDirectory(tmp_path / "runs" / "q-20260101-000000"), 9)
+    save(RunDirectory(tmp_path / "runs" / "q-20260102-000000"), 3)
+    save(RunDirectory(tmp_path / "runs" / "q-20260102-000000"), 4)
+    (tmp_path / "runs" / "q-20260103-000000").mkdir()
+    run, checkpoint = find_run_to_resume("auto", run_dir=None, name="q")
+    assert (run.root.name, checkpoint.name) == ("q-20260102-000000", "step-000004")
+    assert find_run_to_resume("runs/q-20260101-000000", run_dir=None, name="q")[1].name == "step-000009"
+    older = checkpoint.with_name("step-000003")
+    assert find_run_to_resume(str(older), run_dir=None, name="q")[1] == older
+
+
+def test_resume_without_a_checkpoint(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match=r"resume=auto: no checkpoint under .*start without resume"):
+        find_run_to_resume("auto", run_dir=str(tmp_path), name="q")
