@@ -94,7 +94,6 @@ class DataConfig(Section):
     )
     heldout_fraction: float = Field(0.0, ge=0, lt=1, description="share of the prompts kept out for evaluation")
     heldout_size: int = Field(0, ge=0, description="the same as a number of prompts")
-    stall_timeout_s: PositiveFloat = Field(600.0, description="longest wait for data without any progress")
 
     @model_validator(mode="after")
     def _one_heldout(self) -> DataConfig:
