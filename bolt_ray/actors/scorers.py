@@ -42,6 +42,7 @@ def reward_input(completion: Completion) -> RewardInput:
         source=prompt.source,
         truncated=completion.truncated,
         num_tokens=int(completion.token_ids.shape[0]),
+        evaluation=completion.request.for_evaluation,
     )
 
 
@@ -50,7 +51,8 @@ class Scorer:
 
     Args:
         specs: the run's rewards.
-        by_source: names of the rewards that apply to a dataset; all, for a dataset not in it.
+        by_source, eval_by_source: names of the rewards that apply to a dataset, in training and in evaluation; all,
+            for a dataset not in it.
         startup_timeout_s: limit on the start of a reward process.
     """
 
@@ -59,9 +61,12 @@ class Scorer:
         *,
         specs: Sequence[RewardSpec],
         by_source: Mapping[str, Sequence[str]],
+        eval_by_source: Mapping[str, Sequence[str]],
         startup_timeout_s: float,
     ) -> None:
-        self._rewards = RewardSet(specs=specs, by_source=by_source, startup_timeout_s=startup_timeout_s)
+        self._rewards = RewardSet(
+            specs=specs, by_source=by_source, eval_by_source=eval_by_source, startup_timeout_s=startup_timeout_s
+        )
 
     def start(self) -> None:
         """Start the reward processes.
@@ -120,6 +125,7 @@ class ScorerPool:
         *,
         specs: Sequence[RewardSpec],
         by_source: Mapping[str, Sequence[str]],
+        eval_by_source: Mapping[str, Sequence[str]],
         num_scorers: int,
         cpus_per_scorer: float,
         gpus_per_scorer: float,
@@ -130,6 +136,7 @@ class ScorerPool:
         self._actor_arguments = {
             "specs": tuple(specs),
             "by_source": {source: tuple(names) for source, names in by_source.items()},
+            "eval_by_source": {source: tuple(names) for source, names in eval_by_source.items()},
             "startup_timeout_s": startup_timeout_s,
         }
         self._actor_options = {"num_cpus": cpus_per_scorer, "num_gpus": gpus_per_scorer, "max_restarts": 0}
@@ -149,6 +156,7 @@ class ScorerPool:
         *,
         specs: Sequence[RewardSpec],
         by_source: Mapping[str, Sequence[str]] | None = None,
+        eval_by_source: Mapping[str, Sequence[str]] | None = None,
         num_scorers: int = 2,
         cpus_per_scorer: float = 0.5,
         gpus_per_scorer: float = 0.0,
@@ -160,7 +168,8 @@ class ScorerPool:
 
         Args:
             specs: the run's rewards, see ``rewards.configured.specs_of``.
-            by_source: names of the rewards that apply to a dataset; all, for a dataset not in it.
+            by_source, eval_by_source: names of the rewards that apply to a dataset, in training and in evaluation;
+                all, for a dataset not in it.
             num_scorers: scorer actors.
             cpus_per_scorer, gpus_per_scorer: Ray resources of each.
             batch_size: completions a scorer takes at a time.
@@ -177,6 +186,7 @@ class ScorerPool:
         pool = cls(
             specs=specs,
             by_source=by_source or {},
+            eval_by_source=eval_by_source or {},
             num_scorers=num_scorers,
             cpus_per_scorer=cpus_per_scorer,
             gpus_per_scorer=gpus_per_scorer,

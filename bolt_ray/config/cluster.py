@@ -38,7 +38,7 @@ class GeneratorConfig(Section):
     enforce_eager: bool = True
     max_logprob_gap: PositiveFloat | None = Field(
         None,
-        description="fail when generator and learner disagree by more; default 0.01 float32, 0.2 bfloat16",
+        description="fail when generator and learner disagree by more; default 0.01 float32, 0.5 bfloat16",
     )
 
 

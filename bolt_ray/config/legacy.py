@@ -25,14 +25,16 @@ _MOVES: dict[str, tuple[str, str]] = {
     "kl_coef": ("kl", "coef"),
 }
 
+SWITCHES = ("curriculum_enabled", "baseline_enabled", "use_baseline_advantages")
+
 
 def translate(tree: Tree) -> Tree:
     """The tree with ``algo: BOLT``-style ``train:`` keys moved to their sections.
 
-    The three switches pick the mode: ``curriculum_enabled`` chooses the uncertainty strategy over uniform,
-    ``use_baseline_advantages`` the tracker over group advantages, and ``baseline_enabled`` is always true
-    here (the tracker learns in every mode). ``per_device_batch_size`` prompts × ``num_generations`` on each
-    learner rank make ``rollouts_per_step``.
+    The three switches pick the mode, and one that is not there is off: ``curriculum_enabled`` chooses the
+    uncertainty strategy over uniform, ``use_baseline_advantages`` the tracker over group advantages, and
+    ``baseline_enabled`` is always true here (the tracker learns in every mode). ``per_device_batch_size`` prompts ×
+    ``num_generations`` on each learner rank make ``rollouts_per_step``.
 
     Raises:
         ConfigError: a value is given under both its old and its new name, or switches contradict each other.
@@ -60,7 +62,10 @@ def translate(tree: Tree) -> Tree:
         clip = train.pop("clip")
         put("clip", "loss", "clip_low", clip)
         put("clip", "loss", "clip_high", clip)
+    switched = any(train.get(name) is not None for name in SWITCHES)
     _switches(train, put)
+    if switched and "group_size" not in (moved.get("rollout") or {}):
+        put("num_generations", "rollout", "group_size", _known_group_size(moved))
     if "per_device_batch_size" in train:
         prompts = train.pop("per_device_batch_size")
         samples = (moved.get("rollout") or {}).get("group_size", 1)
@@ -71,12 +76,19 @@ def translate(tree: Tree) -> Tree:
 
 
 def _switches(train: Tree, put: Any) -> None:
-    curriculum = train.pop("curriculum_enabled", None)
-    if curriculum is not None:
-        put("curriculum_enabled", "curriculum", "strategy", "uncertainty" if curriculum else "uniform")
-    enabled, advantages = train.pop("baseline_enabled", None), train.pop("use_baseline_advantages", None)
+    """The mode, if any of its switches is there; those that are not are off. K is what that mode is known with."""
+    curriculum, enabled, advantages = (train.pop(name, None) for name in SWITCHES)
+    if curriculum is None and enabled is None and advantages is None:
+        return
     if advantages and enabled is False:
         raise ConfigError("train.use_baseline_advantages needs train.baseline_enabled; one says yes, one says no")
-    if advantages is not None:
-        put("use_baseline_advantages", "advantage", "baseline", "tracker" if advantages else "group")
-        put("use_baseline_advantages", "advantage", "normalize", "token" if advantages else "group")
+    put("curriculum_enabled", "curriculum", "strategy", "uncertainty" if curriculum else "uniform")
+    put("use_baseline_advantages", "advantage", "baseline", "tracker" if advantages else "group")
+    put("use_baseline_advantages", "advantage", "normalize", "token" if advantages else "group")
+
+
+def _known_group_size(tree: Tree) -> int:
+    """Completions per prompt of a mode that names none: 8 with group advantages, 2 with the tracker's alone, else 1."""
+    if tree["advantage"]["baseline"] == "group":
+        return 8
+    return 1 if tree["curriculum"]["strategy"] == "uncertainty" else 2

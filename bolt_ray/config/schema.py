@@ -90,8 +90,9 @@ class RunConfig(Section):
     @model_validator(mode="after")
     def _reward_names(self) -> RunConfig:
         names = reward_names(self.rewards)
-        wanted = [dataset.reward for dataset in self.datasets if dataset.reward is not None]
-        check_reward_references(names, wanted, place="datasets")
+        for place, datasets in (("datasets", self.datasets), ("eval.datasets", self.eval.datasets)):
+            wanted = [dataset.reward for dataset in datasets if dataset.reward is not None]
+            check_reward_references(names, wanted, place=place)
         return self
 
     @model_validator(mode="after")
@@ -102,6 +103,8 @@ class RunConfig(Section):
                 f"rollout.rollouts_per_step {rollouts} is not a multiple of rollout.group_size {k}; "
                 f"use {rollouts // k * k or k} or {(rollouts // k + 1) * k}"
             )
+        if self.curriculum.allocate_rollouts and k < 2:
+            raise ValueError("curriculum.allocate_rollouts divides a group: it needs rollout.group_size of 2 or more")
         if self.advantage.baseline == "loo_posterior" and k < 2:
             raise ValueError("advantage.baseline 'loo_posterior' needs rollout.group_size of 2 or more")
         if self.advantage.normalize == "group" and k < 2:

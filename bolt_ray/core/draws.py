@@ -139,3 +139,15 @@ def _draw_by_keys(weights: NDArray[np.float64], k: int, rng: np.random.Generator
     nearest = np.argpartition(keys, k - 1)[:k]
     order: NDArray[np.int64] = nearest[np.argsort(keys[nearest], kind="stable")]
     return order
+
+
+def segment_generator(seed: int, segment: int, *, stream: int) -> np.random.Generator:
+    """A Philox generator that depends on nothing but its arguments: no history, no cluster size.
+
+    Args:
+        seed: the curriculum's seed.
+        segment: number of the segment, from 0.
+        stream: 0 for the weights, 1 for the draws, so that neither shifts the other.
+    """
+    key = np.array([seed, segment], dtype=np.uint64)
+    return np.random.Generator(np.random.Philox(key=key, counter=np.array([0, 0, 0, stream], dtype=np.uint64)))

@@ -63,7 +63,7 @@ class RolloutRequest:
     """One completion asked of a generator.
 
     Attributes:
-        request_id: unique over the run; requests of one step sort by it.
+        request_id: unique over the run; requests of one step sort by it. Those of an evaluation are below 0.
         drawn: the prompt, tokenised.
         sample_index: 0 … num_samples-1 within the draw.
         v_hat: baseline read at dispatch, in [0, 1].
@@ -79,6 +79,10 @@ class RolloutRequest:
     n_eff: float
     policy_version: int
     seed: int
+
+    @property
+    def for_evaluation(self) -> bool:
+        return self.request_id < 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

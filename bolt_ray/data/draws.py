@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from bolt_ray.core.draws import draw_without_replacement
+from bolt_ray.core.draws import draw_without_replacement, segment_generator
 from bolt_ray.core.errors import CheckpointError
 from bolt_ray.data.parts import sync_directory, sync_file
 
@@ -31,8 +31,11 @@ class SegmentDraws:
 
 
 def segment_rng(seed: int, segment: int) -> np.random.Generator:
-    """A generator that depends on (seed, segment) alone, so that a restart draws the same."""
-    return np.random.Generator(np.random.Philox(key=np.array([seed, segment], dtype=np.uint64)))
+    """A generator that depends on (seed, segment) alone, so that a restart draws the same.
+
+    Another stream than the one the curriculum's weights are made with.
+    """
+    return segment_generator(seed, segment, stream=1)
 
 
 def draw_rows(

@@ -48,8 +48,7 @@ def request_seed(seed: int, request_id: int) -> int:
 
 
 def lane_of(request: RolloutRequest) -> Lane:
-    """Evaluation requests are numbered below zero."""
-    return "eval" if request.request_id < 0 else "train"
+    return "eval" if request.for_evaluation else "train"
 
 
 class BusyClock:

@@ -49,7 +49,8 @@ def start_scorers(config: RunConfig, inputs: RunInputs, *, base_dir: Path, use_g
         specs=specs_of(
             config.rewards, timeout_s=scoring.timeout_s, memory_mb=scoring.memory_mb, base_dir=str(base_dir)
         ),
-        by_source=_rewards_by_source(inputs.train) | _rewards_by_source(inputs.heldout),
+        by_source=_rewards_by_source(inputs.train),
+        eval_by_source=_rewards_by_source(inputs.heldout or inputs.train),
         num_scorers=scoring.num_scorers,
         cpus_per_scorer=scoring.cpus_per_scorer,
         gpus_per_scorer=scoring.gpus_per_scorer if use_gpu else 0.0,

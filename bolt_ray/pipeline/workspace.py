@@ -125,6 +125,21 @@ def find_run_to_resume(resume: str, *, run_dir: str | None, name: str) -> tuple[
     )
 
 
+def set_aside_later(run: RunDirectory, checkpoint: Path) -> list[Path]:
+    """Rename the checkpoints after the one a run goes on from: they belong to steps that will be trained again.
+
+    Returns:
+        their new places, ``set-aside-…`` beside them; nothing looks there, and nothing deletes them.
+    """
+    moved = []
+    for later in list_checkpoints(run):
+        if later.name > checkpoint.name:
+            target = run.checkpoints / f"set-aside-{later.name}-{time.strftime('%Y%m%d-%H%M%S')}"
+            later.rename(target)
+            moved.append(target)
+    return moved
+
+
 def _probe_writable(root: Path) -> None:
     probe = root / ".write-probe"
     probe.write_bytes(b"")

@@ -27,6 +27,7 @@ class RewardInput:
         source: name of the dataset the row comes from.
         truncated: True if the length limit cut the completion off.
         num_tokens: tokens in the completion, the end-of-sequence token counted.
+        evaluation: True for a held-out problem.
     """
 
     prompt: str | list[dict[str, str]]
@@ -36,6 +37,7 @@ class RewardInput:
     source: str = ""
     truncated: bool = False
     num_tokens: int = 0
+    evaluation: bool = False
 
     def to_dict(self) -> dict[str, Any]:
         """The fields by name, not copied."""

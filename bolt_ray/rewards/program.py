@@ -62,6 +62,7 @@ def plain_output(text: str) -> str:
 class CodeReward:
     """1.0 if the program passes, else 0.0; with ``partial`` the share of tests or cases it passes.
 
+    Tests share the program's interpreter: one that looks for them there can fake a pass; ``output`` has no such door.
     A program that fails, hangs or is stopped by a limit is wrong: 0. A row without tests, or a sandbox that
     could not be built, is no verdict.
 

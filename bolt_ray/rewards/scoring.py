@@ -47,6 +47,7 @@ class RewardSet:
     Args:
         specs: all rewards, with distinct names.
         by_source: names of the rewards that apply to a dataset; a dataset not in it gets all of them.
+        eval_by_source: the same for held-out problems, whose datasets may have the names of those trained on.
         startup_timeout_s: limit on the start of each reward process.
     """
 
@@ -55,10 +56,11 @@ class RewardSet:
         *,
         specs: Sequence[RewardSpec],
         by_source: Mapping[str, Sequence[str]] | None = None,
+        eval_by_source: Mapping[str, Sequence[str]] | None = None,
         startup_timeout_s: float = 120.0,
     ) -> None:
         self._specs = tuple(specs)
-        self._by_source = {source: frozenset(names) for source, names in (by_source or {}).items()}
+        self._by_source, self._eval_by_source = by_source or {}, eval_by_source or {}
         shared = [spec for spec in self._specs if spec.type in SHARED_PROCESS]
         groups = [shared] if shared else []
         groups += [[spec] for spec in self._specs if spec.type not in SHARED_PROCESS]
@@ -121,7 +123,7 @@ class RewardSet:
             process.close()
 
     def _applies(self, spec: RewardSpec, item: RewardInput) -> bool:
-        names = self._by_source.get(item.source)
+        names = (self._eval_by_source if item.evaluation else self._by_source).get(item.source)
         return names is None or spec.name in names
 
     def _sum(self, parts: Mapping[str, float]) -> RewardResult | str:

@@ -20,6 +20,7 @@ What a completion brings with it:
     item.source       the dataset's name
     item.truncated    True if the length limit cut the completion off
     item.num_tokens   its length in tokens
+    item.evaluation   True for a held-out problem
 """
 
 from __future__ import annotations

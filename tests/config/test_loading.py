@@ -110,8 +110,26 @@ def test_legacy_curriculum_only_uses_group_advantages() -> None:
 
 
 @pytest.mark.parametrize(
+    ("switches", "mode"),
+    [
+        ({"curriculum_enabled": True}, ("uncertainty", "group", "group", 8)),
+        ({"curriculum_enabled": True, "num_generations": 4}, ("uncertainty", "group", "group", 4)),
+        ({"use_baseline_advantages": True, "baseline_enabled": True}, ("uniform", "tracker", "token", 2)),
+        ({"use_baseline_advantages": True, "curriculum_enabled": True}, ("uncertainty", "tracker", "token", 1)),
+        ({"baseline_enabled": True}, ("uniform", "group", "group", 8)),
+    ],
+)
+def test_a_legacy_switch_that_is_not_there_is_off(switches: dict[str, object], mode: tuple[object, ...]) -> None:
+    config = build_config(BASE | {"algo": "BOLT", "train": switches})
+    advantage = config.advantage
+    assert (config.curriculum.strategy, advantage.baseline, advantage.normalize, config.rollout.group_size) == mode
+
+
+@pytest.mark.parametrize(
     ("tree", "message"),
     [
+        ({"eval": {"datasets": [{"name": "b.jsonl", "reward": "exat"}]}}, "eval.datasets: no reward is named 'exat'"),
+        ({"curriculum": {"allocate_rollouts": True}}, "allocate_rollouts divides a group"),
         ({"train": {"max_step": 3}}, r"train\.max_step: there is no such setting; did you mean 'max_steps'\?"),
         ({"tran": {}}, r"tran: there is no such setting; did you mean 'train'\?"),
         ({"train": {"max_steps": "many"}}, r"train\.max_steps: .*integer.*not 'many'"),

@@ -11,7 +11,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bolt_ray.core.curriculum import STRATEGIES, Curriculum, CurriculumSettings, PromptColumns, segment_generator
+from bolt_ray.core.curriculum import STRATEGIES, Curriculum, CurriculumSettings, PromptColumns
+from bolt_ray.core.draws import draw_without_replacement, segment_generator
 
 
 def columns_of(v_hat: list[float] | Any, **others: Any) -> PromptColumns:
@@ -36,6 +37,11 @@ def columns_of(v_hat: list[float] | Any, **others: Any) -> PromptColumns:
 
 def curriculum(**kwargs: Any) -> Curriculum:
     return Curriculum(CurriculumSettings(**kwargs))
+
+
+def draw(made: Curriculum, weights: Any, k: int, *, segment: int) -> Any:
+    """As the prompt stream draws from a curriculum's weights."""
+    return draw_without_replacement(weights, k, segment_generator(made.settings.seed, segment, stream=1))
 
 
 AT = {"step": 10, "total_steps": 100, "segment": 1}
@@ -82,8 +88,8 @@ def test_draws_are_reproducible_and_differ_by_segment_and_seed() -> None:
     for seed, segment in ((0, 0), (0, 1), (1, 0)):
         one, two = curriculum(strategy="uncertainty", seed=seed), curriculum(strategy="uncertainty", seed=seed)
         weights = one.weights(columns, step=0, total_steps=9, segment=segment)
-        drawn = one.draw(weights, 40, segment=segment)
-        np.testing.assert_array_equal(drawn, two.draw(weights, 40, segment=segment))
+        drawn = draw(one, weights, 40, segment=segment)
+        np.testing.assert_array_equal(drawn, draw(two, weights, 40, segment=segment))
         assert np.unique(drawn).size == 40
         draw_of[seed, segment] = tuple(drawn.tolist())
     assert len(set(draw_of.values())) == 3
@@ -105,7 +111,7 @@ def test_uncertain_prompts_are_drawn_more_often_than_under_uniform() -> None:
     mean_uncertainty = {}
     for strategy in ("uniform", "uncertainty", "thompson", "cures"):
         made = curriculum(strategy=strategy, temperature=0.1)
-        drawn = made.draw(made.weights(columns, **AT), 500, segment=1)
+        drawn = draw(made, made.weights(columns, **AT), 500, segment=1)
         mean_uncertainty[strategy] = float(np.sqrt(v_hat[drawn] * (1 - v_hat[drawn])).mean())
     for strategy in ("uncertainty", "thompson", "cures"):
         assert mean_uncertainty[strategy] > mean_uncertainty["uniform"] + 0.08
@@ -225,4 +231,4 @@ def test_every_prompt_keeps_a_positive_weight(
     assert weights.dtype == np.float64
     assert np.isfinite(weights).all()
     assert (weights > 0).all()
-    assert sorted(made.draw(weights, n, segment=0).tolist()) == list(range(n))
+    assert sorted(draw(made, weights, n, segment=0).tolist()) == list(range(n))

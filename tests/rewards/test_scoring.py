@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -60,6 +61,18 @@ def test_datasets_choose_their_rewards() -> None:
         {"right": 0.0, "has": 1.0},
         "rewards: no_reward: no reward applies to this dataset",
     ]
+
+
+def test_a_heldout_dataset_of_the_same_name_chooses_its_own_rewards() -> None:
+    specs = [RewardSpec(name="right", type="exact"), RewardSpec(name="has", type="contains")]
+    rewards = RewardSet(specs=specs, eval_by_source={"a": ["right"]})
+    try:
+        rewards.start()
+        trained, heldout = rewards.score([item("4", source="a"), replace(item("4", source="a"), evaluation=True)])
+    finally:
+        rewards.close()
+    assert isinstance(trained, RewardResult) and trained.parts == {"right": 1.0, "has": 1.0}
+    assert isinstance(heldout, RewardResult) and heldout.parts == {"right": 1.0}
 
 
 def test_a_completion_without_one_part_has_no_reward() -> None:

@@ -1,7 +1,7 @@
 """Which prompts are worth training on: weights over all of them, from what the baseline store knows."""
 
 from bolt_ray.core.curriculum.columns import PromptColumns
-from bolt_ray.core.curriculum.curriculum import Curriculum, segment_generator
+from bolt_ray.core.curriculum.curriculum import Curriculum
 from bolt_ray.core.curriculum.options import allocate_rollouts
 from bolt_ray.core.curriculum.registry import STRATEGIES, make_strategy
 from bolt_ray.core.curriculum.settings import CurriculumSettings
@@ -16,5 +16,4 @@ __all__ = [
     "Strategy",
     "allocate_rollouts",
     "make_strategy",
-    "segment_generator",
 ]

@@ -13,22 +13,10 @@ from bolt_ray.core.curriculum.options import keep_probability, mix_with_uniform,
 from bolt_ray.core.curriculum.registry import make_strategy
 from bolt_ray.core.curriculum.settings import CurriculumSettings
 from bolt_ray.core.curriculum.uncertainty import outcome_std
-from bolt_ray.core.draws import draw_without_replacement
+from bolt_ray.core.draws import segment_generator
 
 EASY, HARD = 0.8, 0.2
 LEARNING_EDGE = (0.3, 0.7)
-
-
-def segment_generator(seed: int, segment: int, *, stream: int) -> np.random.Generator:
-    """A Philox generator that depends on nothing but its arguments: no history, no cluster size.
-
-    Args:
-        seed: the curriculum's seed.
-        segment: number of the segment, from 0.
-        stream: 0 for the weights, 1 for the draws, so that neither shifts the other.
-    """
-    key = np.array([seed, segment], dtype=np.uint64)
-    return np.random.Generator(np.random.Philox(key=key, counter=np.array([0, 0, 0, stream], dtype=np.uint64)))
 
 
 class Curriculum:
@@ -76,15 +64,6 @@ class Curriculum:
             self._mean_weight = float(weights.mean())
             assert np.isfinite(self._mean_weight) and weights.min() > 0.0, self.settings.strategy
         return weights
-
-    def draw(self, weights: NDArray[np.float64], k: int, *, segment: int) -> NDArray[np.int64]:
-        """int64 ``[k]``: row numbers in draw order, without replacement, from (weights, k, seed, segment).
-
-        Raises:
-            ValueError: As `bolt_ray.core.draws.draw_without_replacement`.
-        """
-        rng = segment_generator(self.settings.seed, segment, stream=1)
-        return draw_without_replacement(weights, k, rng)
 
     def observe(
         self, *, categories: NDArray[np.integer[Any]] | None, abs_advantages: NDArray[np.floating[Any]]

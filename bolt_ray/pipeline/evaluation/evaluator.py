@@ -110,7 +110,7 @@ class Evaluator:
         stall_s: float,
         k: int | None = None,
     ) -> None:
-        """``success_threshold``: a completion is right when its reward reaches it; ``k``: of pass@k and maj@k,
+        """``success_threshold``: see `summarize`; ``k``: of pass@k and maj@k,
         all samples if None."""
         self._service = service
         self._problems = list(problems)
@@ -181,7 +181,7 @@ def summarize(groups: Sequence[Sequence[Outcome]], *, threshold: float, k: int |
 
     Args:
         groups: per problem its completions, at least one.
-        threshold: a completion is right when its reward reaches it.
+        threshold: a completion is right when its reward reaches it, shaping (length, overlong) left out.
         k: None for as many as the problem with the fewest completions has.
 
     Raises:
@@ -223,7 +223,7 @@ class _Problem:
         return cls(
             source=group[0].completion.request.drawn.prompt.source,
             outcomes=tuple(group),
-            rights=tuple(isinstance(item, ScoredCompletion) and item.reward >= threshold for item in group),
+            rights=tuple(isinstance(item, ScoredCompletion) and item.tracker_reward >= threshold for item in group),
         )
 
     def majority(self, k: int) -> float:

@@ -134,7 +134,8 @@ def read_baseline(checkpoint: Path, config: RunConfig, prompts: PromptStore | No
     snapshot = read_sharded_snapshot(checkpoint / "baseline")
     store = BaselineStore(plain.baseline_settings(config))
     if prompts is not None:
-        store.register(prompts.keys().to_pylist())
+        rows, _ = prompts.split_heldout(fraction=config.data.heldout_fraction, size=config.data.heldout_size)
+        store.register(prompts.keys().take(rows).to_pylist())
     store.restore([snapshot])
     version = int(state["version"])
     v_hat, n_eff = store.get_many(snapshot.keys, version)

@@ -23,7 +23,7 @@ from bolt_ray.pipeline.training.rollout import LedgerEntry, StepRollouts
 
 
 class ColumnsReader(Protocol):
-    """The baseline's view of every prompt, in row order."""
+    """The baseline's view of the prompts to train on, in row order."""
 
     def columns(self) -> PromptColumns: ...
 
@@ -131,15 +131,18 @@ class CurriculumPrompts:
         )
         self._columns = columns
         self._metrics = self._curriculum.metrics(columns)
-        return weights
+        whole = np.ones(self._store.num_rows)  # of the held-out rows, which the stream does not draw
+        whole[self._rows] = weights
+        return whole
 
     def _allocate(self, segment: int, rows: NDArray[np.int64]) -> NDArray[np.int32]:
         assert self._columns is not None, "weights are asked for before the allocation"
-        return allocate_rollouts(self._columns.v_hat[rows], self._group_size * len(rows))
+        places = np.searchsorted(self._rows, rows)
+        return allocate_rollouts(self._columns.v_hat[places], self._group_size * len(rows))
 
     def _read_columns(self) -> PromptColumns:
         columns = self._baseline.columns()
-        return columns if self._categories is None else replace(columns, category=self._categories)
+        return columns if self._categories is None else replace(columns, category=self._categories[self._rows])
 
     def _observe(self, items: Sequence[ScoredCompletion]) -> None:
         rows = np.array([item.completion.request.drawn.prompt.row for item in items], dtype=np.int64)

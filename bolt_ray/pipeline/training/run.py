@@ -45,7 +45,7 @@ from bolt_ray.pipeline.training.learner_group import LearnerGroup
 from bolt_ray.pipeline.training.rollout import RolloutLoop
 from bolt_ray.pipeline.training.training_loop import LoopSettings, TrainingLoop, TrainingOutcome
 from bolt_ray.pipeline.training.weight_sync import NUM_PROBES, Probe, WeightSync
-from bolt_ray.pipeline.workspace import RunDirectory, find_run_to_resume, new_run_directory
+from bolt_ray.pipeline.workspace import RunDirectory, find_run_to_resume, new_run_directory, set_aside_later
 from bolt_ray.rewards.health import check_unscored
 
 log = logging.getLogger(__name__)
@@ -71,6 +71,9 @@ def train(config: RunConfig, *, base_dir: Path, console: Console | None = None) 
     state = read_checkpoint(checkpoint) if checkpoint is not None else None
     handler = open_log(run.log)
     try:
+        if checkpoint is not None:
+            for later in set_aside_later(run, checkpoint):
+                _say(console, f"Going on from {checkpoint.name}: a later checkpoint is now {_shown(later)}")
         inputs = prepare_inputs(config, say=partial(_say, console))
         run.config.write_text(dump_config(config), encoding="utf-8")
         groups = resource_map(config, use_gpu=use_gpu)
@@ -199,7 +202,8 @@ class _Assembly:
             problems = heldout_problems(heldout, everything, tokenize=tokenize, limit=limit, max_tokens=max_tokens)
         elif len(heldout_rows):
             problems = heldout_problems(store, heldout_rows, tokenize=tokenize, limit=limit, max_tokens=max_tokens)
-        shards.register(store.keys().to_pylist())
+        # Held-out prompts never get an outcome: the baseline and its curriculum know the others only.
+        shards.register(store.keys().take(rows).to_pylist())
         prompts = CurriculumPrompts(
             store=store,
             rows=rows,
@@ -253,7 +257,7 @@ class _Assembly:
             baseline=shards,
             rollouts_per_step=config.rollout.rollouts_per_step,
             max_staleness=config.rollout.max_staleness,
-            keep_groups=config.advantage.baseline != "tracker",
+            keep_groups=config.advantage.baseline != "tracker" or config.advantage.normalize == "group",
             dynamic_sampling_rounds=config.rollout.dynamic_sampling_rounds if config.rollout.dynamic_sampling else 0,
             seed=config.seed,
             stall_s=config.deadlines.generation_s + config.deadlines.startup_s,

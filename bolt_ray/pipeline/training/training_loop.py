@@ -187,7 +187,8 @@ class TrainingLoop:
         record.update(report.metrics)
         self._step += 1
         if report.skipped:
-            log.warning("step %d was skipped: the loss or a gradient was not finite", self._step)
+            why = "the loss or a gradient was not finite" if batch.active.any() else "every completion of it is masked"
+            log.warning("step %d was skipped: %s", self._step, why)
             record["optim/skipped"] = 1.0
             self._rollout.release(version)
         else:

@@ -99,12 +99,14 @@ class WeightSync:
         """Bring all generators to ``version``.
 
         Raises:
-            WeightSyncError: generator and learner disagree by more than the limit.
+            WeightSyncError: generator and learner disagree by more than the limit, or no generator is left.
         """
         published = self._publisher.publish(
             version=version, probes=[probe.token_ids for probe in probes], timeout_s=self._timeout_s
         )
         answers = self._hand_over(published, version, [probe.token_ids.tolist() for probe in probes])
+        if not answers:
+            raise WeightSyncError(f"no generator acknowledged version {version}; all of them were lost during the sync")
         gap = _largest([_max_gap(published.probe_logprobs, answer) for answer in answers])
         if not gap <= self._max_gap:
             raise WeightSyncError(

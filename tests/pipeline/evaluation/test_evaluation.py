@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -153,6 +154,13 @@ def test_every_source_has_its_numbers() -> None:
 
 def test_the_threshold_decides() -> None:
     assert summarize(four_samples(), threshold=0.5).by_source["b"].pass_at_1.value == 0.25
+
+
+def test_shaping_does_not_make_an_answer_wrong() -> None:
+    long = outcome(0, "1", 1.0)
+    assert isinstance(long, ScoredCompletion)
+    shaped = replace(long, reward=0.4, tracker_reward=1.0)
+    assert summarize([[shaped]], threshold=1.0).overall.pass_at_1.value == 1.0
 
 
 def test_nothing_scored() -> None:

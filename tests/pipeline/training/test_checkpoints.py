@@ -9,7 +9,13 @@ import pytest
 
 from bolt_ray.core.errors import CheckpointError
 from bolt_ray.pipeline.training.checkpoints import read_checkpoint, write_checkpoint
-from bolt_ray.pipeline.workspace import RunDirectory, find_run_to_resume, list_checkpoints, new_run_directory
+from bolt_ray.pipeline.workspace import (
+    RunDirectory,
+    find_run_to_resume,
+    list_checkpoints,
+    new_run_directory,
+    set_aside_later,
+)
 
 
 def write_parts(directory: Path) -> None:
@@ -89,6 +95,23 @@ def test_resume_finds_the_newest_checkpoint(tmp_path: Path, monkeypatch: pytest.
     assert find_run_to_resume("runs/q-20260101-000000", run_dir=None, name="q")[1].name == "step-000009"
     older = checkpoint.with_name("step-000003")
     assert find_run_to_resume(str(older), run_dir=None, name="q")[1] == older
+
+
+def test_checkpoints_after_the_one_resumed_are_set_aside(tmp_path: Path) -> None:
+    run = RunDirectory(tmp_path)
+    for step in (80, 90, 100):
+        save(run, step, keep=3)
+    resumed = run.checkpoints / "step-000080"
+    moved = set_aside_later(run, resumed)
+    assert [path.name[:21] for path in moved] == ["set-aside-step-000090", "set-aside-step-000100"]
+    assert all((path / "manifest.json").is_file() for path in moved)
+    assert list_checkpoints(run) == [resumed]
+    # What is trained again is written, kept, and found again.
+    save(run, 85, keep=3)
+    newer = save(run, 90, keep=3)
+    assert [path.name for path in list_checkpoints(run)] == ["step-000080", "step-000085", "step-000090"]
+    assert find_run_to_resume(str(tmp_path), run_dir=None, name="x") == (run, newer)
+    assert set_aside_later(run, newer) == []
 
 
 def test_resume_without_a_checkpoint(tmp_path: Path) -> None:

@@ -1,0 +1,157 @@
+"""The run's prompt stream under every strategy: what it draws, held-out rows, resume; with the real Ray Data."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from fakes import answer
+from numpy.typing import NDArray
+
+from bolt_ray.config.loading import build_config
+from bolt_ray.core.baseline import BaselineSettings, BaselineStore
+from bolt_ray.core.curriculum import STRATEGIES, Curriculum
+from bolt_ray.core.records import DrawnPrompt, Prompt, RolloutRequest, ScoredCompletion
+from bolt_ray.data.segments import Tokenize
+from bolt_ray.pipeline import settings as plain
+from bolt_ray.pipeline.prompts import open_store
+from bolt_ray.pipeline.training.curriculum_prompts import CurriculumPrompts
+from bolt_ray.pipeline.training.rollout import StepRollouts
+
+pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("ray_cluster")]
+
+NUM_ROWS, PER_STEP = 120, 8
+
+
+def one_token() -> Tokenize:
+    """Made inside a function, so that it travels to Ray's workers by value."""
+
+    def tokenize(prompts: Sequence[Prompt]) -> list[NDArray[np.int32]]:
+        return [np.array([prompt.row], dtype=np.int32) for prompt in prompts]
+
+    return tokenize
+
+
+class Fixture:
+    """A stream over 120 rows, 20 of them held out; row n is of level n mod 3 and is solved n / 120 of the time."""
+
+    def __init__(
+        self, home: Path, prompts: CurriculumPrompts, baseline: BaselineStore, rows: NDArray[np.int64]
+    ) -> None:
+        self.home, self.prompts, self.baseline, self.rows = home, prompts, baseline, rows
+        self.step = 0
+
+    def run_step(self) -> list[DrawnPrompt]:
+        drawn = self.prompts.stream.take(PER_STEP)
+        items = [_scored(one) for one in drawn]
+        self.baseline.update_many(
+            [one.prompt.key for one in drawn],
+            [item.tracker_reward for item in items],
+            [1] * PER_STEP,
+            versions=[self.step] * PER_STEP,
+            update_id=f"step-{self.step}",
+        )
+        self.step += 1
+        self.prompts.after_step(self.step, _step_of(items), version=self.step)
+        return drawn
+
+
+def _scored(drawn: DrawnPrompt) -> ScoredCompletion:
+    request = RolloutRequest(
+        request_id=drawn.draw_id, drawn=drawn, sample_index=0, v_hat=0.5, n_eff=2.0, policy_version=0, seed=0
+    )
+    reward = float((drawn.draw_id * 37) % NUM_ROWS < drawn.prompt.row)
+    return ScoredCompletion(completion=answer(request, version=0), reward=reward, tracker_reward=reward)
+
+
+def _step_of(items: Sequence[ScoredCompletion]) -> StepRollouts:
+    return StepRollouts(trainable=tuple(items), unscored=(), evidence_only=(), dropped=(), refilled=0)
+
+
+@contextmanager
+def opened(home: Path, *, name: str, group_size: int = 1, **curriculum: Any) -> Iterator[Fixture]:
+    data = home / "rows.jsonl"
+    if not data.exists():
+        rows = [{"prompt": f"{n}?", "prompt_id": f"row-{n}", "level": n % 3} for n in range(NUM_ROWS)]
+        data.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    config = build_config(
+        {
+            "datasets": [{"name": str(data)}],
+            "data": {"store_dir": str(home / "stores"), "heldout_size": 20},
+            "rewards": [{"type": "exact"}],
+            "rollout": {"rollouts_per_step": PER_STEP * group_size, "group_size": group_size},
+            "curriculum": {"update_freq": 2, **curriculum},
+            "train": {"max_steps": 50},
+        }
+    )
+    store = open_store(config.datasets, config)
+    rows, heldout = store.split_heldout(fraction=0.0, size=20)
+    assert len(heldout) == 20
+    baseline = BaselineStore(BaselineSettings())
+    baseline.register(store.keys().take(rows).to_pylist())
+    prompts = CurriculumPrompts(
+        store=store,
+        rows=rows,
+        config=config,
+        curriculum=Curriculum(plain.curriculum_settings(config)),
+        baseline=baseline,
+        tokenize=one_token(),  # type: ignore[arg-type]
+        max_prompt_tokens=4,
+        draws_dir=home / f"draws-{name}",
+    )
+    try:
+        yield Fixture(home, prompts, baseline, rows)
+    finally:
+        prompts.close()
+
+
+def options_of(strategy: str) -> dict[str, Any]:
+    return {"strategy": strategy, **({"category": "level"} if strategy == "sec" else {})}
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_every_strategy_drives_the_stream_and_goes_on_after_a_resume(tmp_path: Path, strategy: str) -> None:
+    with opened(tmp_path, name="whole", **options_of(strategy)) as whole:
+        drawn = [one.prompt.row for _ in range(6) for one in whole.run_step()]
+        metrics = whole.prompts.metrics()
+    assert set(drawn) <= set(whole.rows.tolist())
+    assert all(len(set(drawn[start : start + 16])) == 16 for start in (0, 16, 32))  # none twice between two refreshes
+    assert 0.0 < metrics["curriculum/coverage"] <= 100.0
+
+    with opened(tmp_path, name="cut", **options_of(strategy)) as first:
+        begun = [one.prompt.row for _ in range(3) for one in first.run_step()]
+        state = json.loads(json.dumps(first.prompts.state_dict()))
+        first.baseline.save(tmp_path / "baseline.npz")
+    with opened(tmp_path, name="cut", **options_of(strategy)) as again:
+        again.baseline.load(tmp_path / "baseline.npz")
+        again.prompts.load_state_dict(state)
+        again.step = 3
+        begun += [one.prompt.row for _ in range(3) for one in again.run_step()]
+    assert begun == drawn
+
+
+def test_what_is_solved_least_surely_is_drawn_most(tmp_path: Path) -> None:
+    with opened(tmp_path, name="drawn", strategy="uncertainty", epsilon=0.01) as fixture:
+        keys = [f"row-{row}" for row in fixture.rows]
+        sure = np.array([row % 2 for row in fixture.rows], dtype=float)  # odd rows are always solved, even ones half
+        fixture.baseline.update_many(keys, 10 * (0.5 + 0.5 * sure), [10] * len(keys))
+        drawn = [one.prompt.row for one in fixture.run_step()]
+    assert sum(row % 2 == 0 for row in drawn) >= 6
+
+
+def test_a_group_is_divided_by_uncertainty(tmp_path: Path) -> None:
+    with opened(tmp_path, name="groups", strategy="uniform", group_size=4, allocate_rollouts=True) as fixture:
+        keys = [f"row-{row}" for row in fixture.rows]
+        right = [10.0 * (row % 2) + 5.0 * (1 - row % 2) for row in fixture.rows]
+        fixture.baseline.update_many(keys, right, [10] * len(keys))
+        segment = fixture.prompts.stream.take(2 * PER_STEP)
+    assert sum(one.num_samples for one in segment) == 2 * PER_STEP * 4
+    even = [one.num_samples for one in segment if one.prompt.row % 2 == 0]
+    odd = [one.num_samples for one in segment if one.prompt.row % 2 == 1]
+    assert min(even) >= max(odd) >= 1
+    assert np.mean(even) > np.mean(odd) + 1
