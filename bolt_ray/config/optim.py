@@ -61,9 +61,9 @@ class KLConfig(Section):
 
     coef: NonNegativeFloat = 0.0
     estimator: Literal["k1", "k2", "k3", "abs"] = "k3"
-    unbiased: bool = True
-    placement: Literal["loss", "reward"] = "loss"
-    unit: Literal["token", "sequence"] = "token"
+    unbiased: bool = Field(True, description="of placement: loss")
+    placement: Literal["loss", "reward"] = Field("loss", description="reward: r - coef * (sum of KL over the tokens)")
+    unit: Literal["token", "sequence"] = Field("token", description="of placement: loss")
     adaptation: tuple[KLAdaptation, ...] = Field((), description="one shape, with or without length_normalized")
     clip_threshold: PositiveFloat = 1.0
     target: PositiveFloat = Field(0.1, description="of the sigmoid shape")

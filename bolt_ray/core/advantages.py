@@ -14,6 +14,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from bolt_ray.core.records import AdvantageInputs
+
 BASELINES = ("tracker", "group", "rloo", "loo_posterior")
 NORMALIZATIONS = ("token", "batch", "group", "none")
 
@@ -70,6 +72,18 @@ def scale_rewards(rewards: ArrayLike, low: float = 0.0, high: float = 1.0) -> Fl
     return np.clip((np.asarray(rewards, dtype=np.float64) - low) / (high - low), 0.0, 1.0)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AdvantageOptions:
+    """Options of `compute_advantages`."""
+
+    baseline: str = "tracker"
+    normalize: str = "token"
+    clip: float | None = None
+
+    def __post_init__(self) -> None:
+        check_advantage_options(baseline=self.baseline, normalize=self.normalize, clip=self.clip)
+
+
 def compute_advantages(
     rewards: ArrayLike,
     v_hat: ArrayLike,
@@ -121,6 +135,23 @@ def compute_advantages(
     }
     return AdvantageOutput(
         advantages=advantages, metrics=metrics, singletons=singletons, zero_variance_groups=zero_variance
+    )
+
+
+def advantages_of(
+    inputs: AdvantageInputs, lengths: ArrayLike, *, options: AdvantageOptions, active: ArrayLike | None = None
+) -> AdvantageOutput:
+    """`compute_advantages` of a batch's columns."""
+    return compute_advantages(
+        inputs.rewards,
+        inputs.v_hat,
+        inputs.n_eff,
+        inputs.group_ids,
+        lengths,
+        baseline=options.baseline,
+        normalize=options.normalize,
+        clip=options.clip,
+        active=active,
     )
 
 

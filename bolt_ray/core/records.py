@@ -141,6 +141,22 @@ class DroppedCompletion:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class AdvantageInputs:
+    """What the advantages of a batch are made of, to make them again where the learner changes the rewards.
+
+    Attributes:
+        rewards: float64 [B], scaled r̃ with shaping.
+        v_hat, n_eff: float64 [B], the baseline at dispatch.
+        group_ids: int64 [B], equal for completions of one draw.
+    """
+
+    rewards: NDArray[np.float64]
+    v_hat: NDArray[np.float64]
+    n_eff: NDArray[np.float64]
+    group_ids: NDArray[np.int64]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class TrainingBatch:
     """One optimizer-step batch over all ranks, ragged and columnar; B sequences.
 
@@ -153,6 +169,7 @@ class TrainingBatch:
         advantages: float32 [B], final: normalised and clipped over the global batch.
         active: bool [B]; False leaves a sequence out of the loss and of every denominator.
         rewards: float32 [B], raw; for controllers and metrics only.
+        advantage_inputs: for a KL penalty in the reward, which only the learner can take; None without one.
     """
 
     step: int
@@ -163,6 +180,7 @@ class TrainingBatch:
     advantages: NDArray[np.float32]
     active: NDArray[np.bool_]
     rewards: NDArray[np.float32]
+    advantage_inputs: AdvantageInputs | None = None
 
     @property
     def num_sequences(self) -> int:

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from bolt_ray.core.advantages import AdvantageOptions
 from bolt_ray.core.corrections import CorrectionOptions
 from bolt_ray.core.errors import ConfigError, EnvironmentProblem
 from bolt_ray.core.kl import KLOptions, check_kl_options
@@ -76,6 +77,8 @@ class LearnerSettings:
         loss: type and numbers of the policy loss.
         top_entropy_fraction: train only this share of tokens, those of the highest entropy.
         kl_coef, kl: the KL term; 0 loads no reference.
+        advantage, reward_width: how advantages are made, and hi − lo of the reward range; read only where the KL
+            belongs to the reward (``kl.placement``).
         kl_controller, kl_controller_parameters: name and numbers of the controller of the coefficient.
         correction: importance weights for what another policy generated.
         recompute_old_logprobs: π_old from the learner before its first update instead of the generator's own;
@@ -114,6 +117,8 @@ class LearnerSettings:
     kl: KLOptions = field(default_factory=KLOptions)
     kl_controller: str | None = None
     kl_controller_parameters: Mapping[str, Any] = field(default_factory=dict)
+    advantage: AdvantageOptions = field(default_factory=AdvantageOptions)
+    reward_width: float = 1.0
     correction: CorrectionOptions = field(default_factory=CorrectionOptions)
     recompute_old_logprobs: bool | None = None
     temperature: float = 1.0

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -12,6 +12,7 @@ import torch.distributed as dist
 from numpy.typing import NDArray
 from torch import Tensor
 
+from bolt_ray.core.advantages import advantages_of
 from bolt_ray.core.batching import split_minibatches
 from bolt_ray.core.corrections import summarize_correction
 from bolt_ray.core.kl import kl_reward_penalty
@@ -151,13 +152,15 @@ class BatchTrainer:
         active: NDArray[np.int64],
         reference: Column | None,
     ) -> NDArray[np.float32]:
-        """The batch's advantages, less β·KL of each sequence where the KL belongs to the reward.
+        """The batch's advantages; made again of r − β·Σ_t KL_t where the KL belongs to the reward.
 
-        The penalty is taken of the policy that generated, and centred over the batch as the advantages are: what
-        all sequences pay alike says nothing about which of them to prefer.
+        The penalty is taken of the policy that generated, and comes before baseline and normalization as any part
+        of a reward does. The tracker's own evidence is the reward without it.
         """
         if reference is None or self._settings.kl.placement != "reward":
             return batch.advantages
+        if batch.advantage_inputs is None:
+            raise ValueError("a KL penalty in the reward needs the batch's advantage_inputs")
         tokens = completion_tokens(columns, active)
         penalty = kl_reward_penalty(
             torch.from_numpy(batch.behaviour_logprobs[tokens]),
@@ -166,9 +169,14 @@ class BatchTrainer:
             num_sequences=active.shape[0],
             estimator=self._settings.kl.estimator,
         ).numpy()
-        advantages = batch.advantages.copy()
-        advantages[active] -= self._controller.beta * (penalty - penalty.mean())
-        return advantages
+        rewards = batch.advantage_inputs.rewards.copy()
+        rewards[active] -= self._controller.beta * penalty / self._settings.reward_width
+        return advantages_of(
+            replace(batch.advantage_inputs, rewards=rewards),
+            columns.completion_lengths,
+            options=self._settings.advantage,
+            active=batch.active,
+        ).advantages
 
     def _accumulate(self, inputs: UpdateInputs, indices: NDArray[np.int64]) -> tuple[dict[str, float], Column]:
         """Gradients of one optimizer step; its metrics and log-probs, summed over the ranks."""

@@ -9,6 +9,7 @@ from bolt_ray.actors.generators import GeneratorResources
 from bolt_ray.config.cluster import EvalConfig
 from bolt_ray.config.model import Dtype
 from bolt_ray.config.schema import RunConfig
+from bolt_ray.core.advantages import AdvantageOptions
 from bolt_ray.core.baseline import BaselineSettings
 from bolt_ray.core.corrections import CorrectionOptions
 from bolt_ray.core.curriculum import CurriculumSettings
@@ -49,6 +50,8 @@ def learner_settings(config: RunConfig, *, model_path: Path, use_gpu: bool) -> L
         top_entropy_fraction=config.loss.top_entropy_fraction,
         kl_coef=config.kl.coef,
         kl=config.kl.options(),
+        advantage=advantage_options(config),
+        reward_width=config.baseline.reward_range[1] - config.baseline.reward_range[0],
         kl_controller=config.kl.controller,
         kl_controller_parameters=config.kl.controller_parameters(),
         correction=CorrectionOptions(
@@ -77,6 +80,11 @@ def learner_settings(config: RunConfig, *, model_path: Path, use_gpu: bool) -> L
         seed=config.seed,
         max_bad_steps=train.max_bad_steps,
     )
+
+
+def advantage_options(config: RunConfig) -> AdvantageOptions:
+    advantage = config.advantage
+    return AdvantageOptions(baseline=advantage.baseline, normalize=advantage.normalize, clip=advantage.clip)
 
 
 def engine_settings(config: RunConfig, *, model_path: Path, context_tokens: int, use_gpu: bool) -> EngineSettings:

@@ -23,8 +23,9 @@ from learner_cases import (
 )
 from torch import Tensor
 
+from bolt_ray.core.advantages import AdvantageOptions, compute_advantages
 from bolt_ray.core.kl import KLOptions
-from bolt_ray.core.records import TrainingBatch
+from bolt_ray.core.records import AdvantageInputs, TrainingBatch
 from bolt_ray.engines.learner import ReferenceSettings
 
 COEF = 0.5
@@ -111,18 +112,37 @@ def test_a_controllers_coefficient_is_the_one_of_the_next_steps_gradient(
     assert largest_difference(changed, gradient(unchanged, batch)) > 1e-6
 
 
-def test_kl_in_the_reward_shifts_advantages_by_the_centred_penalty(learner_of: Any, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("baseline", "normalize"), [("tracker", "token"), ("group", "group"), ("rloo", "none")])
+def test_kl_in_the_reward_comes_before_baseline_and_normalization(
+    learner_of: Any, tmp_path: Path, baseline: str, normalize: str
+) -> None:
     reference = ReferenceSettings(path=make_model(tmp_path, seed=5))
-    batch = on_policy(learner_of(), make_batch())
+    batch = on_policy(learner_of(), make_batch(inactive=(3,)))
+    rng = np.random.default_rng(2)
+    inputs = AdvantageInputs(
+        rewards=rng.random(12), v_hat=rng.random(12), n_eff=np.full(12, 8.0), group_ids=np.arange(12) // 4
+    )
     other = learner_of(model_path=reference.path)
     theirs = other.logprobs(split_sequences(batch), batch.prompt_lengths.tolist())
     ours = np.split(batch.behaviour_logprobs, np.cumsum(batch.completion_lengths)[:-1])
     penalty = np.array([(a - b).sum() for a, b in zip(ours, theirs, strict=True)])  # k1
-    shifted = batch.advantages - 0.1 * (penalty - penalty.mean())
-    expected = gradient(learner_of(**LINEAR), dataclasses.replace(batch, advantages=shifted.astype(np.float32)))
-    options = KLOptions(estimator="k1", placement="reward")
-    got = gradient(learner_of(**LINEAR, kl_coef=0.1, kl=options, reference=reference), batch)
+    options = AdvantageOptions(baseline=baseline, normalize=normalize)
+    by_hand = compute_advantages(
+        inputs.rewards - 0.1 * penalty / 2.0,  # rewards from 0 to 2, scaled to 0 to 1
+        inputs.v_hat,
+        inputs.n_eff,
+        inputs.group_ids,
+        batch.completion_lengths,
+        baseline=baseline,
+        normalize=normalize,
+        active=batch.active,
+    ).advantages
+    expected = gradient(learner_of(**LINEAR), dataclasses.replace(batch, advantages=by_hand))
+    kl = {"kl_coef": 0.1, "kl": KLOptions(estimator="k1", placement="reward"), "reference": reference}
+    learner = learner_of(**LINEAR, **kl, advantage=options, reward_width=2.0)
+    got = gradient(learner, dataclasses.replace(batch, advantage_inputs=inputs))
     assert largest_difference(expected, got) < 1e-4
+    assert max(float(tensor.abs().max()) for tensor in expected.values()) > 1e-2
 
 
 def test_kl_controller_moves_the_coefficient(learner_of: Any) -> None:

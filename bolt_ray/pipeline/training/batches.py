@@ -10,9 +10,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from bolt_ray.core.advantages import AdvantageOutput, compute_advantages, scale_rewards
+from bolt_ray.core.advantages import AdvantageOptions, AdvantageOutput, advantages_of, scale_rewards
 from bolt_ray.core.baseline_metrics import brier, variance_reduction
-from bolt_ray.core.records import ScoredCompletion, TrainingBatch
+from bolt_ray.core.records import AdvantageInputs, ScoredCompletion, TrainingBatch
 from bolt_ray.pipeline.training.rollout import StepRollouts
 from bolt_ray.rewards.health import count_reasons, unscored_metric
 
@@ -38,9 +38,7 @@ class Evidence:
 class BatchBuilder:
     """How completions become a batch; plain values of the ``advantage`` and ``baseline`` sections."""
 
-    baseline: str
-    normalize: str
-    clip: float | None
+    advantage: AdvantageOptions
     reward_range: tuple[float, float]
     mask_truncated: bool
     skip_truncated_evidence: bool
@@ -50,17 +48,13 @@ class BatchBuilder:
         items = rollouts.trainable
         lengths = np.array([len(item.completion.token_ids) for item in items], dtype=np.int32)
         active = np.array([self._is_active(item) for item in items], dtype=np.bool_)
-        output = compute_advantages(
-            self._advantage_rewards(items),
-            np.array([item.completion.request.v_hat for item in items], dtype=np.float64),
-            np.array([item.completion.request.n_eff for item in items], dtype=np.float64),
-            np.array([item.completion.request.drawn.draw_id for item in items], dtype=np.int64),
-            lengths,
-            baseline=self.baseline,
-            normalize=self.normalize,
-            clip=self.clip,
-            active=active,
+        inputs = AdvantageInputs(
+            rewards=self._advantage_rewards(items),
+            v_hat=np.array([item.completion.request.v_hat for item in items], dtype=np.float64),
+            n_eff=np.array([item.completion.request.n_eff for item in items], dtype=np.float64),
+            group_ids=np.array([item.completion.request.drawn.draw_id for item in items], dtype=np.int64),
         )
+        output = advantages_of(inputs, lengths, options=self.advantage, active=active)
         tokens = [
             part for item in items for part in (item.completion.request.drawn.token_ids, item.completion.token_ids)
         ]
@@ -73,6 +67,7 @@ class BatchBuilder:
             advantages=output.advantages,
             active=active,
             rewards=np.array([item.reward for item in items], dtype=np.float32),
+            advantage_inputs=inputs,
         )
         return batch, output
 

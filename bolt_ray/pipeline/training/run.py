@@ -377,9 +377,7 @@ def _shown(path: Path) -> str:
 
 def _batch_builder(config: RunConfig) -> BatchBuilder:
     return BatchBuilder(
-        baseline=config.advantage.baseline,
-        normalize=config.advantage.normalize,
-        clip=config.advantage.clip,
+        advantage=plain.advantage_options(config),
         reward_range=config.baseline.reward_range,
         mask_truncated=config.loss.mask_truncated,
         skip_truncated_evidence=config.baseline.skip_truncated,

@@ -5,14 +5,13 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from bolt_ray.core.advantages import AdvantageOptions
 from bolt_ray.core.records import Completion, DrawnPrompt, Prompt, RolloutRequest, ScoredCompletion, UnscoredCompletion
 from bolt_ray.pipeline.training.batches import BatchBuilder
 from bolt_ray.pipeline.training.rollout import StepRollouts
 
 BUILDER = BatchBuilder(
-    baseline="tracker",
-    normalize="none",
-    clip=None,
+    advantage=AdvantageOptions(normalize="none"),
     reward_range=(0.0, 2.0),
     mask_truncated=True,
     skip_truncated_evidence=False,
@@ -85,9 +84,7 @@ def test_evidence_is_summed_per_prompt_and_version() -> None:
 
 def test_truncated_completions_can_be_no_evidence() -> None:
     builder = BatchBuilder(
-        baseline="tracker",
-        normalize="none",
-        clip=None,
+        advantage=AdvantageOptions(normalize="none"),
         reward_range=(0.0, 1.0),
         mask_truncated=False,
         skip_truncated_evidence=True,

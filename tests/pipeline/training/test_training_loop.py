@@ -13,6 +13,7 @@ import pytest
 from fakes import FakeGenerators, FakeScorers, RewardOf
 from rich.console import Console
 
+from bolt_ray.core.advantages import AdvantageOptions
 from bolt_ray.core.errors import UnhealthyTrainingError, WeightSyncError
 from bolt_ray.core.records import DrawnPrompt, Prompt, RolloutRequest, StepReport, TrainingBatch
 from bolt_ray.pipeline.completions import CompletionService
@@ -96,9 +97,7 @@ class Harness:
             rollout=parts.rollout,
             service=service,
             builder=BatchBuilder(
-                baseline=baseline,
-                normalize="none",
-                clip=None,
+                advantage=AdvantageOptions(baseline=baseline, normalize="none"),
                 reward_range=(0.0, 1.0),
                 mask_truncated=False,
                 skip_truncated_evidence=False,
