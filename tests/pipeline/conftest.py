@@ -9,20 +9,7 @@ from typing import Any
 
 import pytest
 import yaml
-
-CHAT_TEMPLATE = (
-    "{% for message in messages %}{{ message.content }}{% endfor %}{% if add_generation_prompt %}={% endif %}"
-)
-
-
-def make_model(directory: Path, *, tie_embeddings: bool, context_length: int = 64) -> Path:
-    from bolt_ray.tasks.arithmetic.model import ModelSettings, create_model, save_model
-
-    settings = ModelSettings(tie_embeddings=tie_embeddings, context_length=context_length)
-    model, tokenizer = create_model(settings, seed=1)
-    tokenizer.chat_template = CHAT_TEMPLATE
-    save_model(model, tokenizer, directory)
-    return directory
+from models import make_model
 
 
 @pytest.fixture(scope="session")

@@ -257,7 +257,9 @@ class _Assembly:
             baseline=shards,
             rollouts_per_step=config.rollout.rollouts_per_step,
             max_staleness=config.rollout.max_staleness,
-            keep_groups=config.advantage.baseline != "tracker" or config.advantage.normalize == "group",
+            keep_groups=config.advantage.baseline != "tracker"
+            or config.advantage.normalize == "group"
+            or config.curriculum.allocate_rollouts,
             dynamic_sampling_rounds=config.rollout.dynamic_sampling_rounds if config.rollout.dynamic_sampling else 0,
             seed=config.seed,
             stall_s=config.deadlines.generation_s + config.deadlines.startup_s,

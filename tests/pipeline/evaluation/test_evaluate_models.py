@@ -9,7 +9,7 @@ from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
-import torch
+from models import make_adapter
 from rich.console import Console
 
 from bolt_ray.cli import main
@@ -94,20 +94,6 @@ def test_another_dataset_is_read_like_the_first_one(tmp_path: Path) -> None:
     # Nothing of the training data is read, so it need not be there.
     assert changed.datasets == [heldout]
     assert heldout_only(config, None) is config
-
-
-def make_adapter(base: Path, directory: Path) -> None:
-    import peft
-    from transformers import AutoModelForCausalLM
-
-    model = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
-    wrapped: Any = peft.get_peft_model(model, peft.LoraConfig(r=8, lora_alpha=16, target_modules="all-linear"))
-    generator = torch.Generator().manual_seed(0)
-    with torch.no_grad():
-        for name, parameter in wrapped.named_parameters():
-            if "lora_B" in name:
-                parameter.copy_(0.3 * torch.randn(parameter.shape, generator=generator))
-    wrapped.save_pretrained(directory)
 
 
 @pytest.mark.ray

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from fakes import FakeScorers, RewardOf, answer
+from models import make_adapter
 from rich.console import Console
 
 from bolt_ray.config.loading import build_config
@@ -321,6 +322,7 @@ def test_precompute_warm_start_and_inspect_on_the_real_parts(ray_cluster: None, 
         sampling={"max_new_tokens": 4},
         generator={"kv_cache_gib": 0.05, "max_num_seqs": 16},
         scoring={"num_scorers": 1, "cpus_per_scorer": 0.25},
+        rewards=[{"type": "regex", "pattern": "[0-4]"}],
     )
     output, text = tmp_path / "base.json", io.StringIO()
     precompute_baseline(config, base_dir=tmp_path, output=output, num_samples=3, console=Console(file=text, width=200))
@@ -331,6 +333,14 @@ def test_precompute_warm_start_and_inspect_on_the_real_parts(ray_cluster: None, 
     assert {len(scores) for scores in document["baselines"].values()} == {3}
     assert set(document["metadata"]) == {"model", "dataset", "num_samples", "n_prompts", "mean_v_hat", "timestamp"}
     assert (document["metadata"]["dataset"], document["metadata"]["n_prompts"]) == ("train", 6)
+
+    make_adapter(tmp_path / "model", tmp_path / "adapter")
+    adapted, quiet = tmp_path / "adapted.json", Console(quiet=True)
+    precompute_baseline(
+        config, base_dir=tmp_path, output=adapted, num_samples=3, adapter=tmp_path / "adapter", console=quiet
+    )
+    with_adapter = json.loads(adapted.read_text())["baselines"]
+    assert list(with_adapter) == list(document["baselines"]) and with_adapter != document["baselines"]
 
     shards = BaselineShards.start(num_shards=2, settings=BaselineSettings(), wal_dir=tmp_path / "wal")
     try:

@@ -1,0 +1,37 @@
+"""Untrained models and adapters, made on the spot."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+
+CHAT_TEMPLATE = (
+    "{% for message in messages %}{{ message.content }}{% endfor %}{% if add_generation_prompt %}={% endif %}"
+)
+
+
+def make_model(directory: Path, *, tie_embeddings: bool, context_length: int = 64) -> Path:
+    from bolt_ray.tasks.arithmetic.model import ModelSettings, create_model, save_model
+
+    settings = ModelSettings(tie_embeddings=tie_embeddings, context_length=context_length)
+    model, tokenizer = create_model(settings, seed=1)
+    tokenizer.chat_template = CHAT_TEMPLATE
+    save_model(model, tokenizer, directory)
+    return directory
+
+
+def make_adapter(base: Path, directory: Path) -> None:
+    """A LoRA adapter that changes what the base model says."""
+    import peft
+    from transformers import AutoModelForCausalLM
+
+    model = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
+    wrapped: Any = peft.get_peft_model(model, peft.LoraConfig(r=8, lora_alpha=16, target_modules="all-linear"))
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for name, parameter in wrapped.named_parameters():
+            if "lora_B" in name:
+                parameter.copy_(0.3 * torch.randn(parameter.shape, generator=generator))
+    wrapped.save_pretrained(directory)
