@@ -11,6 +11,7 @@ A replaced member's requests are issued again under the same ids. Generators tha
 
 from __future__ import annotations
 
+import logging
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -32,6 +33,8 @@ from bolt_ray.engines.weights import WeightManifest
 
 LONG_POLL_S = 1.0
 WAIT_S = 0.05
+
+log = logging.getLogger(__name__)
 
 Scores = list[NDArray[np.float32]]
 
@@ -323,6 +326,7 @@ class GeneratorPool:
                 )
 
     def _replace(self, member: Member, reason: str) -> None:
+        log.warning("a generator is replaced: %s", reason)
         self._replaced.append(reason)
         self._members.remove(member)
         waiting = len(member.jobs)

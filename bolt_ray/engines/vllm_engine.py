@@ -141,7 +141,8 @@ class VLLMEngine:
         """Log-probs of given tokens under the current weights, for comparison with the learner's.
 
         They are those of the plain softmax: temperature 1, no truncation. Requests in flight go on meanwhile.
-        Holds [tokens × vocabulary] log-probs of a sequence at a time: meant for a few short ones.
+        Holds [tokens × vocabulary] log-probs of a sequence at a time: meant for a few short ones. An engine for
+        adapters asks for every token of its own, n - 1 prompts for a sequence of n: meant for very short ones.
 
         Args:
             sequences: token ids, at least two each.
@@ -156,31 +157,34 @@ class VLLMEngine:
         from vllm.sampling_params import RequestOutputKind
 
         self._check_usable()
-        keys = []
+        keys: list[list[tuple[str, int]]] = []
         for index, sequence in enumerate(sequences):
             # The last token is scored as an output, so that a sequence may fill the whole context.
             self._check_prompt(sequence[:-1], what=f"sequence {index} to score")
             self._check_prompt(sequence[-1:], what=f"sequence {index} to score")
+        # With adapters vLLM's output layer takes one row per request; log-probs of a prompt would be several.
+        by_token = self._settings.lora_rank is not None
         for sequence in sequences:
-            key = f"score-{self._num_scored}"
-            self._num_scored += 1
-            params = SamplingParams(
-                temperature=1.0,
-                max_tokens=1,
-                prompt_logprobs=0,
-                logprobs=1,
-                logprob_token_ids=[int(sequence[-1])],
-                detokenize=False,
-                output_kind=RequestOutputKind.FINAL_ONLY,
-            )
-            self._engine.add_request(key, _prompt(sequence[:-1]), params, lora_request=self._adapter)
-            self._scores.waiting.add(key)
-            keys.append(key)
+            cuts = range(1, len(sequence)) if by_token else [len(sequence) - 1]
+            keys.append([(f"score-{self._num_scored + place}", cut) for place, cut in enumerate(cuts)])
+            self._num_scored += len(cuts)
+            for key, cut in keys[-1]:
+                params = SamplingParams(
+                    temperature=1.0,
+                    max_tokens=1,
+                    prompt_logprobs=None if by_token else 0,
+                    logprobs=1,
+                    logprob_token_ids=[int(sequence[cut])],
+                    detokenize=False,
+                    output_kind=RequestOutputKind.FINAL_ONLY,
+                )
+                self._engine.add_request(key, _prompt(sequence[:cut]), params, lora_request=self._adapter)
+                self._scores.waiting.add(key)
         while self._scores.waiting:
             self._advance()
         return [
-            _sequence_logprobs(self._scores.done.pop(key), sequence)
-            for key, sequence in zip(keys, sequences, strict=True)
+            np.concatenate([_sequence_logprobs(self._scores.done.pop(key), sequence[: cut + 1]) for key, cut in parts])
+            for parts, sequence in zip(keys, sequences, strict=True)
         ]
 
     def update_weights(self, manifest: WeightManifest, buckets: Sequence[NDArray[np.uint8]], version: int) -> None:
@@ -319,8 +323,8 @@ def _sampling_params(sampling: SamplingSettings, seed: int) -> Any:
 
 
 def _sequence_logprobs(output: Any, sequence: Sequence[int]) -> NDArray[np.float32]:
-    """float32 [n-1]: the prompt's tokens from the second on, then the last token, scored as an output."""
-    prompt = zip(output.prompt_logprobs[1:], sequence[1:-1], strict=True)
+    """float32: the prompt's tokens from the second on, if they were asked for, then the last, scored as an output."""
+    prompt = [] if output.prompt_logprobs is None else zip(output.prompt_logprobs[1:], sequence[1:-1], strict=True)
     values = [position[int(token)].logprob for position, token in prompt]
     values.append(output.outputs[0].logprobs[0][int(sequence[-1])].logprob)
     return np.asarray(values, dtype=np.float32)

