@@ -151,25 +151,18 @@ def test_validate_prints_the_step_and_the_processes(bolt_ray: Run, write_config:
     assert not (tmp_path / "run").exists()
 
 
-@pytest.mark.parametrize(
-    ("lines", "message"),
-    [
-        (['{"prompt": "1+1="}', '{"prompt": '], "prompts.jsonl, line 2: not valid JSON"),
-        ([], "empty"),
-        (['{"question": "1+1="}'], "'prompt'"),
-    ],
-)
 @pytest.mark.ray
 @pytest.mark.vllm
 @pytest.mark.slow
-def test_bad_datasets(
-    ray_cluster: None, bolt_ray: Run, write_config: Write, tmp_path: Path, lines: list[str], message: str
+def test_a_bad_dataset_is_named_by_file_and_line(
+    ray_cluster: None, bolt_ray: Run, write_config: Write, tmp_path: Path
 ) -> None:
+    """Other bad rows, and empty datasets, are in tests/data."""
     config = write_config()
-    (tmp_path / "prompts.jsonl").write_text("".join(line + "\n" for line in lines), encoding="utf-8")
+    (tmp_path / "prompts.jsonl").write_text('{"prompt": "1+1="}\n{"prompt": \n', encoding="utf-8")
     code, text = bolt_ray("train", config, "data.heldout_size=0")
     assert code == 2
-    assert message in " ".join(text.split())
+    assert "prompts.jsonl, line 2: not valid JSON" in " ".join(text.split())
 
 
 @pytest.mark.ray

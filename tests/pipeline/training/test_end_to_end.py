@@ -62,6 +62,7 @@ def test_a_run_trains_and_generator_and_learner_agree(
         assert record["rollout/completions"] == 16
     evaluations = [record for record in read_metrics(tmp_path / "run" / "metrics.jsonl") if "eval/pass@1" in record]
     assert [record["step"] for record in evaluations] == [0, 2, 3]
+    assert "generator is replaced" not in (tmp_path / "run" / "run.log").read_text(encoding="utf-8")
     table = (tmp_path / "run" / "metrics.csv").read_text().splitlines()
     assert len(table) == 1 + len(steps) + len(evaluations)
 
