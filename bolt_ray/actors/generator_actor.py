@@ -72,7 +72,7 @@ class Generator:
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="engine")
         self._engine: VLLMEngine | None = None
         self._stepping = False
-        self._last_version = time.monotonic()
+        self._last_step = time.monotonic()
         self._changed = threading.Condition()
         self._finished: list[Completion] = []
         self._failure: BaseException | None = None
@@ -172,7 +172,7 @@ class Generator:
             policy_version=self._running.policy_version,
             unfinished=self._running.num_unfinished + waiting,
             progress=self._running.generated_tokens,
-            idle_s=time.monotonic() - self._last_version,
+            idle_s=time.monotonic() - self._last_step,
         )
 
     @property
@@ -192,7 +192,7 @@ class Generator:
     def _step(self) -> None:
         self._stepping = False
         finished = self._running.step()
-        self._last_version = time.monotonic()
+        self._last_step = time.monotonic()
         if finished or self._running.num_unfinished == 0:
             with self._changed:
                 self._finished += finished

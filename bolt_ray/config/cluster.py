@@ -42,6 +42,29 @@ class GeneratorConfig(Section):
     )
 
 
+class ScoringSection(Section):
+    """``scoring:`` - the scorers, and the processes the rewards run in.
+
+    Attributes:
+        num_scorers: scorer actors.
+        cpus_per_scorer, gpus_per_scorer: what each asks of the cluster; a GPU only for reward models.
+        batch_size: completions a scorer takes at a time.
+        timeout_s: wall-clock limit of one call of a reward.
+        startup_timeout_s: limit on a scorer's start, with imports and models.
+        memory_mb: private memory of one reward process.
+        max_unscored_fraction: the run stops when a larger share of completions gets no verdict.
+    """
+
+    num_scorers: PositiveInt = 1
+    cpus_per_scorer: PositiveFloat = 0.25
+    gpus_per_scorer: NonNegativeFloat = 0.0
+    batch_size: PositiveInt = 16
+    timeout_s: PositiveFloat = 10.0
+    startup_timeout_s: PositiveFloat = 120.0
+    memory_mb: int = Field(default=4096, ge=64)
+    max_unscored_fraction: float = Field(default=0.5, ge=0, le=1)
+
+
 class EvalConfig(Section):
     """``eval:`` - held-out problems, never seen by the baseline."""
 

@@ -1,4 +1,4 @@
-"""``rewards:`` - a list of rewards, each ``{type, weight, …}``, and ``scoring:``, the processes they run in.
+"""``rewards:`` - a list of rewards, each ``{type, weight, …}``; ``scoring:`` says which processes they run in.
 
     rewards:
       - {type: math, weight: 1.0}
@@ -15,7 +15,7 @@ import difflib
 import json
 import re
 from collections.abc import Sequence
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, Self, get_args
 
 import jsonschema
 from pydantic import BeforeValidator, Field, model_validator
@@ -332,21 +332,7 @@ _UNION = (
     | HttpReward
     | LlmJudgeReward
 )
-REWARD_TYPES = (
-    "arithmetic",
-    "code",
-    "contains",
-    "exact",
-    "format",
-    "function",
-    "http",
-    "length",
-    "llm_judge",
-    "math",
-    "overlong",
-    "regex",
-    "reward_model",
-)
+REWARD_TYPES = tuple(sorted(get_args(kind.model_fields["type"].annotation)[0] for kind in get_args(_UNION)))
 
 
 def _read_type(value: Any) -> Any:
@@ -372,29 +358,6 @@ def _read_type(value: Any) -> Any:
 
 Reward = Annotated[Annotated[_UNION, Field(discriminator="type")], BeforeValidator(_read_type)]
 """One entry of ``rewards:``."""
-
-
-class ScoringSection(Section):
-    """``scoring:`` - the scorers, and the processes the rewards run in.
-
-    Attributes:
-        num_scorers: scorer actors.
-        cpus_per_scorer, gpus_per_scorer: what each asks of the cluster; a GPU only for reward models.
-        batch_size: completions a scorer takes at a time.
-        timeout_s: wall-clock limit of one call of a reward.
-        startup_timeout_s: limit on a scorer's start, with imports and models.
-        memory_mb: private memory of one reward process.
-        max_unscored_fraction: the run stops when a larger share of completions gets no verdict.
-    """
-
-    num_scorers: int = Field(default=1, ge=1)
-    cpus_per_scorer: float = Field(default=0.25, gt=0, allow_inf_nan=False)
-    gpus_per_scorer: float = Field(default=0.0, ge=0, allow_inf_nan=False)
-    batch_size: int = Field(default=16, ge=1)
-    timeout_s: PositiveFloat = 10.0
-    startup_timeout_s: PositiveFloat = 120.0
-    memory_mb: int = Field(default=4096, ge=64)
-    max_unscored_fraction: float = Field(default=0.5, ge=0, le=1)
 
 
 def reward_names(rewards: Sequence[RewardSection]) -> list[str]:

@@ -13,6 +13,7 @@ from bolt_ray.config.cluster import (
     DeadlineConfig,
     EvalConfig,
     GeneratorConfig,
+    ScoringSection,
 )
 from bolt_ray.config.data import DataConfig, DatasetConfig
 from bolt_ray.config.model import ArithmeticConfig, ModelConfig
@@ -24,7 +25,7 @@ from bolt_ray.config.optim import (
     ReferenceConfig,
     TrainConfig,
 )
-from bolt_ray.config.rewards import Reward, ScoringSection, check_reward_references, reward_names
+from bolt_ray.config.rewards import Reward, check_reward_references, reward_names
 from bolt_ray.config.rollout import BaselineConfig, CurriculumConfig, RolloutConfig, SamplingConfig
 from bolt_ray.core.losses import LossOptions, default_clip_range
 

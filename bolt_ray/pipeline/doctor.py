@@ -52,7 +52,7 @@ def run_doctor(model: str, *, console: Console) -> None:
     groups = resource_map(config, use_gpu=use_gpu)
     with (
         tempfile.TemporaryDirectory(prefix="bolt-ray-doctor-") as directory,
-        ray_session(address=None, groups=groups, wait_for_nodes=False),
+        ray_session(config.cluster, groups=groups),
         ExitStack() as stack,
     ):
         before, after, moved = _agreement(

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 
 import ray
 
+from bolt_ray.config.cluster import ClusterConfig
 from bolt_ray.core.errors import EnvironmentProblem
 from bolt_ray.pipeline.plan import ProcessGroup, total_demand
 
@@ -27,19 +28,18 @@ _ENVIRONMENT = {
 
 
 @contextmanager
-def ray_session(
-    *, address: str | None, groups: list[ProcessGroup], wait_for_nodes: bool, dashboard: bool = False
-) -> Iterator[None]:
+def ray_session(cluster: ClusterConfig, *, groups: list[ProcessGroup]) -> Iterator[None]:
     """A connection to Ray with room for ``groups``; a Ray started here ends with it.
 
     A local Ray gets as many *logical* CPUs as the run asks for, even above the number of cores: most of its
     processes wait for each other. On a cluster the demand has to fit, or be something an autoscaler can add.
 
     Raises:
-        EnvironmentProblem: no Ray answers at ``address``, or it lacks CPUs or GPUs.
+        EnvironmentProblem: no Ray answers at ``cluster.address``, or it lacks CPUs or GPUs.
     """
     for key, value in _ENVIRONMENT.items():
         os.environ.setdefault(key, value)
+    address = cluster.address
     cpus, gpus = total_demand(groups)
     started_here = not ray.is_initialized() and not _running_ray(address)
     if started_here:
@@ -47,7 +47,7 @@ def ray_session(
         ray.init(
             address="local",
             num_cpus=logical,
-            include_dashboard=dashboard,
+            include_dashboard=cluster.dashboard,
             log_to_driver=False,
             logging_level=logging.ERROR,
         )
@@ -57,7 +57,7 @@ def ray_session(
         except ConnectionError as error:
             raise EnvironmentProblem(f"cluster.address {address or 'auto'}: no Ray answers there ({error})") from None
     try:
-        if not wait_for_nodes:
+        if not cluster.wait_for_nodes:
             _check_room(cpus, gpus, groups)
         yield
     finally:

@@ -6,12 +6,12 @@ from typing import Any
 import pytest
 from pydantic import TypeAdapter, ValidationError
 
+from bolt_ray.config.cluster import ScoringSection
 from bolt_ray.config.rewards import (
     REWARD_TYPES,
     FunctionReward,
     MathReward,
     Reward,
-    ScoringSection,
     check_reward_references,
     reward_names,
 )

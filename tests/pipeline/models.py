@@ -22,13 +22,13 @@ def make_model(directory: Path, *, tie_embeddings: bool, context_length: int = 6
     return directory
 
 
-def make_adapter(base: Path, directory: Path) -> None:
+def make_adapter(base: Path, directory: Path, *, rank: int = 8) -> None:
     """A LoRA adapter that changes what the base model says."""
     import peft
     from transformers import AutoModelForCausalLM
 
     model = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
-    wrapped: Any = peft.get_peft_model(model, peft.LoraConfig(r=8, lora_alpha=16, target_modules="all-linear"))
+    wrapped: Any = peft.get_peft_model(model, peft.LoraConfig(r=rank, lora_alpha=2 * rank, target_modules="all-linear"))
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
         for name, parameter in wrapped.named_parameters():

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from models import make_adapter
 
 from bolt_ray.cli import main
 from bolt_ray.core.errors import ConfigError, ModelError
@@ -39,19 +40,12 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def adapter(tmp_path_factory: pytest.TempPathFactory, base: Path) -> tuple[Path, torch.Tensor]:
     """An adapter that changes the model, and the logits of the two together."""
-    import peft
-    from transformers import AutoModelForCausalLM
+    from peft import AutoPeftModelForCausalLM
 
-    model = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
-    wrapped: Any = peft.get_peft_model(model, peft.LoraConfig(r=4, lora_alpha=8, target_modules="all-linear"))
-    generator = torch.Generator().manual_seed(0)
-    with torch.no_grad():
-        for name, parameter in wrapped.named_parameters():
-            if "lora_B" in name:
-                parameter.copy_(0.1 * torch.randn(parameter.shape, generator=generator))
-        logits = wrapped.eval()(IDS).logits
     directory = tmp_path_factory.mktemp("adapter") / "policy"
-    wrapped.save_pretrained(directory)
+    make_adapter(base, directory, rank=4)
+    with torch.no_grad():
+        logits = AutoPeftModelForCausalLM.from_pretrained(directory, dtype=torch.float32).eval()(IDS).logits
     return directory, logits
 
 

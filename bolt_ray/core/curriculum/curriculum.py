@@ -54,9 +54,10 @@ class Curriculum:
         if self.settings.skip_solved:
             weights = weights * keep_probability(columns.solved_streak)
         if self.settings.staleness_bonus > 0.0:
-            bonus, version = self.settings.staleness_bonus, step if version is None else version
             weights = weights * staleness_factor(
-                columns.last_version, version=step if version is None else version, bonus=bonus
+                columns.last_version,
+                version=step if version is None else version,
+                bonus=self.settings.staleness_bonus,
             )
         if self.settings.exploration_floor > 0.0:
             weights = mix_with_uniform(weights, self.settings.exploration_floor)

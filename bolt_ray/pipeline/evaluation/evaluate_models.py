@@ -82,12 +82,7 @@ def evaluate(
     results: dict[str, EvaluationResult] = {}
     interrupted = False
     with (
-        ray_session(
-            address=config.cluster.address,
-            groups=resource_map(config, use_gpu=use_gpu, learners=False),
-            wait_for_nodes=config.cluster.wait_for_nodes,
-            dashboard=config.cluster.dashboard,
-        ),
+        ray_session(config.cluster, groups=resource_map(config, use_gpu=use_gpu, learners=False)),
         catch_interrupts() as interrupts,
         ExitStack() as stack,
     ):

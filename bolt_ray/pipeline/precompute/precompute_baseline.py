@@ -84,12 +84,7 @@ def precompute_baseline(
     inputs = prepare_inputs(config, say=partial(_say, console))
     use_gpu = wants_gpu(config)
     with (
-        ray_session(
-            address=config.cluster.address,
-            groups=resource_map(config, use_gpu=use_gpu, learners=False),
-            wait_for_nodes=config.cluster.wait_for_nodes,
-            dashboard=config.cluster.dashboard,
-        ),
+        ray_session(config.cluster, groups=resource_map(config, use_gpu=use_gpu, learners=False)),
         catch_interrupts() as interrupts,
     ):
         run = _Precomputation(

@@ -22,7 +22,7 @@ import xxhash
 from bolt_ray.core.errors import CheckpointError
 from bolt_ray.pipeline.workspace import RunDirectory, checkpoint_name, list_checkpoints
 
-FORMAT = 1
+FORMAT = 2
 _READ_BYTES = 1 << 22
 
 

@@ -62,9 +62,7 @@ class CurriculumPrompts:
         self._version = 0
         self._metrics: dict[str, float] = {}
         self._columns: PromptColumns | None = None
-        group_size = config.rollout.group_size
-        allocates = config.curriculum.allocate_rollouts and group_size > 1
-        self._group_size = group_size
+        self._group_size = config.rollout.group_size
         self.stream = PromptStream(
             store=store,
             tokenize=tokenize,
@@ -74,7 +72,7 @@ class CurriculumPrompts:
             seed=config.seed,
             rows=rows,
             source_weights=source_weights(config.datasets),
-            num_samples=self._allocate if allocates else group_size,
+            num_samples=self._allocate if config.curriculum.allocate_rollouts else self._group_size,
             max_prompt_tokens=max_prompt_tokens,
             on_bad_row=config.data.on_bad_row,
             stall_timeout_s=config.deadlines.prompts_s,

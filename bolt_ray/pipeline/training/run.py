@@ -71,20 +71,12 @@ def train(config: RunConfig, *, base_dir: Path, console: Console | None = None) 
     state = read_checkpoint(checkpoint) if checkpoint is not None else None
     handler = open_log(run.log)
     try:
-        if checkpoint is not None:
-            for later in set_aside_later(run, checkpoint):
-                _say(console, f"Going on from {checkpoint.name}: a later checkpoint is now {_shown(later)}")
         inputs = prepare_inputs(config, say=partial(_say, console))
         run.config.write_text(dump_config(config), encoding="utf-8")
         groups = resource_map(config, use_gpu=use_gpu)
         _say(console, f"Run directory: {_shown(run.root)}")
         with (
-            ray_session(
-                address=config.cluster.address,
-                groups=groups,
-                wait_for_nodes=config.cluster.wait_for_nodes,
-                dashboard=config.cluster.dashboard,
-            ),
+            ray_session(config.cluster, groups=groups),
             catch_interrupts() as interrupts,
         ):
             outcome = _Assembly(
@@ -152,7 +144,15 @@ class _Assembly:
             generators.wait_ready(idle=self._interrupts.check)
             learner.wait_ready(timeout_s=self._config.deadlines.startup_s, idle=self._interrupts.check)
             _say(self._console, f"All processes are up after {time.monotonic() - started:.0f} s")
-            return self._loop(stack, learner, generators, shards, scorers, prompts, problems).run()
+            loop = self._loop(stack, learner, generators, shards, scorers, prompts, problems)
+            self._set_aside_later()
+            return loop.run()
+
+    def _set_aside_later(self) -> None:
+        """Only now, when steps after the checkpoint are about to be trained again."""
+        if self._checkpoint is not None:
+            for later in set_aside_later(self._run, self._checkpoint):
+                _say(self._console, f"Going on from {self._checkpoint.name}: {later.name} keeps a later checkpoint")
 
     def _learner(self, stack: ExitStack) -> LearnerGroup:
         cluster = self._config.cluster

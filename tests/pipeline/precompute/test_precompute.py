@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from fakes import FakeScorers, RewardOf, answer
+from fakes import FakeGenerators, FakeScorers, RewardOf, answer
 from models import make_adapter
 from rich.console import Console
 
@@ -35,22 +35,16 @@ from bolt_ray.rewards.health import check_unscored
 FINGERPRINT = {"model": "m1", "seed": 0, "sampling": {"stop": ()}}
 
 
-class Generators:
+class Generators(FakeGenerators):
     """Answers up to ``at_once`` requests per look, the last ones first; sample 0 of every prompt is cut off."""
 
     def __init__(self, *, at_once: int = 3) -> None:
+        super().__init__()
         self.at_once = at_once
-        self.waiting: list[RolloutRequest] = []
         self.most_waiting = 0
-        self.seen: list[RolloutRequest] = []
-
-    @property
-    def outstanding(self) -> int:
-        return len(self.waiting)
 
     def submit(self, requests: Sequence[RolloutRequest], sampling: object = None) -> None:
-        self.waiting += requests
-        self.seen += requests
+        super().submit(requests, sampling)
         self.most_waiting = max(self.most_waiting, len(self.waiting))
 
     def poll(self, timeout_s: float) -> list[Completion]:
