@@ -25,8 +25,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bolt_ray.core.baseline import BaselineStore
-from bolt_ray.core.baseline_snapshot import fsync_directory, read_snapshot, write_atomically, write_snapshot
-from bolt_ray.core.baseline_update import BaselineUpdate
+from bolt_ray.core.baseline.snapshot import fsync_directory, read_snapshot, write_atomically, write_snapshot
+from bolt_ray.core.baseline.update import BaselineUpdate
 from bolt_ray.core.errors import CheckpointError
 from bolt_ray.core.keys import KeyBatch
 

@@ -7,8 +7,8 @@ import pytest
 
 from bolt_ray.actors.baseline_journal import ShardJournal
 from bolt_ray.core.baseline import BaselineStore
-from bolt_ray.core.baseline_snapshot import write_snapshot
-from bolt_ray.core.baseline_update import BaselineUpdate, baseline_update
+from bolt_ray.core.baseline.snapshot import write_snapshot
+from bolt_ray.core.baseline.update import BaselineUpdate, baseline_update
 from bolt_ray.core.errors import CheckpointError
 from bolt_ray.core.keys import encode_keys
 

@@ -8,7 +8,7 @@ from typing import Any, BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
-from bolt_ray.core.baseline_metrics import HISTOGRAM_BINS
+from bolt_ray.core.baseline.metrics import HISTOGRAM_BINS
 
 Record = Mapping[str, Any]
 

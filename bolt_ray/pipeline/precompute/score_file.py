@@ -17,8 +17,8 @@ from typing import Any, BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
-from bolt_ray.core.baseline_snapshot import fsync_directory, write_atomically
-from bolt_ray.core.baseline_update import scale_rewards
+from bolt_ray.core.baseline.snapshot import fsync_directory, write_atomically
+from bolt_ray.core.baseline.update import scale_rewards
 from bolt_ray.core.errors import CheckpointError
 
 FORMAT = "bolt_ray.precompute"

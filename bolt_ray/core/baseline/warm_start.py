@@ -19,7 +19,7 @@ from typing import Any, BinaryIO, NoReturn
 import numpy as np
 from numpy.typing import NDArray
 
-from bolt_ray.core.baseline_update import scale_rewards
+from bolt_ray.core.baseline.update import scale_rewards
 from bolt_ray.core.errors import CheckpointError
 
 FORMAT_VERSION = 1

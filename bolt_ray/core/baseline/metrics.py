@@ -8,7 +8,7 @@ from dataclasses import dataclass, fields
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from bolt_ray.core.evidence import Prior
+from bolt_ray.core.baseline.evidence import Prior
 
 EASY_ABOVE = 0.8
 HARD_BELOW = 0.2

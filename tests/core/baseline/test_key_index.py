@@ -4,7 +4,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bolt_ray.core.key_index import KeyIndex
+from bolt_ray.core.baseline.key_index import KeyIndex
 from bolt_ray.core.keys import encode_keys
 
 

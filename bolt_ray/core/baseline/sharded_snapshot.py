@@ -14,7 +14,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from bolt_ray.core.baseline_snapshot import (
+from bolt_ray.core.baseline.snapshot import (
     BaselineCounters,
     BaselineSnapshot,
     join_snapshots,
