@@ -13,13 +13,13 @@ from ray.util.metrics import Gauge
 
 from bolt_ray.actors.baseline_journal import ShardJournal
 from bolt_ray.core.baseline import BaselineSettings, BaselineStore
+from bolt_ray.core.baseline.evidence import Prior
 from bolt_ray.core.baseline.metrics import BaselineTotals
+from bolt_ray.core.baseline.sharded_snapshot import read_sharded_snapshot
 from bolt_ray.core.baseline.snapshot import BaselineCounters, BaselineSnapshot
 from bolt_ray.core.baseline.update import BaselineUpdate
 from bolt_ray.core.curriculum.columns import PromptColumns
-from bolt_ray.core.baseline.evidence import Prior
 from bolt_ray.core.keys import KeyBatch
-from bolt_ray.core.baseline.sharded_snapshot import read_sharded_snapshot
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

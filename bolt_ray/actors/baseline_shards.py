@@ -22,16 +22,16 @@ from numpy.typing import ArrayLike, NDArray
 
 from bolt_ray.actors.baseline_shard import BaselineShard, ShardState
 from bolt_ray.core.baseline import BaselineSettings
+from bolt_ray.core.baseline.evidence import Prior
 from bolt_ray.core.baseline.metrics import BaselineTotals
 from bolt_ray.core.baseline.settings import prior_of
+from bolt_ray.core.baseline.sharded_snapshot import shard_file, write_manifest
 from bolt_ray.core.baseline.snapshot import BaselineCounters, fsync_directory
 from bolt_ray.core.baseline.update import baseline_update
+from bolt_ray.core.baseline.warm_start import RowKey, WarmStartReport, match_prompts, read_warm_start
 from bolt_ray.core.curriculum.columns import PromptColumns
 from bolt_ray.core.errors import BoltRayError, CheckpointError, RunError, StallError
-from bolt_ray.core.baseline.evidence import Prior
 from bolt_ray.core.keys import encode_keys
-from bolt_ray.core.baseline.sharded_snapshot import shard_file, write_manifest
-from bolt_ray.core.baseline.warm_start import RowKey, WarmStartReport, match_prompts, read_warm_start
 
 _REGISTER_BATCH = 1 << 18
 _JOURNAL_PREFIX = "journal-"

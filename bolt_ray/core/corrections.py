@@ -21,7 +21,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from bolt_ray.core.segments import MAX_EXPONENT, at_least_float32, require_shape, segment_lengths, segment_sum
+from bolt_ray.core.sequence_sums import MAX_EXPONENT, at_least_float32, require_shape, segment_lengths, segment_sum
 
 LEVELS = ("token", "sequence")
 MODES = ("truncate", "mask", "none")

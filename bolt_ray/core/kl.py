@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from bolt_ray.core.segments import MAX_EXPONENT, segment_lengths, segment_sum
+from bolt_ray.core.sequence_sums import MAX_EXPONENT, segment_lengths, segment_sum
 
 ESTIMATORS = ("k1", "k2", "k3", "abs")
 SHAPES = ("clip", "sigmoid", "hinge", "softplus")

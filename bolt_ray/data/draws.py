@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from bolt_ray.core.draws import draw_without_replacement, segment_generator
+from bolt_ray.core.curriculum.sampling import draw_without_replacement, segment_generator
 from bolt_ray.core.errors import CheckpointError
 from bolt_ray.data.parts import sync_directory, sync_file
 

@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bolt_ray.core.curriculum import STRATEGIES, Curriculum, CurriculumSettings, PromptColumns
-from bolt_ray.core.draws import draw_without_replacement
+from bolt_ray.core.curriculum.sampling import draw_without_replacement
 
 
 def best_ms(work: Callable[[int], object], repeats: int) -> float:

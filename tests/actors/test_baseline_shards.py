@@ -18,8 +18,8 @@ import ray
 
 from bolt_ray.actors.baseline_shards import BaselineShards
 from bolt_ray.core.baseline import BaselineSettings, BaselineStore
-from bolt_ray.core.errors import CheckpointError, StallError
 from bolt_ray.core.baseline.sharded_snapshot import read_sharded_snapshot
+from bolt_ray.core.errors import CheckpointError, StallError
 
 pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("ray_cluster")]
 

@@ -25,8 +25,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from bolt_ray.core.baseline.update import BaselineUpdate
 from bolt_ray.core.baseline.forgetting import Forgetting, drift_decay, event_decay
+from bolt_ray.core.baseline.update import BaselineUpdate
 
 UNSEEN = -1
 """``last_version`` of a prompt without evidence."""

@@ -16,6 +16,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from bolt_ray.core.baseline.evidence import UNSEEN, EvidenceTable, Prior
+from bolt_ray.core.baseline.key_index import ABSENT, KeyIndex
 from bolt_ray.core.baseline.metrics import BaselineTotals, value_totals
 from bolt_ray.core.baseline.settings import V_HAT_UNITS, BaselineSettings, prior_of
 from bolt_ray.core.baseline.snapshot import (
@@ -26,12 +28,10 @@ from bolt_ray.core.baseline.snapshot import (
     write_snapshot,
 )
 from bolt_ray.core.baseline.update import BaselineUpdate, baseline_update, scale_rewards
+from bolt_ray.core.baseline.warm_start import RowKey, WarmStartReport, match_prompts, read_warm_start
 from bolt_ray.core.curriculum.columns import PromptColumns
 from bolt_ray.core.errors import CheckpointError
-from bolt_ray.core.baseline.evidence import UNSEEN, EvidenceTable, Prior
-from bolt_ray.core.baseline.key_index import ABSENT, KeyIndex
 from bolt_ray.core.keys import KeyBatch, encode_keys
-from bolt_ray.core.baseline.warm_start import RowKey, WarmStartReport, match_prompts, read_warm_start
 
 __all__ = ["BaselineSettings", "BaselineStore"]
 

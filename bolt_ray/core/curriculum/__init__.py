@@ -2,10 +2,10 @@
 
 from bolt_ray.core.curriculum.columns import PromptColumns
 from bolt_ray.core.curriculum.curriculum import Curriculum
-from bolt_ray.core.curriculum.options import allocate_rollouts
-from bolt_ray.core.curriculum.registry import STRATEGIES, make_strategy
+from bolt_ray.core.curriculum.modifiers import allocate_rollouts
 from bolt_ray.core.curriculum.settings import CurriculumSettings
-from bolt_ray.core.curriculum.strategy import MemorylessStrategy, Strategy
+from bolt_ray.core.curriculum.strategies.base import MemorylessStrategy, Strategy
+from bolt_ray.core.curriculum.strategies.registry import STRATEGIES, make_strategy
 
 __all__ = [
     "STRATEGIES",

@@ -9,11 +9,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bolt_ray.core.curriculum.columns import PromptColumns
-from bolt_ray.core.curriculum.options import keep_probability, mix_with_uniform, staleness_factor
-from bolt_ray.core.curriculum.registry import make_strategy
+from bolt_ray.core.curriculum.modifiers import keep_probability, mix_with_uniform, staleness_factor
+from bolt_ray.core.curriculum.sampling import segment_generator
 from bolt_ray.core.curriculum.settings import CurriculumSettings
-from bolt_ray.core.curriculum.uncertainty import outcome_std
-from bolt_ray.core.draws import segment_generator
+from bolt_ray.core.curriculum.strategies.registry import make_strategy
+from bolt_ray.core.curriculum.strategies.uncertainty import outcome_std
 
 EASY, HARD = 0.8, 0.2
 LEARNING_EDGE = (0.3, 0.7)

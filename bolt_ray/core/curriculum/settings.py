@@ -13,7 +13,7 @@ class CurriculumSettings:
     """Which prompts are drawn more often than others.
 
     Attributes:
-        strategy: a name of `bolt_ray.core.curriculum.registry.STRATEGIES`.
+        strategy: a name of `bolt_ray.core.curriculum.strategies.registry.STRATEGIES`.
         epsilon: ``uncertainty``: added to every weight.
         gamma: ``uncertainty``: power of N_eff that divides the weight; 0 leaves N_eff out.
         target: the success rate aimed at by ``thompson`` and taken as competent by ``competence_based``.

@@ -1,8 +1,8 @@
 """Policy losses: one file per idea, ``policy_loss`` (padded) and ``policy_loss_packed`` on top."""
 
-from bolt_ray.core.losses.active import LossOutput
 from bolt_ray.core.losses.aggregation import Denominators
 from bolt_ray.core.losses.entropy import entropy_threshold, top_entropy_mask
+from bolt_ray.core.losses.loss import LossOutput
 from bolt_ray.core.losses.metrics import SUM_KEYS, add_sums, summarize
 from bolt_ray.core.losses.options import (
     AGGREGATIONS,

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 import torch
 from torch import Tensor
 
-from bolt_ray.core.segments import MAX_EXPONENT
+from bolt_ray.core.sequence_sums import MAX_EXPONENT
 
 SUM_KEYS = (
     "active_tokens",

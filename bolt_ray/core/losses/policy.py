@@ -14,10 +14,10 @@ import torch
 from torch import Tensor
 
 from bolt_ray.core.kl import KLOptions
-from bolt_ray.core.losses.active import ActiveTokens, LossOutput, loss_of_active_tokens
 from bolt_ray.core.losses.aggregation import Denominators
+from bolt_ray.core.losses.loss import ActiveTokens, LossOutput, loss_of_active_tokens
 from bolt_ray.core.losses.options import LossOptions
-from bolt_ray.core.segments import at_least_float32, require_shape
+from bolt_ray.core.sequence_sums import at_least_float32, require_shape
 
 
 def policy_loss(

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from bolt_ray.core.losses.options import LossOptions
-from bolt_ray.core.segments import MAX_EXPONENT, segment_mean
+from bolt_ray.core.sequence_sums import MAX_EXPONENT, segment_mean
 
 
 def surrogate(

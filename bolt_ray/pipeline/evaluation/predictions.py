@@ -10,7 +10,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from bolt_ray.core.answers import extract_answer
+from bolt_ray.core.evaluation.answers import extract_answer
 from bolt_ray.core.records import ScoredCompletion
 from bolt_ray.pipeline.completions import Outcome
 from bolt_ray.pipeline.evaluation.evaluator import EvaluationResult

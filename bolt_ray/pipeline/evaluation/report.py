@@ -12,7 +12,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from bolt_ray.core.bootstrap import PairedComparison, paired_bootstrap
+from bolt_ray.core.evaluation.bootstrap import PairedComparison, paired_bootstrap
 from bolt_ray.pipeline.evaluation.evaluator import BOOTSTRAP_SEED, Estimate, EvaluationResult, Summary
 from bolt_ray.pipeline.evaluation.model_source import ModelSource
 

@@ -23,10 +23,10 @@ from bolt_ray.config.loading import load_config
 from bolt_ray.config.schema import RunConfig
 from bolt_ray.core.baseline import BaselineStore
 from bolt_ray.core.baseline.metrics import EASY_ABOVE, HARD_BELOW
+from bolt_ray.core.baseline.sharded_snapshot import read_sharded_snapshot
 from bolt_ray.core.errors import CheckpointError, DataError
 from bolt_ray.core.keys import KeyBatch
 from bolt_ray.core.records import Messages
-from bolt_ray.core.baseline.sharded_snapshot import read_sharded_snapshot
 from bolt_ray.data.store import PromptStore
 from bolt_ray.pipeline import settings as plain
 from bolt_ray.pipeline.inspection.picture import draw_baseline

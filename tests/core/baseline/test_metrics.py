@@ -5,8 +5,8 @@ import math
 import numpy as np
 import pytest
 
-from bolt_ray.core.baseline.metrics import BaselineTotals, brier, value_totals, variance_reduction
 from bolt_ray.core.baseline.evidence import Prior
+from bolt_ray.core.baseline.metrics import BaselineTotals, brier, value_totals, variance_reduction
 
 
 def test_brier() -> None:

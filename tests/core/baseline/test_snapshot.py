@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 
 from bolt_ray.core.baseline import BaselineStore
+from bolt_ray.core.baseline.sharded_snapshot import read_sharded_snapshot, shard_file, write_manifest
 from bolt_ray.core.baseline.snapshot import BaselineSnapshot, read_snapshot
 from bolt_ray.core.baseline.update import BaselineUpdate, baseline_update
 from bolt_ray.core.errors import CheckpointError
-from bolt_ray.core.baseline.sharded_snapshot import read_sharded_snapshot, shard_file, write_manifest
 
 KEYS = [f"{i:032x}" for i in range(60)] + [f"own-{i}" for i in range(60)]
 

@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bolt_ray.core.baseline import BaselineSettings, BaselineStore
-from bolt_ray.core.baseline.update import scale_rewards
 from bolt_ray.core.baseline.forgetting import drift_decay
+from bolt_ray.core.baseline.update import scale_rewards
 
 
 def counts(store: BaselineStore, key: str = "a") -> tuple[float, float]:

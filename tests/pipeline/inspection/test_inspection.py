@@ -12,9 +12,9 @@ from rich.console import Console
 
 from bolt_ray.config.loading import build_config, dump_config
 from bolt_ray.core.baseline import BaselineStore
+from bolt_ray.core.baseline.sharded_snapshot import shard_file, write_manifest
 from bolt_ray.core.baseline.snapshot import write_snapshot
 from bolt_ray.core.errors import CheckpointError
-from bolt_ray.core.baseline.sharded_snapshot import shard_file, write_manifest
 from bolt_ray.pipeline.inspection.inspect_run import find_checkpoints, inspect_run, notable, read_baseline
 from bolt_ray.pipeline.inspection.picture import columns
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from bolt_ray.core.bootstrap import paired_bootstrap
+from bolt_ray.core.evaluation.bootstrap import paired_bootstrap
 
 
 def test_interval_agrees_with_the_paired_normal_interval() -> None:

@@ -11,7 +11,7 @@ from bolt_ray.core.losses.aggregation import Denominators, token_weights
 from bolt_ray.core.losses.metrics import SUM_KEYS, ratio_sums
 from bolt_ray.core.losses.options import LossOptions
 from bolt_ray.core.losses.surrogates import surrogate
-from bolt_ray.core.segments import segment_lengths
+from bolt_ray.core.sequence_sums import segment_lengths
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

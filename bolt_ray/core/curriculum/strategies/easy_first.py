@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from bolt_ray.core.curriculum.binning import bin_weights
 from bolt_ray.core.curriculum.columns import PromptColumns
 from bolt_ray.core.curriculum.settings import CurriculumSettings
-from bolt_ray.core.curriculum.strategy import MemorylessStrategy
+from bolt_ray.core.curriculum.strategies.base import MemorylessStrategy
 
 
 class EasyFirst(MemorylessStrategy):

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from bolt_ray.core.draws import draw_without_replacement
+from bolt_ray.core.curriculum.sampling import draw_without_replacement
 
 
 def generator(seed: int = 0) -> np.random.Generator:

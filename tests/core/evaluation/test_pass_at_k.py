@@ -7,7 +7,7 @@ from itertools import combinations
 
 import pytest
 
-from bolt_ray.core.pass_at_k import maj_at_k, mean_pass_at_k, pass_at_k, wilson_interval
+from bolt_ray.core.evaluation.pass_at_k import maj_at_k, mean_pass_at_k, pass_at_k, wilson_interval
 
 
 def test_pass_at_k_equals_enumeration() -> None:

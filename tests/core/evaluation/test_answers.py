@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from bolt_ray.core.answers import extract_answer, last_boxed, last_number, normalize_answer
+from bolt_ray.core.evaluation.answers import extract_answer, last_boxed, last_number, normalize_answer
 
 
 @pytest.mark.parametrize(

@@ -5,15 +5,15 @@ from __future__ import annotations
 import difflib
 from collections.abc import Callable
 
-from bolt_ray.core.curriculum.competence_based import CompetenceBased
-from bolt_ray.core.curriculum.cures import Cures
-from bolt_ray.core.curriculum.easy_first import EasyFirst
-from bolt_ray.core.curriculum.sec import Sec
 from bolt_ray.core.curriculum.settings import CurriculumSettings
-from bolt_ray.core.curriculum.strategy import Strategy
-from bolt_ray.core.curriculum.thompson import Thompson
-from bolt_ray.core.curriculum.uncertainty import Uncertainty
-from bolt_ray.core.curriculum.uniform import Uniform
+from bolt_ray.core.curriculum.strategies.base import Strategy
+from bolt_ray.core.curriculum.strategies.competence_based import CompetenceBased
+from bolt_ray.core.curriculum.strategies.cures import Cures
+from bolt_ray.core.curriculum.strategies.easy_first import EasyFirst
+from bolt_ray.core.curriculum.strategies.sec import Sec
+from bolt_ray.core.curriculum.strategies.thompson import Thompson
+from bolt_ray.core.curriculum.strategies.uncertainty import Uncertainty
+from bolt_ray.core.curriculum.strategies.uniform import Uniform
 
 STRATEGIES: dict[str, Callable[[CurriculumSettings], Strategy]] = {
     "uniform": Uniform,

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bolt_ray.core.curriculum.options import (
+from bolt_ray.core.curriculum.modifiers import (
     allocate_rollouts,
     keep_probability,
     mix_with_uniform,

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bolt_ray.core.curriculum import STRATEGIES, Curriculum, CurriculumSettings, PromptColumns
-from bolt_ray.core.draws import draw_without_replacement, segment_generator
+from bolt_ray.core.curriculum.sampling import draw_without_replacement, segment_generator
 
 
 def columns_of(v_hat: list[float] | Any, **others: Any) -> PromptColumns:

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from bolt_ray.core.curriculum.uncertainty import outcome_std
+from bolt_ray.core.curriculum.strategies.uncertainty import outcome_std
 
 SOLVED_RETRY = 0.5
 """p of GRESO: the part of its weight a prompt keeps with every all-right visit in a row."""

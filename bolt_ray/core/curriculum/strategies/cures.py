@@ -7,15 +7,15 @@ from numpy.typing import NDArray
 
 from bolt_ray.core.curriculum.columns import PromptColumns
 from bolt_ray.core.curriculum.settings import CurriculumSettings
-from bolt_ray.core.curriculum.strategy import MemorylessStrategy
-from bolt_ray.core.curriculum.uncertainty import outcome_std
+from bolt_ray.core.curriculum.strategies.base import MemorylessStrategy
+from bolt_ray.core.curriculum.strategies.uncertainty import outcome_std
 
 
 class Cures(MemorylessStrategy):
     """w = exp(sqrt(v (1 - v)) / temperature) (CurES, arXiv 2510.01037).
 
     Its second half, more completions for the more uncertain prompts, is
-    `bolt_ray.core.curriculum.options.allocate_rollouts`.
+    `bolt_ray.core.curriculum.modifiers.allocate_rollouts`.
     """
 
     def __init__(self, settings: CurriculumSettings) -> None:

@@ -1,0 +1,1 @@
+"""Statistics of an evaluation: pass@k, intervals, votes."""
