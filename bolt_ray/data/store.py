@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 
 from bolt_ray.core.errors import DataError
 from bolt_ray.core.records import Prompt
-from bolt_ray.data.parts import PartsReader
-from bolt_ray.data.plan import STORE_FORMAT, Piece
+from bolt_ray.data.ingest.read_plan import STORE_FORMAT, Piece
+from bolt_ray.data.store_files import PartsReader
 
 PROMPT_COLUMNS = ("key", "prompt", "answer", "metadata")
 

@@ -9,7 +9,7 @@ from bolt_ray.actors.generators import GeneratorPool
 from bolt_ray.actors.scorers import ScorerPool
 from bolt_ray.config.data import DatasetConfig
 from bolt_ray.config.schema import RunConfig
-from bolt_ray.data.plan import source_names
+from bolt_ray.data.ingest.read_plan import source_names
 from bolt_ray.pipeline import settings as plain
 from bolt_ray.pipeline.inputs import RunInputs
 from bolt_ray.pipeline.ray_session import has_gpus

@@ -12,7 +12,7 @@ from bolt_ray.config.data import DatasetConfig
 from bolt_ray.config.model import ArithmeticConfig
 from bolt_ray.config.schema import RunConfig
 from bolt_ray.core.errors import ConfigError, EnvironmentProblem, ModelError
-from bolt_ray.data.locate import find_files, is_hub_dataset
+from bolt_ray.data.ingest.locate import find_files, is_hub_dataset
 
 EMBEDDED = "arithmetic"
 """The name under which the embedded model, and the embedded dataset, are asked for."""

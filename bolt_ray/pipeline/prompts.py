@@ -12,7 +12,7 @@ from bolt_ray.config.data import DatasetConfig
 from bolt_ray.config.schema import RunConfig
 from bolt_ray.core.errors import DataError
 from bolt_ray.core.records import DrawnPrompt
-from bolt_ray.data.ingest import build_store
+from bolt_ray.data.ingest.build import build_store
 from bolt_ray.data.store import PromptStore
 from bolt_ray.engines.tokenizer import PromptTokenizer
 

@@ -29,14 +29,14 @@ from numpy.typing import NDArray
 
 from bolt_ray.config.data import DatasetConfig
 from bolt_ray.core.records import Prompt
-from bolt_ray.data.draws import draw_rows, segment_rng
-from bolt_ray.data.finish import finish_store
-from bolt_ray.data.ingest import build_store, rejects_path, sidecar_path
-from bolt_ray.data.normalize import row_rules
-from bolt_ray.data.parts import PART_SCHEMA, PartWriter, part_path, write_json
-from bolt_ray.data.plan import Piece, ReadPlan, ReadUnit
+from bolt_ray.data.ingest.build import build_store, rejects_path, sidecar_path
+from bolt_ray.data.ingest.finish import finish_store
+from bolt_ray.data.ingest.normalize import row_rules
+from bolt_ray.data.ingest.read_plan import Piece, ReadPlan, ReadUnit
 from bolt_ray.data.store import PromptStore
-from bolt_ray.data.stream import PromptStream
+from bolt_ray.data.store_files import PART_SCHEMA, PartWriter, part_path, write_json
+from bolt_ray.data.stream.draw_log import draw_rows, segment_rng
+from bolt_ray.data.stream.stream import PromptStream
 
 SEGMENT = 2560
 ROWS_PER_PART = 500_000

@@ -15,7 +15,7 @@ from rich.console import Console
 from bolt_ray.config.loading import load_config
 from bolt_ray.config.schema import RunConfig
 from bolt_ray.core.errors import ConfigError
-from bolt_ray.data.normalize import NormalRow, normalize_row, row_rules
+from bolt_ray.data.ingest.normalize import NormalRow, normalize_row, row_rules
 from bolt_ray.pipeline.starter import TEMPLATES, write_starter
 from bolt_ray.rewards import RewardInput
 from bolt_ray.rewards.format import FormatReward

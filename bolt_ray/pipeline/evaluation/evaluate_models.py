@@ -24,7 +24,7 @@ from bolt_ray.actors.scorers import ScorerPool
 from bolt_ray.config.schema import RunConfig
 from bolt_ray.core.errors import ConfigError
 from bolt_ray.core.records import DrawnPrompt, UnscoredCompletion
-from bolt_ray.data.plan import preset_of
+from bolt_ray.data.ingest.read_plan import preset_of
 from bolt_ray.engines.tokenizer import PromptTokenizer
 from bolt_ray.pipeline import settings as plain
 from bolt_ray.pipeline.completions import CompletionService

@@ -18,9 +18,9 @@ from numpy.typing import NDArray
 
 from bolt_ray.core.errors import DataError, StallError
 from bolt_ray.core.records import DrawnPrompt, RolloutRequest, ScoredCompletion, UnscoredCompletion
-from bolt_ray.data.draws import SegmentDraws
-from bolt_ray.data.segments import SegmentReader, Tokenize, UnusableDraw
 from bolt_ray.data.store import PromptStore
+from bolt_ray.data.stream.draw_log import SegmentDraws
+from bolt_ray.data.stream.window_reader import SegmentReader, Tokenize, UnusableDraw
 from bolt_ray.pipeline.completions import POLL_S, CompletionService, Outcome, request_seed
 from bolt_ray.pipeline.precompute.score_file import PromptScores
 from bolt_ray.rewards.health import reason_kind

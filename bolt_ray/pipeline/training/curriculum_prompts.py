@@ -15,9 +15,9 @@ from bolt_ray.core.advantages import scale_rewards
 from bolt_ray.core.curriculum import Curriculum, PromptColumns, allocate_rollouts
 from bolt_ray.core.errors import DataError
 from bolt_ray.core.records import DrawnPrompt, ScoredCompletion
-from bolt_ray.data.plan import source_weights
+from bolt_ray.data.ingest.read_plan import source_weights
 from bolt_ray.data.store import PromptStore
-from bolt_ray.data.stream import PromptStream
+from bolt_ray.data.stream.stream import PromptStream
 from bolt_ray.engines.tokenizer import PromptTokenizer
 from bolt_ray.pipeline.training.rollout import LedgerEntry, StepRollouts
 

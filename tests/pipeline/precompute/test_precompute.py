@@ -301,7 +301,7 @@ def test_precompute_warm_start_and_inspect_on_the_real_parts(ray_cluster: None, 
     from bolt_ray.actors.baseline_shards import BaselineShards
     from bolt_ray.config.loading import dump_config
     from bolt_ray.core.baseline import BaselineSettings
-    from bolt_ray.data.ingest import build_store
+    from bolt_ray.data.ingest.build import build_store
     from bolt_ray.pipeline.inspection.inspect_run import inspect_run
     from bolt_ray.tasks.arithmetic.model import ModelSettings, create_model, save_model
 

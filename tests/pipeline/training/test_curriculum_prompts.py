@@ -17,7 +17,7 @@ from bolt_ray.config.loading import build_config
 from bolt_ray.core.baseline import BaselineSettings, BaselineStore
 from bolt_ray.core.curriculum import STRATEGIES, Curriculum
 from bolt_ray.core.records import DrawnPrompt, Prompt, RolloutRequest, ScoredCompletion
-from bolt_ray.data.segments import Tokenize
+from bolt_ray.data.stream.window_reader import Tokenize
 from bolt_ray.pipeline import settings as plain
 from bolt_ray.pipeline.prompts import open_store
 from bolt_ray.pipeline.training.curriculum_prompts import CurriculumPrompts

@@ -16,7 +16,7 @@ import pytest
 from rich.console import Console
 
 from bolt_ray.config.loading import load_config
-from bolt_ray.data.draws import DrawLog
+from bolt_ray.data.stream.draw_log import DrawLog
 from bolt_ray.pipeline.prompts import open_store
 from bolt_ray.pipeline.starter import write_starter
 from bolt_ray.pipeline.telemetry import read_metrics

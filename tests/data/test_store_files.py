@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
-from bolt_ray.data.parts import CHUNK_ROWS, PART_SCHEMA, PartsReader, PartWriter, part_path
+from bolt_ray.data.store_files import CHUNK_ROWS, PART_SCHEMA, PartsReader, PartWriter, part_path
 
 
 def rows(start: int, stop: int) -> pa.Table:

@@ -10,10 +10,10 @@ import pyarrow.parquet as pq
 import pytest
 
 from bolt_ray.core.errors import DataError
-from bolt_ray.data.locate import DataFile
-from bolt_ray.data.plan import Piece
-from bolt_ray.data.readers import MAX_LINE_BYTES, READ_BYTES, RawRow, read_piece
-from bolt_ray.data.scan import FileScanner
+from bolt_ray.data.ingest.fingerprints import FileScanner
+from bolt_ray.data.ingest.locate import DataFile
+from bolt_ray.data.ingest.read_plan import Piece
+from bolt_ray.data.ingest.readers import MAX_LINE_BYTES, READ_BYTES, RawRow, read_piece
 
 
 def read(path: Path, file_format: str, **more: Any) -> list[RawRow]:

@@ -25,13 +25,13 @@ import pyarrow.compute as pc
 
 from bolt_ray.config.data import DatasetConfig
 from bolt_ray.core.errors import DataError, EnvironmentProblem, StallError
-from bolt_ray.data.blocks import BAD, FILTERED, ROW, UNREADABLE, read_units, rows_of_kind
-from bolt_ray.data.finish import finish_store
-from bolt_ray.data.parts import PART_SCHEMA, PartWriter, part_path, write_json
-from bolt_ray.data.plan import ReadPlan, ReadUnit, make_plan
-from bolt_ray.data.scan import FileScanner
+from bolt_ray.data.background_feed import Feed
+from bolt_ray.data.ingest.fingerprints import FileScanner
+from bolt_ray.data.ingest.finish import finish_store
+from bolt_ray.data.ingest.ingest_source import BAD, FILTERED, ROW, UNREADABLE, read_units, rows_of_kind
+from bolt_ray.data.ingest.read_plan import ReadPlan, ReadUnit, make_plan
 from bolt_ray.data.store import PromptStore
-from bolt_ray.data.waiting import Feed
+from bolt_ray.data.store_files import PART_SCHEMA, PartWriter, part_path, write_json
 
 UNIT_BYTES = 32 << 20
 BLOCKS_AHEAD = 4

@@ -7,7 +7,7 @@ from typing import Any
 
 from bolt_ray.config.data import DatasetConfig
 from bolt_ray.core.errors import DataError
-from bolt_ray.data.presets import KNOWN_NAMES
+from bolt_ray.data.ingest.known_datasets import KNOWN_NAMES
 
 
 def hub_arguments(dataset: DatasetConfig) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from pathlib import Path
 import xxhash
 
 from bolt_ray.core.errors import DataError
-from bolt_ray.data.locate import DataFile
+from bolt_ray.data.ingest.locate import DataFile
 
 CHUNK_BYTES = 4 << 20
 CACHE_NAME = "fingerprints.json"

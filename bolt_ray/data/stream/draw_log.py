@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from bolt_ray.core.curriculum.sampling import draw_without_replacement, segment_generator
 from bolt_ray.core.errors import CheckpointError
-from bolt_ray.data.parts import sync_directory, sync_file
+from bolt_ray.data.store_files import sync_directory, sync_file
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

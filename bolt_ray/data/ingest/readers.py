@@ -13,9 +13,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from bolt_ray.core.errors import DataError
-from bolt_ray.data.hub import load_hub
-from bolt_ray.data.locate import open_filesystem
-from bolt_ray.data.plan import Piece
+from bolt_ray.data.ingest.hub import load_hub
+from bolt_ray.data.ingest.locate import open_filesystem
+from bolt_ray.data.ingest.read_plan import Piece
 
 READ_BYTES = 1 << 20
 MAX_LINE_BYTES = 64 << 20

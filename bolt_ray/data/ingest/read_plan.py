@@ -14,11 +14,11 @@ import xxhash
 
 from bolt_ray.config.data import DatasetConfig
 from bolt_ray.core.errors import DataError
-from bolt_ray.data.hub import hub_arguments, hub_fingerprint, load_hub
-from bolt_ray.data.locate import DataFile, find_files, is_hub_dataset, open_filesystem
-from bolt_ray.data.normalize import RowRules, row_rules
-from bolt_ray.data.presets import KNOWN_NAMES
-from bolt_ray.data.scan import FileScanner
+from bolt_ray.data.ingest.fingerprints import FileScanner
+from bolt_ray.data.ingest.hub import hub_arguments, hub_fingerprint, load_hub
+from bolt_ray.data.ingest.known_datasets import KNOWN_NAMES
+from bolt_ray.data.ingest.locate import DataFile, find_files, is_hub_dataset, open_filesystem
+from bolt_ray.data.ingest.normalize import RowRules, row_rules
 
 STORE_FORMAT = 1
 HUB_ROWS_PER_PIECE = 50_000

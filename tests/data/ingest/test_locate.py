@@ -6,8 +6,8 @@ import pytest
 
 from bolt_ray.config.data import DatasetConfig
 from bolt_ray.core.errors import DataError
-from bolt_ray.data.locate import choose_split, find_files, format_of, is_hub_dataset
-from bolt_ray.data.plan import preset_of, source_names, source_weights
+from bolt_ray.data.ingest.locate import choose_split, find_files, format_of, is_hub_dataset
+from bolt_ray.data.ingest.read_plan import preset_of, source_names, source_weights
 
 
 def named(name: object, **settings: object) -> DatasetConfig:

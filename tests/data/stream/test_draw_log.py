@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from bolt_ray.core.errors import CheckpointError
-from bolt_ray.data.draws import DrawLog, SegmentDraws, check_state, draw_rows, segment_rng
+from bolt_ray.data.stream.draw_log import DrawLog, SegmentDraws, check_state, draw_rows, segment_rng
 
 
 def draws(segment: int, rows: list[int]) -> SegmentDraws:

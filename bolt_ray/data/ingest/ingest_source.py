@@ -17,10 +17,10 @@ from ray.data import Datasource, ReadTask
 from ray.data.block import BlockMetadata
 
 from bolt_ray.core.errors import DataError
-from bolt_ray.data.normalize import BadRow, FilteredRow, RowRules, key_hash, normalize_row
-from bolt_ray.data.parts import CHUNK_ROWS, PART_SCHEMA
-from bolt_ray.data.plan import ReadUnit
-from bolt_ray.data.readers import RawRow, read_piece
+from bolt_ray.data.ingest.normalize import BadRow, FilteredRow, RowRules, key_hash, normalize_row
+from bolt_ray.data.ingest.read_plan import ReadUnit
+from bolt_ray.data.ingest.readers import RawRow, read_piece
+from bolt_ray.data.store_files import CHUNK_ROWS, PART_SCHEMA
 
 ROW, BAD, FILTERED, UNREADABLE = range(4)
 """Kinds of rows in a block: a prompt; a bad row; one a filter left out; a file that cannot be read at all."""

@@ -14,7 +14,7 @@ import xxhash
 from bolt_ray.config.data import DatasetConfig, template_columns
 from bolt_ray.core.keys import prompt_key
 from bolt_ray.core.records import Messages
-from bolt_ray.data.presets import PRESETS, Preset
+from bolt_ray.data.ingest.known_datasets import PRESETS, Preset
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

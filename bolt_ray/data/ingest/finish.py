@@ -15,8 +15,8 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from bolt_ray.core.errors import DataError
-from bolt_ray.data.parts import PartsReader, part_path, sync_directory, sync_file, write_json
-from bolt_ray.data.plan import STORE_FORMAT, Piece, ReadPlan
+from bolt_ray.data.ingest.read_plan import STORE_FORMAT, Piece, ReadPlan
+from bolt_ray.data.store_files import PartsReader, part_path, sync_directory, sync_file, write_json
 
 COMPARE_ROWS = 8192
 

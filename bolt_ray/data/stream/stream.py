@@ -19,9 +19,9 @@ from numpy.typing import NDArray
 
 from bolt_ray.core.errors import CheckpointError, DataError
 from bolt_ray.core.records import DrawnPrompt
-from bolt_ray.data.draws import DrawLog, SegmentDraws, check_state, draw_rows, segment_rng
-from bolt_ray.data.segments import DRAWS_PER_TASK, SegmentReader, Tokenize, UnusableDraw
 from bolt_ray.data.store import PromptStore
+from bolt_ray.data.stream.draw_log import DrawLog, SegmentDraws, check_state, draw_rows, segment_rng
+from bolt_ray.data.stream.window_reader import DRAWS_PER_TASK, SegmentReader, Tokenize, UnusableDraw
 
 Weights = Callable[[int], NDArray[np.float64]]
 """Segment number to float64 [store.num_rows], positive weights of all rows."""

@@ -17,11 +17,11 @@ from transformers import PreTrainedTokenizerFast
 from bolt_ray.config.data import DatasetConfig
 from bolt_ray.core.errors import CheckpointError, DataError, ModelError, RunError, StallError
 from bolt_ray.core.records import Prompt
-from bolt_ray.data.ingest import build_store
-from bolt_ray.data.plan import source_weights
-from bolt_ray.data.segments import Tokenize
+from bolt_ray.data.ingest.build import build_store
+from bolt_ray.data.ingest.read_plan import source_weights
 from bolt_ray.data.store import PromptStore
-from bolt_ray.data.stream import PromptStream
+from bolt_ray.data.stream.stream import PromptStream
+from bolt_ray.data.stream.window_reader import Tokenize
 from bolt_ray.engines.tokenizer import PromptTokenizer
 
 pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("ray_cluster")]

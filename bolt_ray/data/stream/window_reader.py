@@ -16,10 +16,10 @@ from ray.data.block import BlockMetadata
 
 from bolt_ray.core.errors import DataError, ModelError
 from bolt_ray.core.records import DrawnPrompt, Prompt
-from bolt_ray.data.blocks import TASK_CPUS, quiet_dataset
-from bolt_ray.data.draws import SegmentDraws
+from bolt_ray.data.background_feed import Feed
+from bolt_ray.data.ingest.ingest_source import TASK_CPUS, quiet_dataset
 from bolt_ray.data.store import PromptStore, shared_store
-from bolt_ray.data.waiting import Feed
+from bolt_ray.data.stream.draw_log import SegmentDraws
 
 DRAWS_PER_TASK = 512
 CONCURRENT_TASKS = 2

@@ -8,7 +8,7 @@ import pytest
 
 from bolt_ray.config.data import DatasetConfig
 from bolt_ray.core.keys import prompt_key
-from bolt_ray.data.normalize import (
+from bolt_ray.data.ingest.normalize import (
     BadRow,
     FilteredRow,
     NormalRow,

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from bolt_ray.data.presets import boxed_answer, gsm8k_answer
+from bolt_ray.data.ingest.known_datasets import boxed_answer, gsm8k_answer
 
 
 def test_gsm8k_answer() -> None:

@@ -14,7 +14,7 @@ import pytest
 
 from bolt_ray.config.data import DatasetConfig
 from bolt_ray.core.errors import DataError, EnvironmentProblem
-from bolt_ray.data.ingest import build_store
+from bolt_ray.data.ingest.build import build_store
 from bolt_ray.data.store import PromptStore
 
 pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("ray_cluster")]
