@@ -25,8 +25,8 @@ from numpy.typing import NDArray
 
 from bolt_ray.core.errors import RunError
 from bolt_ray.core.records import Completion, RolloutRequest
-from bolt_ray.engines.vllm_engine import EngineSettings, SamplingSettings, VLLMEngine
-from bolt_ray.engines.weights import WeightManifest
+from bolt_ray.engines.vllm.engine import EngineSettings, SamplingSettings, VLLMEngine
+from bolt_ray.engines.weight_buckets import WeightManifest
 
 T = TypeVar("T")
 

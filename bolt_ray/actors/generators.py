@@ -27,9 +27,9 @@ from bolt_ray.actors.generator_actor import RemoteGenerator, Taken
 from bolt_ray.actors.generator_member import Job, Member, Update, bare, first_line, reply_of
 from bolt_ray.core.errors import BoltRayError, RunError, StallError, UserError, WeightSyncError
 from bolt_ray.core.records import Completion, RolloutRequest
-from bolt_ray.engines.vllm_engine import EngineSettings, SamplingSettings
-from bolt_ray.engines.vllm_weights import PoisonedEngineError
-from bolt_ray.engines.weights import WeightManifest
+from bolt_ray.engines.vllm.engine import EngineSettings, SamplingSettings
+from bolt_ray.engines.vllm.weights import PoisonedEngineError
+from bolt_ray.engines.weight_buckets import WeightManifest
 
 LONG_POLL_S = 1.0
 WAIT_S = 0.05

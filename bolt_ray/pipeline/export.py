@@ -9,7 +9,7 @@ from pathlib import Path
 from transformers.utils.logging import disable_progress_bar
 
 from bolt_ray.core.errors import ConfigError, ModelError
-from bolt_ray.engines.lora import export_merged
+from bolt_ray.engines.learner.lora import export_merged
 from bolt_ray.pipeline.evaluation.model_source import find_model
 
 

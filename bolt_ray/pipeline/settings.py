@@ -13,8 +13,8 @@ from bolt_ray.core.advantages import AdvantageOptions
 from bolt_ray.core.baseline import BaselineSettings
 from bolt_ray.core.corrections import CorrectionOptions
 from bolt_ray.core.curriculum import CurriculumSettings
-from bolt_ray.engines.learner_settings import LearnerSettings, LoraSettings, ReferenceSettings
-from bolt_ray.engines.vllm_engine import EngineSettings, SamplingSettings
+from bolt_ray.engines.learner.settings import LearnerSettings, LoraSettings, ReferenceSettings
+from bolt_ray.engines.vllm.engine import EngineSettings, SamplingSettings
 
 GIB = 1024**3
 

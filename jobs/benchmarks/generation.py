@@ -22,8 +22,8 @@ import torch
 
 from bolt_ray.actors.generators import GeneratorPool, GeneratorResources
 from bolt_ray.core.records import DrawnPrompt, Prompt, RolloutRequest
-from bolt_ray.engines.vllm_engine import EngineSettings, SamplingSettings, VLLMEngine
-from bolt_ray.engines.weights import pack_buckets
+from bolt_ray.engines.vllm.engine import EngineSettings, SamplingSettings, VLLMEngine
+from bolt_ray.engines.weight_buckets import pack_buckets
 from bolt_ray.tasks.arithmetic.model import ModelSettings, create_model, save_model
 
 PROMPT_TOKENS = 12

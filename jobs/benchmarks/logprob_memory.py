@@ -19,7 +19,7 @@ from multiprocessing.connection import Connection
 
 import torch
 
-from bolt_ray.engines.logprobs import chunked_logprobs
+from bolt_ray.engines.learner.logprobs import chunked_logprobs
 
 WAYS = ("whole logits", "whole logits, entropy", "chunked, entropy")
 

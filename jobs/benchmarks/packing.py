@@ -20,9 +20,9 @@ import torch
 from numpy.typing import NDArray
 
 from bolt_ray.core.batching import MicroBatchPlan, pack_micro_batches
-from bolt_ray.engines.learner_settings import LearnerSettings
-from bolt_ray.engines.model_loading import PolicyModule, load_policy
-from bolt_ray.engines.packing import TokenColumns, build_micro_batch
+from bolt_ray.engines.learner.model import PolicyModule, load_policy
+from bolt_ray.engines.learner.packing import TokenColumns, build_micro_batch
+from bolt_ray.engines.learner.settings import LearnerSettings
 
 CPU = torch.device("cpu")
 VOCABULARY = 2048

@@ -19,8 +19,8 @@ from numpy.typing import NDArray
 from bolt_ray.actors.generators import GeneratorPool, GeneratorResources
 from bolt_ray.core.errors import DataError, ModelError, RunError, WeightSyncError
 from bolt_ray.core.records import Completion, DrawnPrompt, Prompt, RolloutRequest
-from bolt_ray.engines.vllm_engine import EngineSettings, SamplingSettings
-from bolt_ray.engines.weights import pack_buckets
+from bolt_ray.engines.vllm.engine import EngineSettings, SamplingSettings
+from bolt_ray.engines.weight_buckets import pack_buckets
 from bolt_ray.tasks.arithmetic.model import ModelSettings, create_model, save_model
 
 pytestmark = [pytest.mark.ray, pytest.mark.vllm, pytest.mark.slow]

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from learner_cases import make_model
 
-from bolt_ray.engines.learner import DeepSpeedLearner, LearnerSettings
+from bolt_ray.engines.learner.learner import DeepSpeedLearner, LearnerSettings
 
 
 @pytest.fixture(scope="module")

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from bolt_ray.core.errors import WeightSyncError
 from bolt_ray.core.records import StepReport, TrainingBatch
-from bolt_ray.engines.weights import WeightManifest
+from bolt_ray.engines.weight_buckets import WeightManifest
 from bolt_ray.pipeline.training.train_worker import PublishedWeights
 
 NUM_PROBES = 4

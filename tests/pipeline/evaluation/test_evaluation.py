@@ -22,7 +22,7 @@ from bolt_ray.core.records import (
     ScoredCompletion,
     UnscoredCompletion,
 )
-from bolt_ray.engines.engine_settings import SamplingSettings
+from bolt_ray.engines.vllm.settings import SamplingSettings
 from bolt_ray.pipeline.completions import CompletionService, Outcome
 from bolt_ray.pipeline.evaluation.evaluator import Evaluator, summarize
 from bolt_ray.pipeline.evaluation.model_source import ModelSource

@@ -10,7 +10,7 @@ import pytest
 
 from bolt_ray.core.errors import WeightSyncError
 from bolt_ray.core.records import StepReport, TrainingBatch
-from bolt_ray.engines.weights import pack_buckets
+from bolt_ray.engines.weight_buckets import pack_buckets
 from bolt_ray.pipeline.training.train_worker import PublishedWeights
 from bolt_ray.pipeline.training.weight_sync import NUM_PROBES, Probe, SyncReport, WeightSync, choose_probes
 

@@ -19,7 +19,9 @@ from bolt_ray.core.kl import kl_reward_penalty
 from bolt_ray.core.kl_controllers import KLController
 from bolt_ray.core.losses import entropy_threshold, summarize
 from bolt_ray.core.records import TrainingBatch
-from bolt_ray.engines.learner_passes import (
+from bolt_ray.engines.learner.logprobs import Beside
+from bolt_ray.engines.learner.packing import TokenColumns, ragged_arange
+from bolt_ray.engines.learner.passes import (
     Column,
     PassPlanner,
     UpdateInputs,
@@ -28,10 +30,8 @@ from bolt_ray.engines.learner_passes import (
     score_columns,
     sum_over_ranks,
 )
-from bolt_ray.engines.learner_settings import LearnerSettings
-from bolt_ray.engines.logprobs import Beside
-from bolt_ray.engines.packing import TokenColumns, ragged_arange
-from bolt_ray.engines.reference import Reference
+from bolt_ray.engines.learner.reference import Reference
+from bolt_ray.engines.learner.settings import LearnerSettings
 
 
 @dataclass(slots=True, kw_only=True)

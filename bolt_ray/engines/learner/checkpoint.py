@@ -24,8 +24,8 @@ from torch import Tensor, nn
 
 from bolt_ray.core.errors import CheckpointError
 from bolt_ray.core.kl_controllers import KLController
-from bolt_ray.engines.learner_weights import gathered, write_safetensors
-from bolt_ray.engines.reference import Reference
+from bolt_ray.engines.learner.reference import Reference
+from bolt_ray.engines.learner.weights import gathered, write_safetensors
 
 FORMAT = 1
 MOMENTS = ("exp_avg", "exp_avg_sq")

@@ -35,7 +35,7 @@ SPLITS: list[dict[str, Any]] = [
 
 def gradients(rank: int, model: str, out: str) -> None:
     """Write the gradient and the loss of one batch for every split, on rank 0."""
-    from bolt_ray.engines.learner import DeepSpeedLearner, LearnerSettings
+    from bolt_ray.engines.learner.learner import DeepSpeedLearner, LearnerSettings
 
     for number, split in enumerate(SPLITS):
         settings = LearnerSettings(
@@ -78,7 +78,7 @@ def test_one_gradient_for_every_split(tmp_path: Path) -> None:
 
 def train_and_save(rank: int, model: str, out: str) -> None:
     """Three steps, a bad one, a checkpoint, and one more step, under every stage."""
-    from bolt_ray.engines.learner import DeepSpeedLearner
+    from bolt_ray.engines.learner.learner import DeepSpeedLearner
 
     for stage in (0, 1, 2, 3):
         learner = DeepSpeedLearner(_training(model, stage))
@@ -100,7 +100,7 @@ def train_and_save(rank: int, model: str, out: str) -> None:
 
 def resume(rank: int, model: str, out: str, cases: list[tuple[int, str]]) -> None:
     """Load checkpoints of another stage and world size, and make one more step from each."""
-    from bolt_ray.engines.learner import DeepSpeedLearner
+    from bolt_ray.engines.learner.learner import DeepSpeedLearner
 
     for stage, saved in cases:
         learner = DeepSpeedLearner(_training(model, stage))
@@ -115,7 +115,7 @@ def resume(rank: int, model: str, out: str, cases: list[tuple[int, str]]) -> Non
 
 
 def _training(model: str, stage: int) -> Any:
-    from bolt_ray.engines.learner import LearnerSettings
+    from bolt_ray.engines.learner.learner import LearnerSettings
 
     return LearnerSettings(
         model_path=model, dtype="float32", learning_rate=1e-3, zero_stage=stage, micro_batch_tokens=100
@@ -145,7 +145,7 @@ def test_stages_and_ranks_train_alike_and_resume_each_other(tmp_path: Path) -> N
 
 
 def test_resuming_on_the_same_ranks_is_exact(tmp_path: Path) -> None:
-    from bolt_ray.engines.learner import DeepSpeedLearner
+    from bolt_ray.engines.learner.learner import DeepSpeedLearner
 
     model = make_model(tmp_path / "model")
     for stage in (0, 2, 3):
@@ -164,7 +164,7 @@ def test_resuming_on_the_same_ranks_is_exact(tmp_path: Path) -> None:
 
 
 def test_a_checkpoint_that_does_not_fit_is_refused(tmp_path: Path) -> None:
-    from bolt_ray.engines.learner import DeepSpeedLearner
+    from bolt_ray.engines.learner.learner import DeepSpeedLearner
 
     learner = DeepSpeedLearner(_training(make_model(tmp_path / "model"), 0))
     with pytest.raises(CheckpointError, match="cannot be read"):

@@ -17,9 +17,9 @@ from numpy.typing import NDArray
 
 from bolt_ray.core.errors import DataError, ModelError, WeightSyncError
 from bolt_ray.core.records import Completion, DrawnPrompt, Prompt, RolloutRequest
-from bolt_ray.engines.vllm_engine import EngineSettings, SamplingSettings, VLLMEngine, native_bfloat16
-from bolt_ray.engines.vllm_weights import PoisonedEngineError
-from bolt_ray.engines.weights import pack_buckets
+from bolt_ray.engines.vllm.engine import EngineSettings, SamplingSettings, VLLMEngine, native_bfloat16
+from bolt_ray.engines.vllm.weights import PoisonedEngineError
+from bolt_ray.engines.weight_buckets import pack_buckets
 from bolt_ray.tasks.arithmetic.model import ModelSettings, create_model, save_model
 
 pytestmark = [pytest.mark.vllm, pytest.mark.slow]
@@ -389,7 +389,7 @@ def test_without_vllm_the_error_names_the_extra(tmp_path: Path) -> None:
     (tmp_path / "vllm").mkdir()
     (tmp_path / "vllm" / "__init__.py").write_text("raise ImportError('no vllm here')")
     program = (
-        "from bolt_ray.engines.vllm_engine import *\n"
+        "from bolt_ray.engines.vllm.engine import *\n"
         f"VLLMEngine(EngineSettings(model_dir={str(tmp_path / 'model')!r}), sampling=SamplingSettings())"
     )
     root = Path(__file__).parents[2]

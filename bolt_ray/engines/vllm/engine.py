@@ -21,10 +21,10 @@ from numpy.typing import NDArray
 
 from bolt_ray.core.errors import DataError, ModelError, WeightSyncError
 from bolt_ray.core.records import Completion, RolloutRequest
-from bolt_ray.engines.engine_settings import EngineSettings, SamplingSettings, native_bfloat16, resolve_dtype
-from bolt_ray.engines.vllm_launch import start_vllm
-from bolt_ray.engines.vllm_weights import PoisonedEngineError, load_buckets
-from bolt_ray.engines.weights import WeightManifest, check_buckets, check_complete, checkpoint_shapes
+from bolt_ray.engines.vllm.launch import start_vllm
+from bolt_ray.engines.vllm.settings import EngineSettings, SamplingSettings, native_bfloat16, resolve_dtype
+from bolt_ray.engines.vllm.weights import PoisonedEngineError, load_buckets
+from bolt_ray.engines.weight_buckets import WeightManifest, check_buckets, check_complete, checkpoint_shapes
 
 __all__ = ["EngineSettings", "SamplingSettings", "VLLMEngine", "native_bfloat16", "resolve_dtype"]
 

@@ -10,8 +10,8 @@ import torch
 from learner_cases import largest_difference, make_batch, make_model, weights_of
 
 from bolt_ray.core.batching import EMPTY_MICRO_BATCH, MicroBatchPlan
-from bolt_ray.engines.learner import DeepSpeedLearner, LearnerSettings
-from bolt_ray.engines.packing import TokenColumns, build_micro_batch, ragged_arange
+from bolt_ray.engines.learner.learner import DeepSpeedLearner, LearnerSettings
+from bolt_ray.engines.learner.packing import TokenColumns, build_micro_batch, ragged_arange
 
 CPU = torch.device("cpu")
 

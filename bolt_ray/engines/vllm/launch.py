@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from bolt_ray.core.errors import EnvironmentProblem, ModelError
-from bolt_ray.engines.engine_settings import EngineSettings, native_bfloat16, resolve_dtype
+from bolt_ray.engines.vllm.settings import EngineSettings, native_bfloat16, resolve_dtype
 
 LORA_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
 """The ranks vLLM has kernels for; another one is rounded up."""

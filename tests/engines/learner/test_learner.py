@@ -25,7 +25,7 @@ from bolt_ray.core.corrections import CorrectionOptions
 from bolt_ray.core.errors import ConfigError, ModelError, UnhealthyTrainingError
 from bolt_ray.core.losses import LossOptions, policy_loss
 from bolt_ray.core.records import TrainingBatch
-from bolt_ray.engines.learner import DeepSpeedLearner, LearnerSettings, LoraSettings, ReferenceSettings
+from bolt_ray.engines.learner.learner import DeepSpeedLearner, LearnerSettings, LoraSettings, ReferenceSettings
 
 
 def test_logprobs_are_those_of_the_model_one_sequence_at_a_time(learner_of: Any, model_path: str) -> None:

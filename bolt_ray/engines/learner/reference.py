@@ -17,12 +17,12 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from bolt_ray.core.errors import CheckpointError, ModelError
-from bolt_ray.engines.deepspeed_config import inference_config, initialize_engine, partitioned_loading
-from bolt_ray.engines.learner_passes import Column, PassPlanner, score_columns
-from bolt_ray.engines.learner_settings import LearnerSettings, ReferenceSettings
-from bolt_ray.engines.learner_weights import gathered, group_parameters, is_partitioned
-from bolt_ray.engines.model_loading import PolicyModule, load_causal_lm
-from bolt_ray.engines.packing import TokenColumns
+from bolt_ray.engines.learner.deepspeed import inference_config, initialize_engine, partitioned_loading
+from bolt_ray.engines.learner.model import PolicyModule, load_causal_lm
+from bolt_ray.engines.learner.packing import TokenColumns
+from bolt_ray.engines.learner.passes import Column, PassPlanner, score_columns
+from bolt_ray.engines.learner.settings import LearnerSettings, ReferenceSettings
+from bolt_ray.engines.learner.weights import gathered, group_parameters, is_partitioned
 
 
 class Reference(Protocol):

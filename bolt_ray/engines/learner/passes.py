@@ -20,8 +20,8 @@ from bolt_ray.core.batching import MicroBatchPlan, plan_micro_batches
 from bolt_ray.core.corrections import CorrectionOptions, old_policy
 from bolt_ray.core.kl import KLOptions
 from bolt_ray.core.losses import Denominators, LossOptions, policy_loss_packed
-from bolt_ray.engines.logprobs import Beside
-from bolt_ray.engines.packing import MicroBatch, TokenColumns, build_micro_batch
+from bolt_ray.engines.learner.logprobs import Beside
+from bolt_ray.engines.learner.packing import MicroBatch, TokenColumns, build_micro_batch
 
 Column = NDArray[np.float32]
 

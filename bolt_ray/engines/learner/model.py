@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from bolt_ray.core.errors import ModelError
-from bolt_ray.engines.learner_settings import LearnerSettings
-from bolt_ray.engines.logprobs import Beside, LogitShape, LogProbHead
+from bolt_ray.engines.learner.logprobs import Beside, LogitShape, LogProbHead
+from bolt_ray.engines.learner.settings import LearnerSettings
 
 log = logging.getLogger(__name__)
 

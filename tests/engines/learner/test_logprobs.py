@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 
-from bolt_ray.engines.logprobs import LogitShape, LogProbHead, chunked_logprobs
+from bolt_ray.engines.learner.logprobs import LogitShape, LogProbHead, chunked_logprobs
 
 SHAPES = [
     LogitShape(),

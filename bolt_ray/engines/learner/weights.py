@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from bolt_ray.engines.model_loading import tie_of_embeddings
+from bolt_ray.engines.learner.model import tie_of_embeddings
 
 GROUP_BYTES = 256 * 2**20
 """Weights gathered at a time under ZeRO-3."""

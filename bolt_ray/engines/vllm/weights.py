@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bolt_ray.core.errors import WeightSyncError
-from bolt_ray.engines.weights import WeightManifest, unpack
+from bolt_ray.engines.weight_buckets import WeightManifest, unpack
 
 
 class PoisonedEngineError(WeightSyncError):

@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 
 from bolt_ray.core.errors import ModelError
-from bolt_ray.engines.learner_settings import LoraSettings
-from bolt_ray.engines.learner_weights import gathered, iter_named_weights, write_safetensors
-from bolt_ray.engines.model_loading import copy_model_files
+from bolt_ray.engines.learner.model import copy_model_files
+from bolt_ray.engines.learner.settings import LoraSettings
+from bolt_ray.engines.learner.weights import gathered, iter_named_weights, write_safetensors
 
 ADAPTER = "default"
 

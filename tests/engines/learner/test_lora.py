@@ -12,8 +12,8 @@ import torch
 from learner_cases import make_batch, make_model, run_on_ranks, split_sequences
 
 from bolt_ray.core.errors import ModelError
-from bolt_ray.engines.learner import DeepSpeedLearner, LearnerSettings, LoraSettings
-from bolt_ray.engines.lora import export_merged
+from bolt_ray.engines.learner.learner import DeepSpeedLearner, LearnerSettings, LoraSettings
+from bolt_ray.engines.learner.lora import export_merged
 
 
 @pytest.fixture(scope="module")

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from bolt_ray.engines.learner_settings import LearnerSettings
+from bolt_ray.engines.learner.settings import LearnerSettings
 
 
 def effective_zero_stage(settings: LearnerSettings, dtype: torch.dtype) -> int:

@@ -11,8 +11,8 @@ import torch
 from learner_cases import largest_difference, make_batch, make_model, run_on_ranks, split_sequences, weights_of
 
 from bolt_ray.core.errors import ModelError
-from bolt_ray.engines.learner import DeepSpeedLearner, LearnerSettings, LoraSettings, ReferenceSettings
-from bolt_ray.engines.packing import TokenColumns
+from bolt_ray.engines.learner.learner import DeepSpeedLearner, LearnerSettings, LoraSettings, ReferenceSettings
+from bolt_ray.engines.learner.packing import TokenColumns
 
 
 @pytest.fixture(scope="module")

@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import save_file
 
 from bolt_ray.core.errors import ModelError, WeightSyncError
-from bolt_ray.engines.weights import (
+from bolt_ray.engines.weight_buckets import (
     WeightManifest,
     check_complete,
     checkpoint_shapes,

@@ -23,29 +23,29 @@ from torch import Tensor
 from bolt_ray.core.errors import ModelError, UnhealthyTrainingError
 from bolt_ray.core.kl_controllers import make_kl_controller
 from bolt_ray.core.records import StepReport, TrainingBatch
-from bolt_ray.engines.deepspeed_config import (
+from bolt_ray.engines.learner.checkpoint import Counters, load_state, save_state
+from bolt_ray.engines.learner.deepspeed import (
     deepspeed_config,
     effective_zero_stage,
     initialize_engine,
     partitioned_loading,
     prepare_deepspeed,
 )
-from bolt_ray.engines.learner_checkpoint import Counters, load_state, save_state
-from bolt_ray.engines.learner_passes import PassPlanner
-from bolt_ray.engines.learner_settings import LearnerSettings, LoraSettings, ReferenceSettings
-from bolt_ray.engines.learner_step import BatchOutcome, BatchTrainer
-from bolt_ray.engines.learner_weights import iter_named_weights, write_safetensors
-from bolt_ray.engines.logprobs import Beside
-from bolt_ray.engines.lora import attach_adapter, iter_adapter_weights, save_adapter
-from bolt_ray.engines.model_loading import (
+from bolt_ray.engines.learner.logprobs import Beside
+from bolt_ray.engines.learner.lora import attach_adapter, iter_adapter_weights, save_adapter
+from bolt_ray.engines.learner.model import (
     copy_model_files,
     load_policy,
     probe,
     resolve_dtype,
     training_device,
 )
-from bolt_ray.engines.packing import TokenColumns
-from bolt_ray.engines.reference import make_reference
+from bolt_ray.engines.learner.packing import TokenColumns
+from bolt_ray.engines.learner.passes import PassPlanner
+from bolt_ray.engines.learner.reference import make_reference
+from bolt_ray.engines.learner.settings import LearnerSettings, LoraSettings, ReferenceSettings
+from bolt_ray.engines.learner.step import BatchOutcome, BatchTrainer
+from bolt_ray.engines.learner.weights import iter_named_weights, write_safetensors
 
 __all__ = ["DeepSpeedLearner", "LearnerSettings", "LoraSettings", "ReferenceSettings"]
 
