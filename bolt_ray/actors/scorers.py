@@ -20,10 +20,10 @@ from ray.exceptions import GetTimeoutError, RayActorError, RayError
 
 from bolt_ray.core.errors import ConfigError, EnvironmentProblem, StallError
 from bolt_ray.core.records import Completion, ScoredCompletion, UnscoredCompletion
-from bolt_ray.rewards.base import RewardInput
-from bolt_ray.rewards.health import reason_kind
-from bolt_ray.rewards.scoring import RewardResult, RewardSet
-from bolt_ray.rewards.specs import RewardSpec
+from bolt_ray.rewards.protocol import RewardInput
+from bolt_ray.rewards.registry import RewardSpec
+from bolt_ray.rewards.reward_set import RewardResult, RewardSet
+from bolt_ray.rewards.unscored import reason_kind
 
 Outcome = ScoredCompletion | UnscoredCompletion
 

@@ -3,6 +3,6 @@
 A reward of your own needs nothing but :class:`RewardInput`; see ``configs/rewards/example_reward.py``.
 """
 
-from bolt_ray.rewards.base import Reward, RewardInput, Unscored
+from bolt_ray.rewards.protocol import Reward, RewardInput, Unscored
 
 __all__ = ["Reward", "RewardInput", "Unscored"]

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from bolt_ray.config.rewards import FunctionReward, RewardSection, reward_names
 from bolt_ray.core.errors import ConfigError
-from bolt_ray.rewards.specs import RewardSpec
+from bolt_ray.rewards.registry import RewardSpec
 
 
 def specs_of(

@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 import jsonschema
 
-from bolt_ray.rewards.base import RewardInput
+from bolt_ray.rewards.protocol import RewardInput
 
 Structure = Literal["json", "json_schema", "xml", "think_answer"]
 

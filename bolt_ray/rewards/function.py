@@ -22,7 +22,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, cast
 
-from bolt_ray.rewards.base import RewardInput, Unscored
+from bolt_ray.rewards.protocol import RewardInput, Unscored
 
 
 def load_function(reference: str, *, base_dirs: Sequence[str] = ()) -> Callable[..., Any]:

@@ -6,8 +6,8 @@ import re
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 
-from bolt_ray.rewards.base import RewardInput, Unscored
 from bolt_ray.rewards.endpoint import Endpoint, EndpointError
+from bolt_ray.rewards.protocol import RewardInput, Unscored
 
 
 class LlmJudgeReward:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from bolt_ray.rewards.base import RewardInput
+from bolt_ray.rewards.protocol import RewardInput
 
 
 class LengthReward:

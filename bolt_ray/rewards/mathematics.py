@@ -15,7 +15,7 @@ from typing import Any, Literal
 from math_verify import ExprExtractionConfig, LatexExtractionConfig, parse, verify
 
 from bolt_ray.core.evaluation.answers import last_boxed, last_number
-from bolt_ray.rewards.base import RewardInput, Unscored
+from bolt_ray.rewards.protocol import RewardInput, Unscored
 
 Extract = Literal["auto", "boxed", "last_number"]
 

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 from bolt_ray.core.errors import EnvironmentProblem
-from bolt_ray.rewards.base import RewardInput, Unscored
+from bolt_ray.rewards.protocol import RewardInput, Unscored
 from bolt_ray.rewards.sandbox.box import Sandbox
 from bolt_ray.rewards.sandbox.results import SandboxLimits
 

@@ -8,7 +8,7 @@ from typing import Literal
 import torch
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
-from bolt_ray.rewards.base import RewardInput
+from bolt_ray.rewards.protocol import RewardInput
 
 Output = Literal["score", "sigmoid", "probability"]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-from bolt_ray.rewards.base import RewardInput, Unscored
+from bolt_ray.rewards.protocol import RewardInput, Unscored
 
 
 def normalize(text: str, *, ignore_case: bool, ignore_space: bool) -> str:

@@ -22,7 +22,7 @@ from bolt_ray.core.records import (
     ScoredCompletion,
     UnscoredCompletion,
 )
-from bolt_ray.rewards.specs import RewardSpec
+from bolt_ray.rewards.registry import RewardSpec
 
 pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("ray_cluster")]
 

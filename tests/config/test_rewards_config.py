@@ -17,7 +17,7 @@ from bolt_ray.config.rewards import (
 )
 from bolt_ray.core.errors import ConfigError
 from bolt_ray.rewards.configured import specs_of
-from bolt_ray.rewards.specs import IMPLEMENTATIONS
+from bolt_ray.rewards.registry import IMPLEMENTATIONS
 
 REWARDS: TypeAdapter[list[Any]] = TypeAdapter(list[Reward])
 

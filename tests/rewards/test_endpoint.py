@@ -17,9 +17,9 @@ from typing import Any
 import pytest
 
 from bolt_ray.config.rewards import LlmJudgeReward as JudgeConfig
-from bolt_ray.rewards.base import RewardInput, Unscored
 from bolt_ray.rewards.endpoint import Endpoint, EndpointError, HttpReward
 from bolt_ray.rewards.judge import LlmJudgeReward
+from bolt_ray.rewards.protocol import RewardInput, Unscored
 
 Answer = Callable[[dict[str, Any]], tuple[int, Any, dict[str, str]]]
 

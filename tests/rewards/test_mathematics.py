@@ -5,10 +5,10 @@ import threading
 import pytest
 from math_pairs import PAIRS
 
-from bolt_ray.rewards.base import RewardInput, Unscored, Verdict
-from bolt_ray.rewards.isolation import RewardProcess
 from bolt_ray.rewards.mathematics import MathReward, last_boxed, last_number
-from bolt_ray.rewards.specs import RewardSpec
+from bolt_ray.rewards.process.isolation import RewardProcess
+from bolt_ray.rewards.protocol import RewardInput, Unscored, Verdict
+from bolt_ray.rewards.registry import RewardSpec
 
 
 def one(reward: MathReward, completion: str, answer: str) -> Verdict:

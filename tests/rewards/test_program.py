@@ -6,8 +6,8 @@ from typing import Any
 import pytest
 
 from bolt_ray.core.errors import EnvironmentProblem
-from bolt_ray.rewards.base import RewardInput, Unscored, Verdict
 from bolt_ray.rewards.program import CodeReward, extract_program, plain_output
+from bolt_ray.rewards.protocol import RewardInput, Unscored, Verdict
 from bolt_ray.rewards.sandbox.box import Sandbox
 
 ADD = "Here:\n```python\ndef add(a, b):\n    return a + b\n```\nDone."

@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from bolt_ray.rewards.base import RewardInput
-from bolt_ray.rewards.isolation import RewardProcess
+from bolt_ray.rewards.process.isolation import RewardProcess
+from bolt_ray.rewards.protocol import RewardInput
+from bolt_ray.rewards.registry import RewardSpec
 from bolt_ray.rewards.reward_model import RewardModelReward
-from bolt_ray.rewards.specs import RewardSpec
 
 pytestmark = pytest.mark.slow
 WORDS = ["<pad>", "</s>", "<unk>", "two", "plus", "is", "four", "five", "user", "assistant"]

@@ -2,9 +2,9 @@ from __future__ import annotations
 
 import pytest
 
-from bolt_ray.rewards.base import Reward, RewardInput, Unscored
 from bolt_ray.rewards.format import FormatReward
 from bolt_ray.rewards.length import LengthReward, OverlongReward
+from bolt_ray.rewards.protocol import Reward, RewardInput, Unscored
 from bolt_ray.rewards.rules import ContainsReward, ExactReward, RegexReward
 
 

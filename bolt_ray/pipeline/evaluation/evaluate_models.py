@@ -38,7 +38,7 @@ from bolt_ray.pipeline.interrupts import Interrupted, InterruptFlag, catch_inter
 from bolt_ray.pipeline.plan import resource_map
 from bolt_ray.pipeline.prompts import heldout_problems, open_store
 from bolt_ray.pipeline.ray_session import ray_session
-from bolt_ray.rewards.health import check_unscored, count_reasons
+from bolt_ray.rewards.unscored import check_unscored, count_reasons
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -39,7 +39,7 @@ from bolt_ray.pipeline.precompute.score_file import PromptScores, ScoreFile, che
 from bolt_ray.pipeline.precompute.score_fingerprint import score_fingerprint
 from bolt_ray.pipeline.prompts import open_store
 from bolt_ray.pipeline.ray_session import ray_session
-from bolt_ray.rewards.health import check_unscored
+from bolt_ray.rewards.unscored import check_unscored
 
 log = logging.getLogger(__name__)
 

@@ -23,7 +23,7 @@ from bolt_ray.data.stream.draw_log import SegmentDraws
 from bolt_ray.data.stream.window_reader import SegmentReader, Tokenize, UnusableDraw
 from bolt_ray.pipeline.completions import POLL_S, CompletionService, Outcome, request_seed
 from bolt_ray.pipeline.precompute.score_file import PromptScores
-from bolt_ray.rewards.health import reason_kind
+from bolt_ray.rewards.unscored import reason_kind
 
 READ_ROWS = 4096
 """Rows that are read at a time; as many again are read ahead."""

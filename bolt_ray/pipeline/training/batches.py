@@ -14,7 +14,7 @@ from bolt_ray.core.advantages import AdvantageOptions, AdvantageOutput, advantag
 from bolt_ray.core.baseline.metrics import brier, variance_reduction
 from bolt_ray.core.records import AdvantageInputs, ScoredCompletion, TrainingBatch
 from bolt_ray.pipeline.training.rollout import StepRollouts
-from bolt_ray.rewards.health import count_reasons, unscored_metric
+from bolt_ray.rewards.unscored import count_reasons, unscored_metric
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -46,7 +46,7 @@ from bolt_ray.pipeline.training.rollout import RolloutLoop
 from bolt_ray.pipeline.training.training_loop import LoopSettings, TrainingLoop, TrainingOutcome
 from bolt_ray.pipeline.training.weight_sync import NUM_PROBES, Probe, WeightSync
 from bolt_ray.pipeline.workspace import RunDirectory, find_run_to_resume, new_run_directory, set_aside_later
-from bolt_ray.rewards.health import check_unscored
+from bolt_ray.rewards.unscored import check_unscored
 
 log = logging.getLogger(__name__)
 

@@ -31,7 +31,7 @@ from bolt_ray.pipeline.telemetry import MetricsLog, ProgressDisplay, StepTimer
 from bolt_ray.pipeline.training.batches import BatchBuilder, Evidence
 from bolt_ray.pipeline.training.rollout import RolloutLoop, StepRollouts
 from bolt_ray.pipeline.training.weight_sync import WeightSync, choose_probes
-from bolt_ray.rewards.health import count_reasons, reason_kind, unscored_metric
+from bolt_ray.rewards.unscored import count_reasons, reason_kind, unscored_metric
 
 log = logging.getLogger(__name__)
 

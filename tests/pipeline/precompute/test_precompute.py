@@ -30,7 +30,7 @@ from bolt_ray.pipeline.precompute.precompute_baseline import precompute_baseline
 from bolt_ray.pipeline.precompute.prompt_scoring import PromptScorer
 from bolt_ray.pipeline.precompute.score_file import PromptScores, ScoreFile, partial_path
 from bolt_ray.pipeline.precompute.score_fingerprint import directory_digest, score_fingerprint
-from bolt_ray.rewards.health import check_unscored
+from bolt_ray.rewards.unscored import check_unscored
 
 FINGERPRINT = {"model": "m1", "seed": 0, "sampling": {"stop": ()}}
 

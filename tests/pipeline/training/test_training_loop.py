@@ -24,7 +24,7 @@ from bolt_ray.pipeline.training.rollout import RolloutLoop, StepRollouts
 from bolt_ray.pipeline.training.training_loop import LoopSettings, TrainingLoop
 from bolt_ray.pipeline.training.weight_sync import Probe, SyncReport
 from bolt_ray.pipeline.workspace import RunDirectory
-from bolt_ray.rewards.health import check_unscored
+from bolt_ray.rewards.unscored import check_unscored
 
 DRIFT = 0.125
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 IMPLEMENTATIONS: Mapping[str, str] = {
-    "arithmetic": "bolt_ray.rewards.arithmetic:ArithmeticReward",
+    "arithmetic": "bolt_ray.tasks.arithmetic.reward:ArithmeticReward",
     "exact": "bolt_ray.rewards.rules:ExactReward",
     "contains": "bolt_ray.rewards.rules:ContainsReward",
     "regex": "bolt_ray.rewards.rules:RegexReward",

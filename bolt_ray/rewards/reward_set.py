@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from bolt_ray.rewards.base import RewardInput, Unscored
-from bolt_ray.rewards.isolation import RewardProcess
-from bolt_ray.rewards.specs import SHARED_PROCESS, RewardSpec
+from bolt_ray.rewards.process.isolation import RewardProcess
+from bolt_ray.rewards.protocol import RewardInput, Unscored
+from bolt_ray.rewards.registry import SHARED_PROCESS, RewardSpec
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

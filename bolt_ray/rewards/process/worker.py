@@ -19,9 +19,9 @@ from collections.abc import Sequence
 from types import TracebackType
 from typing import Any, cast
 
-from bolt_ray.rewards.base import DETAIL_CHARS, Reward, RewardInput, Unscored, verdict_of
-from bolt_ray.rewards.frames import FrameSocket, PeerGoneError
-from bolt_ray.rewards.specs import IMPLEMENTATIONS
+from bolt_ray.rewards.process.json_socket import FrameSocket, PeerGoneError
+from bolt_ray.rewards.protocol import DETAIL_CHARS, Reward, RewardInput, Unscored, verdict_of
+from bolt_ray.rewards.registry import IMPLEMENTATIONS
 
 _PR_SET_PDEATHSIG = 1
 

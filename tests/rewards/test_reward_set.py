@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 
 from bolt_ray.core.errors import ConfigError, UnhealthyTrainingError
-from bolt_ray.rewards.base import RewardInput
-from bolt_ray.rewards.health import check_unscored, count_reasons, reason_kind, unscored_fraction
-from bolt_ray.rewards.scoring import RewardResult, RewardSet, combine
-from bolt_ray.rewards.specs import RewardSpec
+from bolt_ray.rewards.protocol import RewardInput
+from bolt_ray.rewards.registry import RewardSpec
+from bolt_ray.rewards.reward_set import RewardResult, RewardSet, combine
+from bolt_ray.rewards.unscored import check_unscored, count_reasons, reason_kind, unscored_fraction
 
 HOSTILE = Path(__file__).parent / "hostile_rewards.py"
 EXAMPLE = Path(__file__).parents[2] / "configs" / "rewards" / "example_reward.py"

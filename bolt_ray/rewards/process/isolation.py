@@ -25,9 +25,9 @@ from pathlib import Path
 from typing import Any
 
 from bolt_ray.core.errors import ConfigError
-from bolt_ray.rewards.base import RewardInput, Unscored, Verdict, verdict_of
-from bolt_ray.rewards.frames import FrameSocket, PeerGoneError, PeerTimeoutError
-from bolt_ray.rewards.specs import RewardSpec
+from bolt_ray.rewards.process.json_socket import FrameSocket, PeerGoneError, PeerTimeoutError
+from bolt_ray.rewards.protocol import RewardInput, Unscored, Verdict, verdict_of
+from bolt_ray.rewards.registry import RewardSpec
 
 TAG_VARIABLE = "BOLT_RAY_REWARD_PROCESS"
 MAX_BATCH_TIMEOUTS = 16
@@ -35,7 +35,7 @@ MAX_BATCH_TIMEOUTS = 16
 
 _START = (
     "import json, sys; path, fd, parent = json.loads(sys.argv[1]); sys.path[:] = path;"
-    "from bolt_ray.rewards.worker import main; main(fd, parent)"
+    "from bolt_ray.rewards.process.worker import main; main(fd, parent)"
 )
 _KILL_DEADLINE_S = 5.0
 

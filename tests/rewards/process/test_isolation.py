@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 
 from bolt_ray.core.errors import ConfigError
-from bolt_ray.rewards.base import RewardInput, Unscored, Verdict
-from bolt_ray.rewards.isolation import MAX_BATCH_TIMEOUTS, RewardProcess, tagged_processes
-from bolt_ray.rewards.specs import RewardSpec
+from bolt_ray.rewards.process.isolation import MAX_BATCH_TIMEOUTS, RewardProcess, tagged_processes
+from bolt_ray.rewards.protocol import RewardInput, Unscored, Verdict
+from bolt_ray.rewards.registry import RewardSpec
 
 HERE = Path(__file__).parent
 HOSTILE = HERE / "hostile_rewards.py"

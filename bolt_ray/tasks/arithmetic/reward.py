@@ -6,7 +6,7 @@ import importlib
 from collections.abc import Callable, Sequence
 from typing import cast
 
-from bolt_ray.rewards.base import RewardInput
+from bolt_ray.rewards.protocol import RewardInput
 
 
 class ArithmeticReward:
