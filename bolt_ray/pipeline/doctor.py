@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 from rich.console import Console
 
-from bolt_ray.actors.generators import GeneratorPool
+from bolt_ray.actors.generator_pool import GeneratorPool
 from bolt_ray.config.loading import build_config
 from bolt_ray.config.schema import RunConfig
 from bolt_ray.core.errors import EnvironmentProblem, WeightSyncError

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from bolt_ray.actors.generators import GeneratorPool
-from bolt_ray.actors.scorers import ScorerPool
+from bolt_ray.actors.generator_pool import GeneratorPool
+from bolt_ray.actors.scorer_pool import ScorerPool
 from bolt_ray.config.data import DatasetConfig
 from bolt_ray.config.schema import RunConfig
 from bolt_ray.data.ingest.read_plan import source_names

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Literal
 
-from bolt_ray.actors.generators import GeneratorResources
+from bolt_ray.actors.generator_pool import GeneratorResources
 from bolt_ray.config.cluster import EvalConfig
 from bolt_ray.config.model import Dtype
 from bolt_ray.config.schema import RunConfig

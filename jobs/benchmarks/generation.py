@@ -20,7 +20,7 @@ import numpy as np
 import ray
 import torch
 
-from bolt_ray.actors.generators import GeneratorPool, GeneratorResources
+from bolt_ray.actors.generator_pool import GeneratorPool, GeneratorResources
 from bolt_ray.core.records import DrawnPrompt, Prompt, RolloutRequest
 from bolt_ray.engines.vllm.engine import EngineSettings, SamplingSettings, VLLMEngine
 from bolt_ray.engines.weight_buckets import pack_buckets

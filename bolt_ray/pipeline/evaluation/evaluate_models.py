@@ -19,8 +19,8 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
-from bolt_ray.actors.generators import GeneratorPool
-from bolt_ray.actors.scorers import ScorerPool
+from bolt_ray.actors.generator_pool import GeneratorPool
+from bolt_ray.actors.scorer_pool import ScorerPool
 from bolt_ray.config.schema import RunConfig
 from bolt_ray.core.errors import ConfigError
 from bolt_ray.core.records import DrawnPrompt, UnscoredCompletion

@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from bolt_ray.actors.generators import GeneratorPool
+from bolt_ray.actors.generator_pool import GeneratorPool
 from bolt_ray.config.schema import RunConfig
 from bolt_ray.core.errors import ModelError, RunError
 from bolt_ray.data.store import PromptStore

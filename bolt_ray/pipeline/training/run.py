@@ -20,8 +20,8 @@ import typer
 from rich.console import Console
 
 from bolt_ray.actors.baseline_shards import BaselineShards
-from bolt_ray.actors.generators import GeneratorPool
-from bolt_ray.actors.scorers import ScorerPool
+from bolt_ray.actors.generator_pool import GeneratorPool
+from bolt_ray.actors.scorer_pool import ScorerPool
 from bolt_ray.config.loading import dump_config
 from bolt_ray.config.schema import RunConfig
 from bolt_ray.core.curriculum import Curriculum

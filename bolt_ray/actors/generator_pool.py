@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from ray.exceptions import RayActorError, RayTaskError
 
 from bolt_ray.actors.generator_actor import RemoteGenerator, Taken
-from bolt_ray.actors.generator_member import Job, Member, Update, bare, first_line, reply_of
+from bolt_ray.actors.generator_handle import Job, Member, Update, bare, first_line, reply_of
 from bolt_ray.core.errors import BoltRayError, RunError, StallError, UserError, WeightSyncError
 from bolt_ray.core.records import Completion, RolloutRequest
 from bolt_ray.engines.vllm.engine import EngineSettings, SamplingSettings

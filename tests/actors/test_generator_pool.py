@@ -16,7 +16,7 @@ import ray
 import torch
 from numpy.typing import NDArray
 
-from bolt_ray.actors.generators import GeneratorPool, GeneratorResources
+from bolt_ray.actors.generator_pool import GeneratorPool, GeneratorResources
 from bolt_ray.core.errors import DataError, ModelError, RunError, WeightSyncError
 from bolt_ray.core.records import Completion, DrawnPrompt, Prompt, RolloutRequest
 from bolt_ray.engines.vllm.engine import EngineSettings, SamplingSettings

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from bolt_ray.actors.scorers import Outcome, ScorerPool, worst_case_s
+from bolt_ray.actors.scorer_pool import Outcome, ScorerPool, worst_case_s
 from bolt_ray.core.errors import ConfigError, EnvironmentProblem
 from bolt_ray.core.records import (
     Completion,
