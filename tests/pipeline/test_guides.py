@@ -17,7 +17,7 @@ from bolt_ray.cli import app
 from bolt_ray.config.loading import build_config
 from bolt_ray.core.errors import ConfigError
 from bolt_ray.pipeline.guides import TOPICS, guide
-from bolt_ray.pipeline.telemetry import read_metrics
+from bolt_ray.training.telemetry import read_metrics
 
 README = Path(__file__).parents[2] / "README.md"
 EXAMPLE_TIMEOUT_S = 580.0

@@ -27,18 +27,18 @@ from bolt_ray.core.records import DrawnPrompt, UnscoredCompletion
 from bolt_ray.data.ingest.read_plan import preset_of
 from bolt_ray.engines.tokenizer import PromptTokenizer
 from bolt_ray.pipeline import settings as plain
-from bolt_ray.pipeline.completions import CompletionService
-from bolt_ray.pipeline.evaluation.evaluator import EvaluationResult, Evaluator
 from bolt_ray.pipeline.evaluation.model_source import ModelSource, find_model
 from bolt_ray.pipeline.evaluation.predictions import write_predictions
 from bolt_ray.pipeline.evaluation.report import EvaluationReport, compare_with_first
 from bolt_ray.pipeline.inference import launch_generators, start_scorers, wants_gpu
 from bolt_ray.pipeline.inputs import RunInputs, check_inputs, prepare_inputs, require_vllm
-from bolt_ray.pipeline.interrupts import Interrupted, InterruptFlag, catch_interrupts
 from bolt_ray.pipeline.plan import resource_map
 from bolt_ray.pipeline.prompts import heldout_problems, open_store
 from bolt_ray.pipeline.ray_session import ray_session
 from bolt_ray.rewards.unscored import check_unscored, count_reasons
+from bolt_ray.training.completions import CompletionService
+from bolt_ray.training.evaluator import EvaluationResult, Evaluator
+from bolt_ray.training.interrupts import Interrupted, InterruptFlag, catch_interrupts
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from bolt_ray.core.errors import ModelError
 from bolt_ray.pipeline.inputs import EMBEDDED
-from bolt_ray.pipeline.workspace import RunDirectory, list_checkpoints
+from bolt_ray.training.run_directory import RunDirectory, list_checkpoints
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

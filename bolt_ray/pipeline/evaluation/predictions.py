@@ -12,8 +12,8 @@ import pyarrow.parquet as pq
 
 from bolt_ray.core.evaluation.answers import extract_answer
 from bolt_ray.core.records import ScoredCompletion
-from bolt_ray.pipeline.completions import Outcome
-from bolt_ray.pipeline.evaluation.evaluator import EvaluationResult
+from bolt_ray.training.completions import Outcome
+from bolt_ray.training.evaluator import EvaluationResult
 
 SCHEMA = pa.schema(
     [

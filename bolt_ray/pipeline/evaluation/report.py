@@ -13,8 +13,8 @@ from rich.console import Console
 from rich.table import Table
 
 from bolt_ray.core.evaluation.bootstrap import PairedComparison, paired_bootstrap
-from bolt_ray.pipeline.evaluation.evaluator import BOOTSTRAP_SEED, Estimate, EvaluationResult, Summary
 from bolt_ray.pipeline.evaluation.model_source import ModelSource
+from bolt_ray.training.evaluator import BOOTSTRAP_SEED, Estimate, EvaluationResult, Summary
 
 Comparisons = Mapping[str, Mapping[str, PairedComparison]]
 """Model label → ``pass@k`` → against the first model."""

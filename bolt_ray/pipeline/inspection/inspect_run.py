@@ -30,8 +30,8 @@ from bolt_ray.core.records import Messages
 from bolt_ray.data.store import PromptStore
 from bolt_ray.pipeline import settings as plain
 from bolt_ray.pipeline.inspection.picture import draw_baseline
-from bolt_ray.pipeline.telemetry import read_metrics
-from bolt_ray.pipeline.workspace import STEP_PREFIX, RunDirectory, list_checkpoints
+from bolt_ray.training.run_directory import STEP_PREFIX, RunDirectory, list_checkpoints
+from bolt_ray.training.telemetry import read_metrics
 
 BINS = 10
 _BAR, _TEXT = 40, 70

@@ -29,10 +29,8 @@ from bolt_ray.config.schema import RunConfig
 from bolt_ray.core.errors import ModelError, RunError
 from bolt_ray.data.store import PromptStore
 from bolt_ray.engines.tokenizer import PromptTokenizer
-from bolt_ray.pipeline.completions import CompletionService
 from bolt_ray.pipeline.inference import launch_generators, start_scorers, wants_gpu
 from bolt_ray.pipeline.inputs import RunInputs, check_inputs, prepare_inputs, require_vllm
-from bolt_ray.pipeline.interrupts import Interrupted, InterruptFlag, catch_interrupts
 from bolt_ray.pipeline.plan import resource_map
 from bolt_ray.pipeline.precompute.prompt_scoring import PromptScorer, read_in_order
 from bolt_ray.pipeline.precompute.score_file import PromptScores, ScoreFile, check_output
@@ -40,6 +38,8 @@ from bolt_ray.pipeline.precompute.score_fingerprint import score_fingerprint
 from bolt_ray.pipeline.prompts import open_store
 from bolt_ray.pipeline.ray_session import ray_session
 from bolt_ray.rewards.unscored import check_unscored
+from bolt_ray.training.completions import CompletionService
+from bolt_ray.training.interrupts import Interrupted, InterruptFlag, catch_interrupts
 
 log = logging.getLogger(__name__)
 

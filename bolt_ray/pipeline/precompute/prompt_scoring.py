@@ -21,9 +21,9 @@ from bolt_ray.core.records import DrawnPrompt, RolloutRequest, ScoredCompletion,
 from bolt_ray.data.store import PromptStore
 from bolt_ray.data.stream.draw_log import SegmentDraws
 from bolt_ray.data.stream.window_reader import SegmentReader, Tokenize, UnusableDraw
-from bolt_ray.pipeline.completions import POLL_S, CompletionService, Outcome, request_seed
 from bolt_ray.pipeline.precompute.score_file import PromptScores
 from bolt_ray.rewards.unscored import reason_kind
+from bolt_ray.training.completions import POLL_S, CompletionService, Outcome, request_seed
 
 READ_ROWS = 4096
 """Rows that are read at a time; as many again are read ahead."""

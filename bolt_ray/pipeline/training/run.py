@@ -29,24 +29,24 @@ from bolt_ray.core.records import DrawnPrompt
 from bolt_ray.data.store import PromptStore
 from bolt_ray.engines.tokenizer import PromptTokenizer
 from bolt_ray.pipeline import settings as plain
-from bolt_ray.pipeline.completions import CompletionService
-from bolt_ray.pipeline.evaluation.evaluator import Evaluator, Score
 from bolt_ray.pipeline.inference import launch_generators, start_scorers, wants_gpu
 from bolt_ray.pipeline.inputs import RunInputs, check_inputs, prepare_inputs, require_training_packages
-from bolt_ray.pipeline.interrupts import InterruptFlag, catch_interrupts
 from bolt_ray.pipeline.plan import resource_map
 from bolt_ray.pipeline.prompts import heldout_problems, open_store, store_row_keys
 from bolt_ray.pipeline.ray_session import ray_session
-from bolt_ray.pipeline.telemetry import MetricsLog, ProgressDisplay, open_log
-from bolt_ray.pipeline.training.batches import BatchBuilder
-from bolt_ray.pipeline.training.checkpoints import read_checkpoint, write_checkpoint
-from bolt_ray.pipeline.training.curriculum_prompts import CurriculumPrompts
-from bolt_ray.pipeline.training.learner_group import LearnerGroup
-from bolt_ray.pipeline.training.rollout import RolloutLoop
-from bolt_ray.pipeline.training.training_loop import LoopSettings, TrainingLoop, TrainingOutcome
-from bolt_ray.pipeline.training.weight_sync import NUM_PROBES, Probe, WeightSync
-from bolt_ray.pipeline.workspace import RunDirectory, find_run_to_resume, new_run_directory, set_aside_later
 from bolt_ray.rewards.unscored import check_unscored
+from bolt_ray.training.batch import BatchBuilder
+from bolt_ray.training.checkpoints import read_checkpoint, write_checkpoint
+from bolt_ray.training.completions import CompletionService
+from bolt_ray.training.curriculum_stream import CurriculumPrompts
+from bolt_ray.training.evaluator import Evaluator, Score
+from bolt_ray.training.interrupts import InterruptFlag, catch_interrupts
+from bolt_ray.training.learner_group import LearnerGroup
+from bolt_ray.training.loop import LoopSettings, TrainingLoop, TrainingOutcome
+from bolt_ray.training.rollout import RolloutLoop
+from bolt_ray.training.run_directory import RunDirectory, find_run_to_resume, new_run_directory, set_aside_later
+from bolt_ray.training.telemetry import MetricsLog, ProgressDisplay, open_log
+from bolt_ray.training.weight_sync import NUM_PROBES, Probe, WeightSync
 
 log = logging.getLogger(__name__)
 

@@ -23,14 +23,14 @@ from bolt_ray.core.records import (
     Prompt,
     RolloutRequest,
 )
-from bolt_ray.pipeline.completions import CompletionService
-from bolt_ray.pipeline.interrupts import Interrupted
 from bolt_ray.pipeline.plan import resource_map, total_demand
 from bolt_ray.pipeline.precompute.precompute_baseline import precompute_baseline
 from bolt_ray.pipeline.precompute.prompt_scoring import PromptScorer
 from bolt_ray.pipeline.precompute.score_file import PromptScores, ScoreFile, partial_path
 from bolt_ray.pipeline.precompute.score_fingerprint import directory_digest, score_fingerprint
 from bolt_ray.rewards.unscored import check_unscored
+from bolt_ray.training.completions import CompletionService
+from bolt_ray.training.interrupts import Interrupted
 
 FINGERPRINT = {"model": "m1", "seed": 0, "sampling": {"stop": ()}}
 

@@ -18,8 +18,8 @@ from safetensors.numpy import load_file
 
 from bolt_ray.config.loading import load_config
 from bolt_ray.core.baseline.sharded_snapshot import read_sharded_snapshot
-from bolt_ray.pipeline.telemetry import read_metrics
 from bolt_ray.pipeline.training.run import train
+from bolt_ray.training.telemetry import read_metrics
 
 pytestmark = [pytest.mark.ray, pytest.mark.vllm, pytest.mark.slow]
 

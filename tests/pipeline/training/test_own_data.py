@@ -19,8 +19,8 @@ from bolt_ray.config.loading import load_config
 from bolt_ray.data.stream.draw_log import DrawLog
 from bolt_ray.pipeline.prompts import open_store
 from bolt_ray.pipeline.starter import write_starter
-from bolt_ray.pipeline.telemetry import read_metrics
 from bolt_ray.pipeline.training.run import train
+from bolt_ray.training.telemetry import read_metrics
 
 pytestmark = [pytest.mark.ray, pytest.mark.vllm, pytest.mark.slow]
 

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from bolt_ray.config.loading import load_config
-from bolt_ray.pipeline.telemetry import read_metrics
 from bolt_ray.pipeline.training.run import train
+from bolt_ray.training.telemetry import read_metrics
 
 pytestmark = [pytest.mark.ray, pytest.mark.vllm, pytest.mark.slow]
 

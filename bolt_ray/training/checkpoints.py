@@ -20,7 +20,7 @@ from typing import Any
 import xxhash
 
 from bolt_ray.core.errors import CheckpointError
-from bolt_ray.pipeline.workspace import RunDirectory, checkpoint_name, list_checkpoints
+from bolt_ray.training.run_directory import RunDirectory, checkpoint_name, list_checkpoints
 
 FORMAT = 2
 _READ_BYTES = 1 << 22

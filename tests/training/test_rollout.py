@@ -15,8 +15,8 @@ from bolt_ray.core.records import (
     ScoredCompletion,
     UnscoredCompletion,
 )
-from bolt_ray.pipeline.completions import CompletionService, request_seed
-from bolt_ray.pipeline.training.rollout import RolloutLoop
+from bolt_ray.training.completions import CompletionService, request_seed
+from bolt_ray.training.rollout import RolloutLoop
 
 
 class FakeBaseline:

@@ -23,11 +23,11 @@ from bolt_ray.core.records import (
     UnscoredCompletion,
 )
 from bolt_ray.engines.vllm.settings import SamplingSettings
-from bolt_ray.pipeline.completions import CompletionService, Outcome
-from bolt_ray.pipeline.evaluation.evaluator import Evaluator, summarize
 from bolt_ray.pipeline.evaluation.model_source import ModelSource
 from bolt_ray.pipeline.evaluation.predictions import write_predictions
 from bolt_ray.pipeline.evaluation.report import EvaluationReport, compare_with_first
+from bolt_ray.training.completions import CompletionService, Outcome
+from bolt_ray.training.evaluator import Evaluator, summarize
 
 
 def drawn(row: int, source: str) -> DrawnPrompt:

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from bolt_ray.core.errors import CheckpointError
-from bolt_ray.pipeline.training.checkpoints import read_checkpoint, write_checkpoint
-from bolt_ray.pipeline.workspace import (
+from bolt_ray.training.checkpoints import read_checkpoint, write_checkpoint
+from bolt_ray.training.run_directory import (
     RunDirectory,
     find_run_to_resume,
     list_checkpoints,

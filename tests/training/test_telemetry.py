@@ -5,8 +5,8 @@ from __future__ import annotations
 import csv
 from pathlib import Path
 
-from bolt_ray.pipeline.telemetry import MetricsLog, StepTimer, read_metrics
-from bolt_ray.pipeline.workspace import RunDirectory
+from bolt_ray.training.run_directory import RunDirectory
+from bolt_ray.training.telemetry import MetricsLog, StepTimer, read_metrics
 
 
 def rows(run: RunDirectory) -> list[dict[str, str]]:

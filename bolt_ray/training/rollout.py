@@ -30,7 +30,7 @@ from bolt_ray.core.records import (
     ScoredCompletion,
     UnscoredCompletion,
 )
-from bolt_ray.pipeline.completions import POLL_S, CompletionService, Outcome, request_seed
+from bolt_ray.training.completions import POLL_S, CompletionService, Outcome, request_seed
 
 
 class BaselineReader(Protocol):

@@ -20,8 +20,8 @@ from bolt_ray.core.records import DrawnPrompt, Prompt, RolloutRequest, ScoredCom
 from bolt_ray.data.stream.window_reader import Tokenize
 from bolt_ray.pipeline import settings as plain
 from bolt_ray.pipeline.prompts import open_store
-from bolt_ray.pipeline.training.curriculum_prompts import CurriculumPrompts
-from bolt_ray.pipeline.training.rollout import StepRollouts
+from bolt_ray.training.curriculum_stream import CurriculumPrompts
+from bolt_ray.training.rollout import StepRollouts
 
 pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("ray_cluster")]
 

@@ -14,7 +14,7 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from bolt_ray.pipeline.workspace import RunDirectory
+from bolt_ray.training.run_directory import RunDirectory
 
 log = logging.getLogger("bolt_ray")
 

@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 from bolt_ray.core.advantages import AdvantageOptions, AdvantageOutput, advantages_of, scale_rewards
 from bolt_ray.core.baseline.metrics import brier, variance_reduction
 from bolt_ray.core.records import AdvantageInputs, ScoredCompletion, TrainingBatch
-from bolt_ray.pipeline.training.rollout import StepRollouts
 from bolt_ray.rewards.unscored import count_reasons, unscored_metric
+from bolt_ray.training.rollout import StepRollouts
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

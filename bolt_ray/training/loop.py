@@ -24,14 +24,14 @@ from numpy.typing import ArrayLike
 
 from bolt_ray.core.advantages import AdvantageOutput
 from bolt_ray.core.records import StepReport, TrainingBatch
-from bolt_ray.pipeline.completions import CompletionService
-from bolt_ray.pipeline.evaluation.evaluator import Evaluator, Score
-from bolt_ray.pipeline.interrupts import Interrupted, InterruptFlag
-from bolt_ray.pipeline.telemetry import MetricsLog, ProgressDisplay, StepTimer
-from bolt_ray.pipeline.training.batches import BatchBuilder, Evidence
-from bolt_ray.pipeline.training.rollout import RolloutLoop, StepRollouts
-from bolt_ray.pipeline.training.weight_sync import WeightSync, choose_probes
 from bolt_ray.rewards.unscored import count_reasons, reason_kind, unscored_metric
+from bolt_ray.training.batch import BatchBuilder, Evidence
+from bolt_ray.training.completions import CompletionService
+from bolt_ray.training.evaluator import Evaluator, Score
+from bolt_ray.training.interrupts import Interrupted, InterruptFlag
+from bolt_ray.training.rollout import RolloutLoop, StepRollouts
+from bolt_ray.training.telemetry import MetricsLog, ProgressDisplay, StepTimer
+from bolt_ray.training.weight_sync import WeightSync, choose_probes
 
 log = logging.getLogger(__name__)
 

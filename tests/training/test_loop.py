@@ -16,15 +16,15 @@ from rich.console import Console
 from bolt_ray.core.advantages import AdvantageOptions
 from bolt_ray.core.errors import UnhealthyTrainingError, WeightSyncError
 from bolt_ray.core.records import DrawnPrompt, Prompt, RolloutRequest, StepReport, TrainingBatch
-from bolt_ray.pipeline.completions import CompletionService
-from bolt_ray.pipeline.interrupts import InterruptFlag
-from bolt_ray.pipeline.telemetry import MetricsLog, ProgressDisplay, read_metrics
-from bolt_ray.pipeline.training.batches import BatchBuilder
-from bolt_ray.pipeline.training.rollout import RolloutLoop, StepRollouts
-from bolt_ray.pipeline.training.training_loop import LoopSettings, TrainingLoop
-from bolt_ray.pipeline.training.weight_sync import Probe, SyncReport
-from bolt_ray.pipeline.workspace import RunDirectory
 from bolt_ray.rewards.unscored import check_unscored
+from bolt_ray.training.batch import BatchBuilder
+from bolt_ray.training.completions import CompletionService
+from bolt_ray.training.interrupts import InterruptFlag
+from bolt_ray.training.loop import LoopSettings, TrainingLoop
+from bolt_ray.training.rollout import RolloutLoop, StepRollouts
+from bolt_ray.training.run_directory import RunDirectory
+from bolt_ray.training.telemetry import MetricsLog, ProgressDisplay, read_metrics
+from bolt_ray.training.weight_sync import Probe, SyncReport
 
 DRIFT = 0.125
 

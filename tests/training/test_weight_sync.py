@@ -11,8 +11,8 @@ import pytest
 from bolt_ray.core.errors import WeightSyncError
 from bolt_ray.core.records import StepReport, TrainingBatch
 from bolt_ray.engines.weight_buckets import pack_buckets
-from bolt_ray.pipeline.training.train_worker import PublishedWeights
-from bolt_ray.pipeline.training.weight_sync import NUM_PROBES, Probe, SyncReport, WeightSync, choose_probes
+from bolt_ray.training.learner_worker import PublishedWeights
+from bolt_ray.training.weight_sync import NUM_PROBES, Probe, SyncReport, WeightSync, choose_probes
 
 
 class FakeSides:

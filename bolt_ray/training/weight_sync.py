@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from bolt_ray.core.errors import WeightSyncError
 from bolt_ray.core.records import StepReport, TrainingBatch
 from bolt_ray.engines.weight_buckets import WeightManifest
-from bolt_ray.pipeline.training.train_worker import PublishedWeights
+from bolt_ray.training.learner_worker import PublishedWeights
 
 NUM_PROBES = 4
 """Sequences compared at each sync: enough to see a wrong tensor, cheap enough for every step."""

@@ -19,7 +19,7 @@ from bolt_ray.data.ingest.read_plan import source_weights
 from bolt_ray.data.store import PromptStore
 from bolt_ray.data.stream.stream import PromptStream
 from bolt_ray.engines.tokenizer import PromptTokenizer
-from bolt_ray.pipeline.training.rollout import LedgerEntry, StepRollouts
+from bolt_ray.training.rollout import LedgerEntry, StepRollouts
 
 
 class ColumnsReader(Protocol):

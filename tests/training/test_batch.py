@@ -7,8 +7,8 @@ import pytest
 
 from bolt_ray.core.advantages import AdvantageOptions
 from bolt_ray.core.records import Completion, DrawnPrompt, Prompt, RolloutRequest, ScoredCompletion, UnscoredCompletion
-from bolt_ray.pipeline.training.batches import BatchBuilder
-from bolt_ray.pipeline.training.rollout import StepRollouts
+from bolt_ray.training.batch import BatchBuilder
+from bolt_ray.training.rollout import StepRollouts
 
 BUILDER = BatchBuilder(
     advantage=AdvantageOptions(normalize="none"),
