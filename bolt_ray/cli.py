@@ -34,8 +34,8 @@ Overrides = Annotated[
 @app.command()
 def train(config: ConfigFile, overrides: Overrides = None) -> None:
     """Train as CONFIG says; `resume=auto` goes on with the newest run."""
+    from bolt_ray.commands.train import train as run_training
     from bolt_ray.config.loading import load_config
-    from bolt_ray.pipeline.training.run import train as run_training
 
     run_training(load_config(config, overrides or []), base_dir=config.absolute().parent)
 
@@ -43,8 +43,8 @@ def train(config: ConfigFile, overrides: Overrides = None) -> None:
 @app.command()
 def validate(config: ConfigFile, overrides: Overrides = None) -> None:
     """Print the resolved config, the arithmetic of a step and the processes. Starts nothing."""
+    from bolt_ray.commands.validate import print_validation
     from bolt_ray.config.loading import load_config
-    from bolt_ray.pipeline.validation import print_validation
 
     print_validation(load_config(config, overrides or []), console=Console())
 
@@ -54,7 +54,7 @@ def doctor(
     model: Annotated[str, typer.Option(help="a model directory, or `arithmetic`")] = "arithmetic",
 ) -> None:
     """Check the installation, and prove that generator and learner agree before and after a weight sync."""
-    from bolt_ray.pipeline.doctor import run_doctor
+    from bolt_ray.commands.doctor import run_doctor
 
     run_doctor(model, console=Console())
 
@@ -66,7 +66,7 @@ def pretrain(
     output: Annotated[Path | None, typer.Option(help="also copy the model here")] = None,
 ) -> None:
     """Teach the embedded arithmetic model by supervised learning until it is mediocre."""
-    from bolt_ray.pipeline.embedded import run_pretraining
+    from bolt_ray.commands.pretrain import run_pretraining
 
     run_pretraining(config, overrides or [], output=output, console=Console())
 
@@ -89,9 +89,9 @@ def evaluate(
     ] = False,
 ) -> None:
     """Evaluate models on held-out problems: pass@1, pass@k, maj@k, with intervals and predictions."""
+    from bolt_ray.commands.evaluate.evaluate import EvaluationRequest
+    from bolt_ray.commands.evaluate.evaluate import evaluate as run_evaluation
     from bolt_ray.config.loading import load_config
-    from bolt_ray.pipeline.evaluation.evaluate_models import EvaluationRequest
-    from bolt_ray.pipeline.evaluation.evaluate_models import evaluate as run_evaluation
 
     options = {"eval.num_samples": samples, "eval.temperature": temperature}
     set_here = [f"{key}={value}" for key, value in options.items() if value is not None]
@@ -108,7 +108,7 @@ def init(
     template: Annotated[str, typer.Option(help="math, code, format or own")] = "math",
 ) -> None:
     """Write a starter config with a dataset (and a reward of your own) that trains as it is."""
-    from bolt_ray.pipeline.starter import write_starter
+    from bolt_ray.commands.init import write_starter
 
     write_starter(directory, template=template, console=Console())
 
@@ -118,7 +118,7 @@ def docs(
     topic: Annotated[str | None, typer.Argument(help="data, reward or model", show_default=False)] = None,
 ) -> None:
     """How to bring your own data, reward or model, each with an example to copy and run."""
-    from bolt_ray.pipeline.guides import guide
+    from bolt_ray.commands.docs import guide
 
     typer.echo(guide(topic), nl=False)
 
@@ -132,7 +132,7 @@ def export(
     ] = None,
 ) -> None:
     """Write the policy as a plain model directory; a LoRA adapter is merged into its base."""
-    from bolt_ray.pipeline.export import export_model
+    from bolt_ray.commands.export import export_model
 
     export_model(source, output, base=base, say=lambda text: Console().print(text, markup=False, soft_wrap=True))
 
@@ -151,8 +151,8 @@ def precompute_baseline(
 
     Interrupted, the same command goes on with what is missing.
     """
+    from bolt_ray.commands.precompute_baseline.precompute_baseline import precompute_baseline as run_precompute
     from bolt_ray.config.loading import load_config
-    from bolt_ray.pipeline.precompute.precompute_baseline import precompute_baseline as run_precompute
 
     run_precompute(
         load_config(config, overrides or []),
@@ -172,7 +172,7 @@ def inspect(
     html: Annotated[Path | None, typer.Option(help="also write a page with the tables and the picture")] = None,
 ) -> None:
     """Show what a run's baseline knows: v̂ as a histogram, solved, hopeless and uncertain prompts, coverage."""
-    from bolt_ray.pipeline.inspection.inspect_run import inspect_run
+    from bolt_ray.commands.inspect.inspect import inspect_run
 
     inspect_run(run, top=top, png=png, html=html, console=Console())
 

@@ -1,0 +1,1 @@
+"""Prompts: from any source into a store on disk, and from the store into a weighted stream."""

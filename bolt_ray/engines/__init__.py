@@ -1,0 +1,1 @@
+"""The libraries that compute: DeepSpeed in ``learner``, vLLM in ``vllm``."""

@@ -1,0 +1,1 @@
+"""Tasks that need no data set: generators of problems with their rewards."""

@@ -1,0 +1,1 @@
+"""Everything that runs while a model trains: the loop, its parts, and the files of a run."""

@@ -18,8 +18,8 @@ from typing import Any
 
 import ray
 
+from bolt_ray.commands.train import train
 from bolt_ray.config.loading import build_config
-from bolt_ray.pipeline.training.run import train
 from bolt_ray.training.telemetry import read_metrics
 
 METHODS: dict[str, dict[str, Any]] = {

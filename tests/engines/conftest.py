@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from learner_cases import make_model
+from support.learner_cases import make_model
 
 from bolt_ray.engines.learner.learner import DeepSpeedLearner, LearnerSettings
 

@@ -3,7 +3,7 @@ from __future__ import annotations
 import threading
 
 import pytest
-from math_pairs import PAIRS
+from support.math_pairs import PAIRS
 
 from bolt_ray.rewards.mathematics import MathReward, last_boxed, last_number
 from bolt_ray.rewards.process.isolation import RewardProcess

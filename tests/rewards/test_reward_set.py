@@ -12,7 +12,7 @@ from bolt_ray.rewards.registry import RewardSpec
 from bolt_ray.rewards.reward_set import RewardResult, RewardSet, combine
 from bolt_ray.rewards.unscored import check_unscored, count_reasons, reason_kind, unscored_fraction
 
-HOSTILE = Path(__file__).parent / "hostile_rewards.py"
+HOSTILE = Path(__file__).parents[1] / "support" / "hostile_rewards.py"
 EXAMPLE = Path(__file__).parents[2] / "configs" / "rewards" / "example_reward.py"
 
 

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hostile_programs import ENDS, PREAMBLE, PROCESSES, REFUSED
+from support.hostile_programs import ENDS, PREAMBLE, PROCESSES, REFUSED
 
 from bolt_ray.core.errors import EnvironmentProblem
 from bolt_ray.rewards.sandbox.box import Mechanism, Sandbox

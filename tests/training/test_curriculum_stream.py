@@ -10,16 +10,16 @@ from typing import Any
 
 import numpy as np
 import pytest
-from fakes import answer
 from numpy.typing import NDArray
+from support.fakes import answer
 
+from bolt_ray.commands.shared import settings as plain
+from bolt_ray.commands.shared.prompts import open_store
 from bolt_ray.config.loading import build_config
 from bolt_ray.core.baseline import BaselineSettings, BaselineStore
 from bolt_ray.core.curriculum import STRATEGIES, Curriculum
 from bolt_ray.core.records import DrawnPrompt, Prompt, RolloutRequest, ScoredCompletion
 from bolt_ray.data.stream.window_reader import Tokenize
-from bolt_ray.pipeline import settings as plain
-from bolt_ray.pipeline.prompts import open_store
 from bolt_ray.training.curriculum_stream import CurriculumPrompts
 from bolt_ray.training.rollout import StepRollouts
 

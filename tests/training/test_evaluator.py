@@ -10,9 +10,12 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-from fakes import FakeScorers
 from rich.console import Console
+from support.fakes import FakeScorers
 
+from bolt_ray.commands.evaluate.predictions import write_predictions
+from bolt_ray.commands.evaluate.report import EvaluationReport, compare_with_first
+from bolt_ray.commands.model_source import ModelSource
 from bolt_ray.core.errors import StallError
 from bolt_ray.core.records import (
     Completion,
@@ -23,9 +26,6 @@ from bolt_ray.core.records import (
     UnscoredCompletion,
 )
 from bolt_ray.engines.vllm.settings import SamplingSettings
-from bolt_ray.pipeline.evaluation.model_source import ModelSource
-from bolt_ray.pipeline.evaluation.predictions import write_predictions
-from bolt_ray.pipeline.evaluation.report import EvaluationReport, compare_with_first
 from bolt_ray.training.completions import CompletionService, Outcome
 from bolt_ray.training.evaluator import Evaluator, summarize
 

@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from fakes import FakeGenerators, FakeScorers, RewardOf
 from rich.console import Console
+from support.fakes import FakeGenerators, FakeScorers, RewardOf
 
 from bolt_ray.core.advantages import AdvantageOptions
 from bolt_ray.core.errors import UnhealthyTrainingError, WeightSyncError

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 import pytest
-from fakes import FakeGenerators, FakeScorers
+from support.fakes import FakeGenerators, FakeScorers
 
 from bolt_ray.core.errors import StallError
 from bolt_ray.core.records import (

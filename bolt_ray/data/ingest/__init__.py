@@ -1,0 +1,1 @@
+"""From any source into the prompt store."""

@@ -1,0 +1,1 @@
+"""Rewards run in an isolated process with a time limit."""

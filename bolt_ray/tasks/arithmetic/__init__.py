@@ -1,0 +1,1 @@
+"""The embedded arithmetic task: problems, a tiny model, its reward."""

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from learner_cases import (
+from support.learner_cases import (
     LINEAR,
     gradient,
     largest_difference,

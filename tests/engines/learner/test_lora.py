@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from learner_cases import make_batch, make_model, run_on_ranks, split_sequences
+from support.learner_cases import make_batch, make_model, run_on_ranks, split_sequences
 
 from bolt_ray.core.errors import ModelError
 from bolt_ray.engines.learner.learner import DeepSpeedLearner, LearnerSettings, LoraSettings

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from learner_cases import largest_difference, make_batch, make_model, weights_of
+from support.learner_cases import largest_difference, make_batch, make_model, weights_of
 
 from bolt_ray.core.batching import EMPTY_MICRO_BATCH, MicroBatchPlan
 from bolt_ray.engines.learner.learner import DeepSpeedLearner, LearnerSettings

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from learner_cases import largest_difference, make_batch, make_model, run_on_ranks, split_sequences, weights_of
+from support.learner_cases import largest_difference, make_batch, make_model, run_on_ranks, split_sequences, weights_of
 
 from bolt_ray.core.errors import ModelError
 from bolt_ray.engines.learner.learner import DeepSpeedLearner, LearnerSettings, LoraSettings, ReferenceSettings

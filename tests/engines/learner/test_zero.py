@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import torch
 import torch.distributed as dist
-from learner_cases import largest_difference, make_batch, make_model, run_on_ranks, weights_of
+from support.learner_cases import largest_difference, make_batch, make_model, run_on_ranks, weights_of
 
 from bolt_ray.core.errors import CheckpointError
 from bolt_ray.core.kl import KLOptions

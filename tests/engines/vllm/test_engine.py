@@ -392,7 +392,7 @@ def test_without_vllm_the_error_names_the_extra(tmp_path: Path) -> None:
         "from bolt_ray.engines.vllm.engine import *\n"
         f"VLLMEngine(EngineSettings(model_dir={str(tmp_path / 'model')!r}), sampling=SamplingSettings())"
     )
-    root = Path(__file__).parents[2]
+    root = Path(__file__).parents[3]
     run = subprocess.run(
         [sys.executable, "-c", program],
         env={"PYTHONPATH": f"{tmp_path}:{root}", "OMP_NUM_THREADS": "1"},

@@ -16,7 +16,7 @@ from bolt_ray.rewards.process.isolation import MAX_BATCH_TIMEOUTS, RewardProcess
 from bolt_ray.rewards.protocol import RewardInput, Unscored, Verdict
 from bolt_ray.rewards.registry import RewardSpec
 
-HERE = Path(__file__).parent
+HERE = Path(__file__).parents[2] / "support"
 HOSTILE = HERE / "hostile_rewards.py"
 
 

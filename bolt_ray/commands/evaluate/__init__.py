@@ -1,0 +1,1 @@
+"""``bolt-ray evaluate``: pass@k of models on held-out problems, compared."""

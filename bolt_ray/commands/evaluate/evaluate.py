@@ -1,0 +1,299 @@
+"""``bolt-ray evaluate``: any model on any held-out problems, by the same code as evaluation during training.
+
+per model:  generators ─▶ Evaluator (the trainer's) ─▶ <output>/<model>.jsonl and .parquet
+in the end: tables, <output>/summary.json, and the models compared problem by problem
+"""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+
+from bolt_ray.actors.generator_pool import GeneratorPool
+from bolt_ray.actors.scorer_pool import ScorerPool
+from bolt_ray.commands.evaluate.predictions import write_predictions
+from bolt_ray.commands.evaluate.report import EvaluationReport, compare_with_first
+from bolt_ray.commands.model_source import ModelSource, find_model
+from bolt_ray.commands.shared import settings as plain
+from bolt_ray.commands.shared.inference import launch_generators, start_scorers, wants_gpu
+from bolt_ray.commands.shared.inputs import RunInputs, check_inputs, prepare_inputs, require_vllm
+from bolt_ray.commands.shared.prompts import heldout_problems, open_store
+from bolt_ray.commands.shared.ray_session import ray_session
+from bolt_ray.commands.shared.resources import resource_map
+from bolt_ray.config.schema import RunConfig
+from bolt_ray.core.errors import ConfigError
+from bolt_ray.core.records import DrawnPrompt, UnscoredCompletion
+from bolt_ray.data.ingest.read_plan import preset_of
+from bolt_ray.engines.tokenizer import PromptTokenizer
+from bolt_ray.rewards.unscored import check_unscored, count_reasons
+from bolt_ray.training.completions import CompletionService
+from bolt_ray.training.evaluator import EvaluationResult, Evaluator
+from bolt_ray.training.interrupts import Interrupted, InterruptFlag, catch_interrupts
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EvaluationRequest:
+    """What to evaluate.
+
+    Attributes:
+        models: runs, checkpoints, models or adapters; none for the config's own model.
+        dataset: a dataset in place of the config's held-out problems, read the way its first one is.
+        k: of pass@k and maj@k; None for all samples.
+        output: a new directory; None for ``evaluations/<name>-<time>``.
+        compare: every model against the first; with one, against the config's own.
+    """
+
+    models: tuple[str, ...] = ()
+    dataset: str | None = None
+    k: int | None = None
+    output: Path | None = None
+    compare: bool = False
+
+
+def evaluate(
+    config: RunConfig, request: EvaluationRequest, *, base_dir: Path, console: Console | None = None
+) -> dict[str, EvaluationResult]:
+    """Evaluate the models one after another; results by label, in the order asked for.
+
+    Raises:
+        UserError: a model, a dataset or the environment is not usable; nothing was generated.
+        UnhealthyTrainingError: more completions went unscored than ``scoring.max_unscored_fraction``.
+        typer.Exit: interrupted (130); the models that were finished are written.
+    """
+    console = console or Console()
+    require_vllm()
+    config = heldout_only(config, request.dataset)
+    _check_numbers(config, k=request.k)
+    sources = _sources(config, request)
+    for source in sources:
+        check_inputs(_of_model(config, source))
+    output = _new_output(request.output, name=config.name)
+    use_gpu = wants_gpu(config)
+    results: dict[str, EvaluationResult] = {}
+    interrupted = False
+    with (
+        ray_session(config.cluster, groups=resource_map(config, use_gpu=use_gpu, learners=False)),
+        catch_interrupts() as interrupts,
+        ExitStack() as stack,
+    ):
+        job = _Job(
+            config=config,
+            k=request.k,
+            base_dir=base_dir,
+            use_gpu=use_gpu,
+            interrupts=interrupts,
+            console=console,
+            stack=stack,
+        )
+        try:
+            for source in sources:
+                results[source.label] = job.evaluate(source)
+                write_predictions(results[source.label], output, name=_file_name(source.label))
+        except Interrupted:
+            interrupted = True
+            console.print(f"interrupted: {len(results)} of {len(sources)} models done", highlight=False)
+    if results:
+        compared = compare_with_first(results) if request.compare else {}
+        report = EvaluationReport(results=results, comparisons=compared, sources=sources)
+        report.write(output / "summary.json", settings=config.eval.model_dump(mode="json"))
+        report.print(console)
+        console.print(f"Predictions: {output}", highlight=False, markup=False, soft_wrap=True)
+    if interrupted:
+        raise typer.Exit(130)
+    for result in results.values():
+        _check_scored(result, limit=config.scoring.max_unscored_fraction)
+    return results
+
+
+class _Job:
+    """One evaluation's processes: the scorers stay, the generators are started anew for every model."""
+
+    def __init__(
+        self,
+        *,
+        config: RunConfig,
+        k: int | None,
+        base_dir: Path,
+        use_gpu: bool,
+        interrupts: InterruptFlag,
+        console: Console,
+        stack: ExitStack,
+    ) -> None:
+        self._config = config
+        self._k = k
+        self._base_dir = base_dir
+        self._use_gpu = use_gpu
+        self._interrupts = interrupts
+        self._console = console
+        self._stack = stack
+        self._scorers: ScorerPool | None = None
+
+    def evaluate(self, source: ModelSource) -> EvaluationResult:
+        config = _of_model(self._config, source)
+        say = partial(self._console.print, highlight=False, markup=False, soft_wrap=True)
+        inputs = prepare_inputs(config, say=say)
+        generators = launch_generators(config, inputs, use_gpu=self._use_gpu)
+        try:
+            if self._scorers is None:
+                self._scorers = start_scorers(config, inputs, base_dir=self._base_dir, use_gpu=self._use_gpu)
+                self._stack.callback(self._scorers.close)
+            problems = read_problems(config, inputs)
+            say(f"{source.label}: {len(problems):,} problems × {config.eval.num_samples}")
+            generators.wait_ready(idle=self._interrupts.check)
+            if source.adapter is not None:
+                generators.update_adapter(str(source.adapter), 1, timeout_s=config.deadlines.sync_s)
+            return self._run(config, generators, self._scorers, problems)
+        finally:
+            generators.close()
+
+    def _run(
+        self, config: RunConfig, generators: GeneratorPool, scorers: ScorerPool, problems: Sequence[DrawnPrompt]
+    ) -> EvaluationResult:
+        service = CompletionService(generators=generators, scorers=scorers)
+        evaluator = Evaluator(
+            service=service,
+            problems=problems,
+            sampling=plain.eval_sampling(config.eval, training=plain.sampling_settings(config)),
+            num_samples=config.eval.num_samples,
+            seed=config.eval.seed,
+            success_threshold=config.eval.success_reward,
+            stall_s=config.deadlines.generation_s + config.deadlines.startup_s,
+            k=self._k,
+        )
+        bar = Progress(
+            TextColumn("evaluate"),
+            BarColumn(bar_width=24),
+            MofNCompleteColumn(),
+            console=self._console,
+            transient=True,
+            disable=not self._console.is_terminal,
+        )
+        task = bar.add_task("evaluate", total=len(problems) * config.eval.num_samples)
+
+        def pump(timeout_s: float) -> None:
+            self._interrupts.check()
+            service.pump(timeout_s)
+
+        with bar:
+            return evaluator.run(
+                version=generators.version, pump=pump, on_progress=lambda done, total: bar.update(task, completed=done)
+            )
+
+
+def read_problems(config: RunConfig, inputs: RunInputs) -> list[DrawnPrompt]:
+    """The held-out problems of a config, tokenized: those that training evaluates on.
+
+    Raises:
+        ConfigError: the config holds none out.
+        DataError: a dataset cannot be used, or a problem is too long.
+    """
+    rows = None
+    if inputs.heldout:
+        store = open_store(inputs.heldout, config)
+        rows = np.arange(store.num_rows, dtype=np.int64)
+    else:
+        store = open_store(inputs.train, config)
+        _, rows = store.split_heldout(fraction=config.data.heldout_fraction, size=config.data.heldout_size)
+    if len(rows) == 0:
+        raise ConfigError(
+            "there are no held-out problems to evaluate on; name some: --dataset PATH, eval.datasets, "
+            "data.heldout_size or data.heldout_fraction"
+        )
+    max_new_tokens = config.eval.max_new_tokens or config.sampling.max_new_tokens
+    return heldout_problems(
+        store,
+        rows,
+        tokenize=PromptTokenizer(path=str(inputs.model_path), trust_remote_code=config.model.trust_remote_code),
+        limit=config.eval.num_problems,
+        max_tokens=min(config.data.max_prompt_tokens, inputs.context_tokens - max_new_tokens),
+    )
+
+
+def heldout_only(config: RunConfig, dataset: str | None) -> RunConfig:
+    """The config as evaluation needs it: training data that nothing is held out of need not be there.
+
+    Args:
+        dataset: the one held-out dataset, with the columns, template and reward of the config's first; None for those
+            of the config.
+    """
+    chosen = config.eval.datasets
+    if dataset is not None:
+        first = (chosen or config.datasets)[0]
+        elsewhere = ("split", "config_name", "revision", "data_files", "source", "weight", "format", "delimiter")
+        changed = {"name": dataset, "preset": preset_of(first), **dict.fromkeys(elsewhere)}
+        chosen = [first.model_copy(update=changed)]
+    if not chosen:
+        return config
+    evaluation = config.eval.model_copy(update={"datasets": chosen})
+    return config.model_copy(update={"eval": evaluation, "datasets": chosen})
+
+
+def _check_numbers(config: RunConfig, *, k: int | None) -> None:
+    samples = config.eval.num_samples
+    if k is not None and not 1 <= k <= samples:
+        raise ConfigError(f"--k {k} must lie between 1 and the samples per problem, {samples}; raise --samples")
+    if samples > 1 and config.eval.temperature == 0:
+        raise ConfigError(
+            f"at temperature 0 the {samples} samples of a problem are all the same; set --temperature, or --samples 1"
+        )
+
+
+def _sources(config: RunConfig, request: EvaluationRequest) -> list[ModelSource]:
+    """The models to evaluate, with labels that differ."""
+    own = config.model.name_or_path
+    names = list(request.models) or [own]
+    if request.compare and len(names) == 1:
+        names = [own, *names]
+    found = [find_model(name) for name in names]
+    if request.compare and all((s.model, s.adapter) == (found[0].model, found[0].adapter) for s in found):
+        raise ConfigError("--compare needs two different models; name them: --model A --model B")
+    labels: list[str] = []
+    for source in found:
+        label, number = source.label, 1
+        while label in labels:
+            number += 1
+            label = f"{source.label}-{number}"
+        labels.append(label)
+    return [replace(source, label=label) for source, label in zip(found, labels, strict=True)]
+
+
+def _of_model(config: RunConfig, source: ModelSource) -> RunConfig:
+    """The config with ``source`` as its model."""
+    changed = {"name_or_path": source.model, "use_peft": source.adapter is not None}
+    if source.adapter is not None:
+        changed["lora_r"] = source.lora_rank
+    return config.model_copy(update={"model": config.model.model_copy(update=changed)})
+
+
+def _new_output(output: Path | None, *, name: str) -> Path:
+    path = output or Path("evaluations") / f"{name}-{time.strftime('%Y%m%d-%H%M%S')}"
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        taken = any(path.iterdir())
+    except OSError as error:
+        raise ConfigError(f"--output {path}: cannot be written ({error.strerror})") from None
+    if taken:
+        raise ConfigError(f"--output {path} is not empty, and nothing is overwritten; name a new directory")
+    return path
+
+
+def _check_scored(result: EvaluationResult, *, limit: float) -> None:
+    reasons = count_reasons(
+        outcome.reason for group in result.outcomes for outcome in group if isinstance(outcome, UnscoredCompletion)
+    )
+    num_scored = result.overall.num_completions - sum(reasons.values())
+    check_unscored(num_scored=num_scored, reasons=reasons, max_unscored_fraction=limit)
+
+
+def _file_name(label: str) -> str:
+    return re.sub(r"[^\w.\-]", "_", label) or "model"

@@ -1,0 +1,1 @@
+"""``bolt-ray inspect``: the baseline store of a run in numbers and pictures."""

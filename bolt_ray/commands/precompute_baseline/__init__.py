@@ -1,0 +1,1 @@
+"""``bolt-ray precompute-baseline``: v̂ of every prompt before training."""

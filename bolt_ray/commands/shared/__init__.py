@@ -1,0 +1,1 @@
+"""What several commands need: the Ray session, inputs, prompts, resources."""

@@ -1,0 +1,175 @@
+"""What a run reads: the model directory and the datasets, the embedded ones made on the spot."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from bolt_ray.config.data import DatasetConfig
+from bolt_ray.config.model import ArithmeticConfig
+from bolt_ray.config.schema import RunConfig
+from bolt_ray.core.errors import ConfigError, EnvironmentProblem, ModelError
+from bolt_ray.data.ingest.locate import find_files, is_hub_dataset
+
+EMBEDDED = "arithmetic"
+"""The name under which the embedded model, and the embedded dataset, are asked for."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunInputs:
+    """Where everything is.
+
+    Attributes:
+        model_path: a Hugging Face model directory.
+        train: the datasets to train on.
+        heldout: the datasets to evaluate on; empty if they are split off the training data, or there are none.
+        context_tokens: prompt plus completion that the model takes at most.
+    """
+
+    model_path: Path
+    train: tuple[DatasetConfig, ...]
+    heldout: tuple[DatasetConfig, ...]
+    context_tokens: int
+
+
+def prepare_inputs(config: RunConfig, *, say: Callable[[str], None], show_progress: bool = True) -> RunInputs:
+    """Resolve the model and datasets; pretrain the embedded model and write its problems when they are missing.
+
+    Raises:
+        ModelError: the model directory is missing or is not one.
+        ConfigError: prompt and completion together cannot fit the model's context.
+    """
+    model_path = _model_path(config, say=say, show_progress=show_progress)
+    train, heldout = _datasets(config)
+    context = model_context(model_path)
+    limit = config.rollout.max_context_tokens or context
+    if limit > context:
+        raise ConfigError(
+            f"rollout.max_context_tokens {limit} is above the model's own limit of {context} ({model_path})"
+        )
+    if config.sampling.max_new_tokens >= limit:
+        raise ConfigError(
+            f"sampling.max_new_tokens {config.sampling.max_new_tokens} leaves no room for a prompt in a context of "
+            f"{limit} tokens ({model_path}); lower it"
+        )
+    return RunInputs(model_path=model_path, train=train, heldout=heldout, context_tokens=limit)
+
+
+def require_vllm() -> None:
+    """Refuse to start without a generation engine.
+
+    Raises:
+        EnvironmentProblem: vLLM is not installed.
+    """
+    if importlib.util.find_spec("vllm") is None:
+        raise EnvironmentProblem(
+            'vLLM is not installed; install it with pip install "bolt-ray[cpu]", or "bolt-ray[gpu]" on a machine '
+            "with a GPU (or make setup)"
+        )
+
+
+def require_training_packages(config: RunConfig) -> None:
+    """Refuse to start without what training needs.
+
+    Raises:
+        EnvironmentProblem: vLLM or DeepSpeed is not installed.
+    """
+    require_vllm()
+    if importlib.util.find_spec("deepspeed") is None:
+        train = config.train
+        asked = [f"train.zero_stage {train.zero_stage}"]
+        asked += [f"train.{name}" for name in ("offload_optimizer", "offload_parameters") if getattr(train, name)]
+        raise EnvironmentProblem(
+            f"DeepSpeed is not installed, and {', '.join(asked)} needs it; install it with pip install "
+            '"bolt-ray[cpu]", or "bolt-ray[gpu]" on a machine with a GPU (or make setup)'
+        )
+
+
+def check_inputs(config: RunConfig) -> Path:
+    """The model directory, and whether the dataset files are there; makes nothing.
+
+    Raises:
+        ModelError, DataError: one is missing.
+    """
+    for dataset in (*config.datasets, *config.eval.datasets):
+        if dataset.name != EMBEDDED and not is_hub_dataset(dataset):
+            find_files(dataset)
+    if config.model.name_or_path == EMBEDDED:
+        from bolt_ray.commands.pretrain import embedded_model_dir
+
+        return embedded_model_dir(config.arithmetic)
+    path = _model_path(config, say=lambda text: None, show_progress=False)
+    model_context(path)
+    return path
+
+
+def model_context(model_path: Path) -> int:
+    """The longest sequence a model takes, from its ``config.json``.
+
+    Raises:
+        ModelError: there is no such directory, or its ``config.json`` cannot be read.
+    """
+    file = model_path / "config.json"
+    if not model_path.is_dir():
+        raise ModelError(
+            f"model.name_or_path: there is no model directory {model_path}; give a Hugging Face model directory, or "
+            f"'{EMBEDDED}' for the embedded model"
+        )
+    try:
+        tree = json.loads(file.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ModelError(f"{model_path}: not a Hugging Face model directory, config.json is missing") from None
+    except ValueError as error:
+        raise ModelError(f"{file}: not valid JSON ({error})") from None
+    text = tree.get("text_config", tree)
+    return int(text.get("max_position_embeddings", 4096))
+
+
+def _model_path(config: RunConfig, *, say: Callable[[str], None], show_progress: bool) -> Path:
+    name = config.model.name_or_path
+    if name == EMBEDDED:
+        from bolt_ray.commands.pretrain import ensure_embedded_model
+
+        return ensure_embedded_model(config.arithmetic, say=say, show_progress=show_progress)
+    path = Path(name).expanduser().absolute()
+    if not path.is_dir() and "/" in name and not name.startswith((".", "/", "~")) and name.count("/") == 1:
+        return _from_hub(name, path)
+    return path
+
+
+def _from_hub(name: str, path: Path) -> Path:
+    """A model named as on the Hugging Face hub, from its local cache or downloaded."""
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, RepositoryNotFoundError
+
+    try:
+        return Path(snapshot_download(name))
+    except (HfHubHTTPError, LocalEntryNotFoundError, RepositoryNotFoundError, OSError) as error:
+        raise ModelError(
+            f"model.name_or_path: there is no directory {path}, and {name!r} cannot be had from the Hugging Face hub "
+            f"({type(error).__name__})"
+        ) from None
+
+
+def _datasets(config: RunConfig) -> tuple[tuple[DatasetConfig, ...], tuple[DatasetConfig, ...]]:
+    train, heldout = list(config.datasets), list(config.eval.datasets)
+    for index, dataset in enumerate(train):
+        if dataset.name == EMBEDDED:
+            files = _embedded_files(config.arithmetic)
+            train[index] = dataset.model_copy(update={"name": str(files[0]), "source": dataset.source or EMBEDDED})
+            if not heldout and config.data.heldout_fraction == 0 and config.data.heldout_size == 0:
+                heldout = [DatasetConfig(name=str(files[1]), source=EMBEDDED, reward=dataset.reward)]
+    for index, dataset in enumerate(heldout):
+        if dataset.name == EMBEDDED:
+            path = str(_embedded_files(config.arithmetic)[1])
+            heldout[index] = dataset.model_copy(update={"name": path, "source": dataset.source or EMBEDDED})
+    return tuple(train), tuple(heldout)
+
+
+def _embedded_files(arithmetic: ArithmeticConfig) -> tuple[Path, Path]:
+    from bolt_ray.commands.pretrain import ensure_embedded_files
+
+    return ensure_embedded_files(arithmetic)

@@ -1,0 +1,97 @@
+"""Starting a local Ray or joining a running one."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import ray
+
+from bolt_ray.commands.shared.resources import ProcessGroup, total_demand
+from bolt_ray.config.cluster import ClusterConfig
+from bolt_ray.core.errors import EnvironmentProblem
+
+# Two seconds between Ray Train's looks at its workers is most of a step here.
+_ENVIRONMENT = {
+    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "1",
+    "RAY_TRAIN_V2_ENABLED": "1",
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    # A run starts about ten processes at once on purpose; Ray would warn of it.
+    "RAY_worker_maximum_startup_concurrency": "16",
+    "TOKENIZERS_PARALLELISM": "false",
+    "HF_HUB_DISABLE_TELEMETRY": "1",
+    "VLLM_NO_USAGE_STATS": "1",
+    "RAY_USAGE_STATS_ENABLED": "0",
+}
+
+
+@contextmanager
+def ray_session(cluster: ClusterConfig, *, groups: list[ProcessGroup]) -> Iterator[None]:
+    """A connection to Ray with room for ``groups``; a Ray started here ends with it.
+
+    A local Ray gets as many *logical* CPUs as the run asks for, even above the number of cores: most of its
+    processes wait for each other. On a cluster the demand has to fit, or be something an autoscaler can add.
+
+    Raises:
+        EnvironmentProblem: no Ray answers at ``cluster.address``, or it lacks CPUs or GPUs.
+    """
+    for key, value in _ENVIRONMENT.items():
+        os.environ.setdefault(key, value)
+    address = cluster.address
+    cpus, gpus = total_demand(groups)
+    started_here = not ray.is_initialized() and not _running_ray(address)
+    if started_here:
+        logical = max(os.cpu_count() or 1, int(cpus + 0.999))
+        ray.init(
+            address="local",
+            num_cpus=logical,
+            include_dashboard=cluster.dashboard,
+            log_to_driver=False,
+            logging_level=logging.ERROR,
+        )
+    elif not ray.is_initialized():
+        try:
+            ray.init(address=address or "auto", log_to_driver=False, logging_level=logging.ERROR)
+        except ConnectionError as error:
+            raise EnvironmentProblem(f"cluster.address {address or 'auto'}: no Ray answers there ({error})") from None
+    try:
+        if not cluster.wait_for_nodes:
+            _check_room(cpus, gpus, groups)
+        yield
+    finally:
+        if started_here:
+            ray.shutdown()
+
+
+def has_gpus(address: str | None) -> bool:
+    """Whether the Ray to be joined, or this machine, has a GPU. Does not start Ray."""
+    if ray.is_initialized():
+        return bool(ray.cluster_resources().get("GPU", 0) > 0)
+    if _running_ray(address):
+        ray.init(address=address or "auto", log_to_driver=False, logging_level=logging.ERROR)
+        return bool(ray.cluster_resources().get("GPU", 0) > 0)
+    import torch
+
+    return bool(torch.cuda.is_available())
+
+
+def _running_ray(address: str | None) -> bool:
+    """Inside a submitted job, with RAY_ADDRESS, or with an address configured, there is a Ray to join."""
+    return address not in (None, "local") or (address is None and bool(os.environ.get("RAY_ADDRESS")))
+
+
+def _check_room(cpus: float, gpus: float, groups: list[ProcessGroup]) -> None:
+    have = ray.cluster_resources()
+    for kind, need in (("CPU", cpus), ("GPU", gpus)):
+        if need > have.get(kind, 0) + 1e-6:
+            parts = ", ".join(
+                f"{g.count} {g.role} × {g.cpus if kind == 'CPU' else g.gpus:g}"
+                for g in groups
+                if (g.cpus if kind == "CPU" else g.gpus) > 0
+            )
+            raise EnvironmentProblem(
+                f"the run needs {need:g} {kind}s ({parts}) and the Ray cluster has {have.get(kind, 0):g}; lower "
+                f"cluster.* or scoring.*, add nodes, or set cluster.wait_for_nodes=true where an autoscaler adds them"
+            )

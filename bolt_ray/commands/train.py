@@ -1,0 +1,397 @@
+"""The composition root of ``bolt-ray train``: everything is put together here, and nowhere else.
+
+The configuration stops here; plain values go down.
+"""
+
+from __future__ import annotations
+
+import logging
+import shutil
+import time
+import uuid
+from contextlib import ExitStack
+from dataclasses import asdict
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import typer
+from rich.console import Console
+
+from bolt_ray.actors.baseline_shards import BaselineShards
+from bolt_ray.actors.generator_pool import GeneratorPool
+from bolt_ray.actors.scorer_pool import ScorerPool
+from bolt_ray.commands.shared import settings as plain
+from bolt_ray.commands.shared.inference import launch_generators, start_scorers, wants_gpu
+from bolt_ray.commands.shared.inputs import RunInputs, check_inputs, prepare_inputs, require_training_packages
+from bolt_ray.commands.shared.prompts import heldout_problems, open_store, store_row_keys
+from bolt_ray.commands.shared.ray_session import ray_session
+from bolt_ray.commands.shared.resources import resource_map
+from bolt_ray.config.loading import dump_config
+from bolt_ray.config.schema import RunConfig
+from bolt_ray.core.curriculum import Curriculum
+from bolt_ray.core.records import DrawnPrompt
+from bolt_ray.data.store import PromptStore
+from bolt_ray.engines.tokenizer import PromptTokenizer
+from bolt_ray.rewards.unscored import check_unscored
+from bolt_ray.training.batch import BatchBuilder
+from bolt_ray.training.checkpoints import read_checkpoint, write_checkpoint
+from bolt_ray.training.completions import CompletionService
+from bolt_ray.training.curriculum_stream import CurriculumPrompts
+from bolt_ray.training.evaluator import Evaluator, Score
+from bolt_ray.training.interrupts import InterruptFlag, catch_interrupts
+from bolt_ray.training.learner_group import LearnerGroup
+from bolt_ray.training.loop import LoopSettings, TrainingLoop, TrainingOutcome
+from bolt_ray.training.rollout import RolloutLoop
+from bolt_ray.training.run_directory import RunDirectory, find_run_to_resume, new_run_directory, set_aside_later
+from bolt_ray.training.telemetry import MetricsLog, ProgressDisplay, open_log
+from bolt_ray.training.weight_sync import NUM_PROBES, Probe, WeightSync
+
+log = logging.getLogger(__name__)
+
+
+def train(config: RunConfig, *, base_dir: Path, console: Console | None = None) -> TrainingOutcome:
+    """Run the whole of ``bolt-ray train``. ``base_dir``: where relative paths of reward files are looked for.
+
+    Raises:
+        UserError: an input or the environment is not usable; nothing was trained.
+        RunError: the run failed; checkpoints written so far are kept.
+        typer.Exit: interrupted (130), after saving.
+    """
+    console = console or Console()
+    require_training_packages(config)
+    model_path = check_inputs(config)
+    use_gpu = wants_gpu(config)
+    # Settings that cannot work are refused here, before anything is made or any process starts.
+    plain.learner_settings(config, model_path=model_path, use_gpu=use_gpu)
+    plain.curriculum_settings(config)
+    plain.baseline_settings(config)
+    run, checkpoint = _run_directory(config)
+    state = read_checkpoint(checkpoint) if checkpoint is not None else None
+    handler = open_log(run.log)
+    try:
+        inputs = prepare_inputs(config, say=partial(_say, console))
+        run.config.write_text(dump_config(config), encoding="utf-8")
+        groups = resource_map(config, use_gpu=use_gpu)
+        _say(console, f"Run directory: {_shown(run.root)}")
+        with (
+            ray_session(config.cluster, groups=groups),
+            catch_interrupts() as interrupts,
+        ):
+            outcome = _Assembly(
+                config=config,
+                base_dir=base_dir,
+                run=run,
+                inputs=inputs,
+                checkpoint=checkpoint,
+                state=state,
+                use_gpu=use_gpu,
+                interrupts=interrupts,
+                console=console,
+            ).train()
+    except BaseException:
+        log.exception("the run ended early")
+        raise
+    finally:
+        logging.getLogger("bolt_ray").removeHandler(handler)
+        handler.close()
+    _report(outcome, run=run, console=console)
+    if outcome.interrupted:
+        raise typer.Exit(130)
+    return outcome
+
+
+class _Assembly:
+    """Starts every part, wires them, and ends them in the reverse order."""
+
+    def __init__(
+        self,
+        *,
+        config: RunConfig,
+        base_dir: Path,
+        run: RunDirectory,
+        inputs: RunInputs,
+        checkpoint: Path | None,
+        state: dict[str, Any] | None,
+        use_gpu: bool,
+        interrupts: InterruptFlag,
+        console: Console,
+    ) -> None:
+        self._config = config
+        self._base_dir = base_dir
+        self._run = run
+        self._inputs = inputs
+        self._checkpoint = checkpoint
+        self._state = state
+        self._use_gpu = use_gpu
+        self._interrupts = interrupts
+        self._console = console
+        self._version = int(state["version"]) if state else 0
+        self._first_step = int(state["step"]) if state else 0
+
+    def train(self) -> TrainingOutcome:
+        started = time.monotonic()
+        with ExitStack() as stack:
+            # The slow starters first: they come up while the prompts are read.
+            learner = self._learner(stack)
+            generators = launch_generators(self._config, self._inputs, use_gpu=self._use_gpu, version=self._version)
+            stack.callback(generators.close)
+            shards = self._shards(stack)
+            scorers = start_scorers(self._config, self._inputs, base_dir=self._base_dir, use_gpu=self._use_gpu)
+            stack.callback(scorers.close)
+            prompts, problems = self._prompts(stack, shards)
+            generators.wait_ready(idle=self._interrupts.check)
+            learner.wait_ready(timeout_s=self._config.deadlines.startup_s, idle=self._interrupts.check)
+            _say(self._console, f"All processes are up after {time.monotonic() - started:.0f} s")
+            loop = self._loop(stack, learner, generators, shards, scorers, prompts, problems)
+            self._set_aside_later()
+            return loop.run()
+
+    def _set_aside_later(self) -> None:
+        """Only now, when steps after the checkpoint are about to be trained again."""
+        if self._checkpoint is not None:
+            for later in set_aside_later(self._run, self._checkpoint):
+                _say(self._console, f"Going on from {self._checkpoint.name}: {later.name} keeps a later checkpoint")
+
+    def _learner(self, stack: ExitStack) -> LearnerGroup:
+        cluster = self._config.cluster
+        group = LearnerGroup(
+            settings=plain.learner_settings(self._config, model_path=self._inputs.model_path, use_gpu=self._use_gpu),
+            world_size=cluster.num_learners,
+            resources_per_worker={
+                "CPU": cluster.cpus_per_learner,
+                **({"GPU": cluster.gpus_per_learner} if self._use_gpu else {}),
+            },
+            use_gpu=self._use_gpu,
+            storage_path=self._run.ray_train,
+            # A name of its own per attempt: a snapshot torn by a crash must not meet the next attempt.
+            run_name=f"attempt-{uuid.uuid4().hex[:8]}",
+            collective_timeout_s=self._config.deadlines.step_s,
+            restore_from=None if self._checkpoint is None else self._checkpoint / "learner",
+            num_threads=max(1, int(cluster.cpus_per_learner)),
+            adapters=self._run.root / "adapters" if self._config.model.use_peft else None,
+            adapters_kept=self._config.rollout.max_staleness + 2,
+        )
+        stack.callback(group.close)
+        return group
+
+    def _shards(self, stack: ExitStack) -> BaselineShards:
+        shards = BaselineShards.start(
+            num_shards=self._config.baseline.num_shards,
+            settings=plain.baseline_settings(self._config),
+            wal_dir=self._run.baseline,
+            timeout_s=self._config.deadlines.baseline_s,
+            cpus_per_shard=self._config.cluster.cpus_per_shard,
+        )
+        stack.callback(shards.close)
+        return shards
+
+    def _prompts(self, stack: ExitStack, shards: BaselineShards) -> tuple[CurriculumPrompts, list[DrawnPrompt]]:
+        """The stream with the baseline's rows registered, and the held-out problems."""
+        config, inputs = self._config, self._inputs
+        store = open_store(inputs.train, config)
+        tokenize = PromptTokenizer(path=str(inputs.model_path), trust_remote_code=config.model.trust_remote_code)
+        max_tokens = min(config.data.max_prompt_tokens, inputs.context_tokens - config.sampling.max_new_tokens)
+        rows, heldout_rows = store.split_heldout(fraction=config.data.heldout_fraction, size=config.data.heldout_size)
+        problems: list[DrawnPrompt] = []
+        limit = config.eval.num_problems
+        if inputs.heldout:
+            heldout = open_store(inputs.heldout, config)
+            everything = np.arange(heldout.num_rows, dtype=np.int64)
+            problems = heldout_problems(heldout, everything, tokenize=tokenize, limit=limit, max_tokens=max_tokens)
+        elif len(heldout_rows):
+            problems = heldout_problems(store, heldout_rows, tokenize=tokenize, limit=limit, max_tokens=max_tokens)
+        # Held-out prompts never get an outcome: the baseline and its curriculum know the others only.
+        shards.register(store.keys().take(rows).to_pylist())
+        prompts = CurriculumPrompts(
+            store=store,
+            rows=rows,
+            config=config,
+            curriculum=Curriculum(plain.curriculum_settings(config)),
+            baseline=shards,
+            tokenize=tokenize,
+            max_prompt_tokens=max_tokens,
+            draws_dir=self._run.draws,
+        )
+        stack.callback(prompts.close)
+        if self._checkpoint is not None and self._state is not None:
+            shards.restore(self._checkpoint / "baseline")
+            prompts.load_state_dict(self._state["prompts"])
+        elif config.baseline.warm_start is not None:
+            self._warm_start(shards, store)
+        _say(self._console, f"{store.report()}; {len(problems):,} held-out problems")
+        prompts.stream.prefetch_next()
+        return prompts, problems
+
+    def _warm_start(self, shards: BaselineShards, store: PromptStore) -> None:
+        baseline = self._config.baseline
+        assert baseline.warm_start is not None
+        report = shards.warm_start(
+            Path(baseline.warm_start),
+            row_key=store_row_keys(store),
+            allow_pickle=baseline.warm_start_allow_pickle,
+        )
+        _say(
+            self._console,
+            f"Warm start: {report.hits:,} of {report.rows:,} prompts ({100 * report.hit_rate:.1f}%) from {report.path}",
+        )
+        if report.warning is not None:
+            _say(self._console, f"Warning: {report.warning}")
+
+    def _loop(
+        self,
+        stack: ExitStack,
+        learner: LearnerGroup,
+        generators: GeneratorPool,
+        shards: BaselineShards,
+        scorers: ScorerPool,
+        prompts: CurriculumPrompts,
+        problems: list[DrawnPrompt],
+    ) -> TrainingLoop:
+        config = self._config
+        service = CompletionService(generators=generators, scorers=scorers)
+        rollout = RolloutLoop(
+            service=service,
+            prompts=prompts.stream,
+            baseline=shards,
+            rollouts_per_step=config.rollout.rollouts_per_step,
+            max_staleness=config.rollout.max_staleness,
+            keep_groups=config.advantage.baseline != "tracker"
+            or config.advantage.normalize == "group"
+            or config.curriculum.allocate_rollouts,
+            dynamic_sampling_rounds=config.rollout.dynamic_sampling_rounds if config.rollout.dynamic_sampling else 0,
+            seed=config.seed,
+            stall_s=config.deadlines.generation_s + config.deadlines.startup_s,
+            version=self._version,
+            check=self._interrupts.check,
+        )
+        if self._state is not None:
+            rollout.load_state_dict(self._state["rollout"], redraw=prompts.redraw)
+        sync = WeightSync(
+            publisher=learner,
+            subscribers=generators,
+            release=rollout.release,
+            max_gap=plain.max_logprob_gap(config, use_gpu=self._use_gpu),
+            timeout_s=config.deadlines.sync_s,
+        )
+        first = prompts.first_token_ids(NUM_PROBES)
+        sync.run(self._version, [Probe(token_ids=token_ids) for token_ids in first if len(token_ids) >= 2])
+        sampling = plain.sampling_settings(config)
+        evaluator = Evaluator(
+            service=service,
+            problems=problems,
+            sampling=plain.eval_sampling(config.eval, training=sampling),
+            num_samples=config.eval.num_samples,
+            seed=config.eval.seed,
+            success_threshold=config.eval.success_reward,
+            stall_s=config.deadlines.generation_s + config.deadlines.startup_s,
+        )
+        display = stack.enter_context(
+            ProgressDisplay(total_steps=config.train.max_steps, first_step=self._first_step, console=self._console)
+        )
+        loop = TrainingLoop(
+            settings=_loop_settings(config),
+            rollout=rollout,
+            service=service,
+            builder=_batch_builder(config),
+            learner=learner,
+            sync=sync,
+            baseline=shards,
+            curriculum=prompts,
+            evaluator=evaluator if problems else None,
+            metrics=MetricsLog(self._run, keep_up_to_step=self._first_step if self._state else None),
+            display=display,
+            interrupts=self._interrupts,
+            save=lambda step: self._save(step, loop, learner, shards, rollout, prompts),
+            watch_scores=partial(check_unscored, max_unscored_fraction=config.scoring.max_unscored_fraction),
+            first_step=self._first_step,
+            baseline_score=Score(**self._state["baseline_score"])
+            if self._state and self._state["baseline_score"]
+            else None,
+        )
+        return loop
+
+    def _save(
+        self,
+        step: int,
+        loop: TrainingLoop,
+        learner: LearnerGroup,
+        shards: BaselineShards,
+        rollout: RolloutLoop,
+        prompts: CurriculumPrompts,
+    ) -> None:
+        """Checkpoint after ``step`` finished steps; at the last one also the final model."""
+        deadline = self._config.deadlines.step_s
+
+        def write_parts(directory: Path) -> None:
+            learner.save(directory=directory / "learner", model_directory=directory / "model", timeout_s=deadline)
+            shards.snapshot(directory / "baseline")
+
+        score = loop.baseline_score
+        state = {
+            "step": step,
+            "version": rollout.version,
+            "rollout": rollout.state_dict(),
+            "prompts": prompts.state_dict(),
+            "baseline_score": None if score is None else asdict(score),
+        }
+        path = write_checkpoint(
+            self._run, step=step, state=state, write_parts=write_parts, keep=self._config.checkpoint.keep
+        )
+        if step >= self._config.train.max_steps:
+            aside = self._run.root / ".final"
+            shutil.rmtree(aside, ignore_errors=True)
+            shutil.copytree(path / "model", aside)
+            shutil.rmtree(self._run.final_model, ignore_errors=True)
+            aside.rename(self._run.final_model)
+
+
+def _run_directory(config: RunConfig) -> tuple[RunDirectory, Path | None]:
+    if config.resume is None:
+        return new_run_directory(config.run_dir, name=config.name), None
+    return find_run_to_resume(config.resume, run_dir=config.run_dir, name=config.name)
+
+
+def _report(outcome: TrainingOutcome, *, run: RunDirectory, console: Console) -> None:
+    lines = [f"{outcome.steps} steps in {outcome.seconds:.0f} s"]
+    if outcome.baseline is not None and outcome.final is not None:
+        gain = 100 * (outcome.final.value - outcome.baseline.value)
+        lines.append(f"Held-out accuracy: {outcome.baseline} → {outcome.final}, {gain:+.1f} points")
+    if outcome.interrupted:
+        lines.append(f"Interrupted. Go on with: resume={_shown(run.root)}")
+    else:
+        lines.append(f"Model: {_shown(run.final_model)}   Metrics: {_shown(run.metrics_jsonl)}")
+    for line in lines:
+        _say(console, line)
+
+
+def _say(console: Console, text: str) -> None:
+    console.print(text, highlight=False, soft_wrap=True, markup=False)
+    log.info(text)
+
+
+def _shown(path: Path) -> str:
+    """Relative to the working directory where it lies below it."""
+    here = Path.cwd()
+    return str(path.relative_to(here)) if path.is_relative_to(here) else str(path)
+
+
+def _batch_builder(config: RunConfig) -> BatchBuilder:
+    return BatchBuilder(
+        advantage=plain.advantage_options(config),
+        reward_range=config.baseline.reward_range,
+        mask_truncated=config.loss.mask_truncated,
+        skip_truncated_evidence=config.baseline.skip_truncated,
+    )
+
+
+def _loop_settings(config: RunConfig) -> LoopSettings:
+    return LoopSettings(
+        max_steps=config.train.max_steps,
+        eval_every=config.eval.every_steps,
+        eval_at_start=config.eval.at_start,
+        eval_at_end=config.eval.at_end,
+        checkpoint_every=config.checkpoint.every_steps,
+        step_timeout_s=config.deadlines.step_s,
+    )

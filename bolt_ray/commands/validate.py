@@ -1,0 +1,51 @@
+"""``bolt-ray validate``: everything that can be said of a config without starting anything."""
+
+from __future__ import annotations
+
+from rich.console import Console
+from rich.syntax import Syntax
+from rich.table import Table
+
+from bolt_ray.commands.shared import settings as plain
+from bolt_ray.commands.shared.inference import wants_gpu
+from bolt_ray.commands.shared.inputs import check_inputs
+from bolt_ray.commands.shared.resources import ProcessGroup, describe_step, resource_map, total_demand
+from bolt_ray.config.loading import dump_config
+from bolt_ray.config.schema import RunConfig
+
+
+def print_validation(config: RunConfig, *, console: Console) -> None:
+    """Print the resolved config, a step in words and the process map.
+
+    Raises:
+        UserError: a model directory or dataset file that the config names is missing, or settings that the
+            learner or the generators would refuse.
+    """
+    use_gpu = wants_gpu(config)
+    model_path = check_inputs(config)
+    plain.learner_settings(config, model_path=model_path, use_gpu=use_gpu)
+    plain.curriculum_settings(config)
+    plain.baseline_settings(config)
+    console.rule("resolved config")
+    console.print(Syntax(dump_config(config), "yaml", background_color="default", word_wrap=True))
+    console.rule("one step")
+    console.print(describe_step(config), highlight=False, soft_wrap=True)
+    console.rule("processes")
+    console.print(_table(resource_map(config, use_gpu=use_gpu)))
+
+
+def _table(groups: list[ProcessGroup]) -> Table:
+    table = Table("role", "count", "CPUs each", "GPUs each", "CPUs", "GPUs")
+    for group in groups:
+        table.add_row(
+            group.role,
+            str(group.count),
+            f"{group.cpus:g}",
+            f"{group.gpus:g}",
+            f"{group.count * group.cpus:g}",
+            f"{group.count * group.gpus:g}",
+        )
+    cpus, gpus = total_demand(groups)
+    table.add_section()
+    table.add_row("all", str(sum(group.count for group in groups)), "", "", f"{cpus:g}", f"{gpus:g}")
+    return table

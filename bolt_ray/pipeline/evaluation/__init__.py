@@ -1,1 +1,0 @@
-"""Evaluation: the evaluator that training uses too, and ``bolt-ray evaluate``."""

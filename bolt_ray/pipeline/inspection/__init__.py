@@ -1,1 +1,0 @@
-"""``bolt-ray inspect``: what a run's baseline knows."""

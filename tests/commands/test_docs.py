@@ -1,0 +1,85 @@
+"""The guides and the README's "Bring your own": their settings exist, and their examples run as they stand."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from typer.testing import CliRunner
+
+from bolt_ray.cli import app
+from bolt_ray.commands.docs import TOPICS, guide
+from bolt_ray.config.loading import build_config
+from bolt_ray.core.errors import ConfigError
+from bolt_ray.training.telemetry import read_metrics
+
+README = Path(__file__).parents[2] / "README.md"
+EXAMPLE_TIMEOUT_S = 580.0
+"""Of one example; the first to use the embedded model may have to teach it."""
+
+
+def blocks(text: str, language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
+
+
+def own_section() -> str:
+    text = README.read_text(encoding="utf-8")
+    return text[text.index("## Bring your own") : text.index("## Algorithms")]
+
+
+@pytest.mark.parametrize("topic", TOPICS)
+def test_the_readme_shows_the_guides_example(topic: str) -> None:
+    (example,) = blocks(guide(topic), "bash")
+    assert example in blocks(own_section(), "bash")
+
+
+@pytest.mark.parametrize("topic", TOPICS)
+def test_settings_a_guide_shows_are_accepted(topic: str) -> None:
+    for block in blocks(guide(topic), "yaml"):
+        tree: dict[str, Any] = {"datasets": [{"name": "arithmetic"}], "rewards": [{"type": "math"}]}
+        build_config(tree | yaml.safe_load(block))
+
+
+def test_help_leads_to_the_guides() -> None:
+    runner = CliRunner()
+    listed = runner.invoke(app, ["docs"])
+    assert listed.exit_code == 0
+    assert [line.split()[2] for line in listed.output.splitlines()] == list(TOPICS)
+    assert runner.invoke(app, ["docs", "reward"]).output == guide("reward")
+    with pytest.raises(ConfigError, match="no guide 'rewrad'; did you mean reward"):
+        guide("rewrad")
+
+
+@pytest.mark.ray
+@pytest.mark.vllm
+@pytest.mark.slow
+@pytest.mark.parametrize("number", range(len(TOPICS) + 1), ids=[*TOPICS, "starter"])
+def test_the_readmes_example_runs_as_it_stands(tmp_path: Path, number: int) -> None:
+    example = blocks(own_section(), "bash")[number]
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    done = subprocess.run(
+        ["bash", "-euo", "pipefail", "-c", example],
+        cwd=tmp_path,
+        env=os.environ | {"PATH": path},
+        capture_output=True,
+        text=True,
+        timeout=EXAMPLE_TIMEOUT_S,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-4000:]
+    (run,) = tmp_path.glob("*/run")
+    steps = [record for record in read_metrics(run / "metrics.jsonl") if "reward/mean" in record]
+    assert len(steps) >= 3
+    assert max(record["policy/logprob_gap"] for record in steps) < 1e-3
+    if run.parent.name == "own-data":
+        assert "problems" in done.stdout and "more" in done.stdout
+    if run.parent.name == "own-model":
+        assert (run.parent / "merged-model" / "model.safetensors").is_file()
+    if run.parent.name == "my-task":
+        assert "pass@4" in done.stdout

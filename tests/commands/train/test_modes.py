@@ -1,0 +1,113 @@
+"""The presets and the adapter on real parts, and a curriculum that moves."""
+
+from __future__ import annotations
+
+import itertools
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from bolt_ray.commands.train import train
+from bolt_ray.config.loading import load_config
+from bolt_ray.training.telemetry import read_metrics
+
+pytestmark = [pytest.mark.ray, pytest.mark.vllm, pytest.mark.slow]
+
+REWARD = '''
+def score(item):
+    """Solved for an even first number; for an odd one as good as a coin."""
+    return 1.0 if int(item.prompt[0]) % 2 == 0 else float(sum(map(ord, item.completion)) % 2)
+'''
+
+
+def steps_of(run: Path) -> list[dict[str, Any]]:
+    return [record for record in read_metrics(run / "metrics.jsonl") if "reward/mean" in record]
+
+
+@pytest.mark.parametrize("algo", ["baseline", "curriculum", "grpo", "spo", "spo++"])
+def test_every_preset_trains_and_its_tracker_learns(
+    ray_cluster: None, write_config: Callable[..., Path], tmp_path: Path, algo: str
+) -> None:
+    config = load_config(
+        write_config(algo=algo, train={"max_steps": 2, "learning_rate": 1e-3}, eval={"at_start": False})
+    )
+    train(config, base_dir=tmp_path)
+    steps = steps_of(tmp_path / "run")
+    assert len(steps) == 2
+    assert steps[-1]["baseline/num_prompts"] >= 16 / config.rollout.group_size
+    assert steps[-1]["policy/sync_gap"] <= 1e-3
+    assert all(1e-4 < record["policy/drift"] < 1.0 for record in steps)
+    # ``forgetting: kl`` follows that drift, which the weight sync's probes measured.
+    assert (steps[-1]["baseline/avg_kl_ema"] > 1e-4) or config.baseline.forgetting != "kl"
+
+
+def test_the_curriculum_draws_what_is_uncertain(
+    ray_cluster: None, write_config: Callable[..., Path], tmp_path: Path
+) -> None:
+    (tmp_path / "own.py").write_text(REWARD)
+    settings = {"every_steps": 0, "at_start": False, "at_end": False}
+    config = write_config(
+        algo="curriculum",
+        rewards=[{"type": "own.py:score"}],
+        rollout={"rollouts_per_step": 32, "group_size": 4},
+        baseline={"forgetting": "constant"},
+        train={"max_steps": 16, "learning_rate": 1e-5},
+        eval=settings,
+    )
+    train(load_config(config), base_dir=tmp_path)
+    late = steps_of(tmp_path / "run")[8:]
+    drawn = np.mean([record["curriculum/drawn_uncertainty"] for record in late])
+    uniform = np.mean([record["curriculum/mean_uncertainty"] for record in late])
+    assert drawn > uniform + 0.02, f"drawn {drawn:.3f}, uniform draws would give {uniform:.3f}"
+
+
+def test_an_adapter_trains_and_only_it_is_sent(
+    ray_cluster: None, write_config: Callable[..., Path], tmp_path: Path
+) -> None:
+    model = {"use_peft": True, "lora_r": 8, "lora_alpha": 16}
+    train(load_config(write_config(model=model)), base_dir=tmp_path)
+    steps = steps_of(tmp_path / "run")
+    # Not 0: the generator did answer, and was not replaced.
+    assert all(0.0 < record["policy/sync_gap"] <= 1e-3 for record in steps)
+    assert max(record["policy/logprob_gap"] for record in steps) <= 1e-3
+    assert "generator is replaced" not in (tmp_path / "run" / "run.log").read_text()
+    newest = tmp_path / "run" / "adapters" / "version-000003"
+    assert {path.suffix for path in newest.iterdir()} >= {".safetensors", ".json"}
+    sent = (newest / "adapter_model.safetensors").stat().st_size
+    whole = (Path(load_config(write_config()).model.name_or_path) / "model.safetensors").stat().st_size
+    assert sent < whole / 3
+    assert (tmp_path / "run" / "final" / "adapter_config.json").is_file()
+
+
+def test_adaptive_kl_is_logged_and_its_controller_survives_a_resume(
+    ray_cluster: None, write_config: Callable[..., Path], tmp_path: Path
+) -> None:
+    kl = {"coef": 0.1, "adaptation": "sigmoid", "controller": "ziegler", "horizon": 100}
+    off = {"every_steps": 0, "at_start": False, "at_end": False}
+    train(load_config(write_config(kl=kl, eval=off)), base_dir=tmp_path)
+    config = load_config(write_config(kl=kl, eval=off, train={"max_steps": 4}), ["resume=auto"])
+    train(config, base_dir=tmp_path)
+    steps = steps_of(tmp_path / "run")
+    betas = [record["adaptive_kl/current_beta"] for record in steps]
+    assert betas[0] != 0.1 or betas[1] != 0.1
+    # e·n/horizon changes β by at most 0.2 · 16 / 100 a step, also across the resume.
+    assert all(abs(b / a - 1) <= 0.2 * 16 / 100 + 1e-6 for a, b in itertools.pairwise(betas)), betas
+    assert all(record["adaptive_kl/adapted_kl"] <= record["adaptive_kl/raw_kl"] for record in steps)
+
+
+def test_a_warm_start_is_taken_and_its_hit_rate_told(
+    ray_cluster: None, write_config: Callable[..., Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    values = {f"prompts_{row}": [1.0, 0.0, 0.0, 0.0] for row in range(64)}
+    (tmp_path / "baseline.json").write_text(json.dumps({"baselines": values}))
+    config = write_config(baseline={"warm_start": str(tmp_path / "baseline.json")}, train={"max_steps": 1})
+    train(load_config(config), base_dir=tmp_path)
+    assert "Warm start: 56 of 56 prompts (100.0%)" in " ".join(capsys.readouterr().out.split())
+    (step,) = steps_of(tmp_path / "run")
+    assert step["baseline/cold_fraction"] == 0.0
+    # (1 + .5) / (4 + 1) for every prompt, moved by 16 outcomes of the one step.
+    assert abs(step["baseline/avg_v_hat"] - 0.3) < 0.05

@@ -1,0 +1,85 @@
+"""Every file format, chat prompts and the starter templates, trained for a few real steps."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import datasets as hf
+import numpy as np
+import pyarrow as pa
+import pyarrow.csv
+import pyarrow.parquet
+import pytest
+from rich.console import Console
+
+from bolt_ray.commands.init import write_starter
+from bolt_ray.commands.shared.prompts import open_store
+from bolt_ray.commands.train import train
+from bolt_ray.config.loading import load_config
+from bolt_ray.data.stream.draw_log import DrawLog
+from bolt_ray.training.telemetry import read_metrics
+
+pytestmark = [pytest.mark.ray, pytest.mark.vllm, pytest.mark.slow]
+
+
+def steps_of(run: Path) -> list[dict[str, Any]]:
+    return [record for record in read_metrics(run / "metrics.jsonl") if "reward/mean" in record]
+
+
+def write_datasets(directory: Path) -> list[dict[str, Any]]:
+    """Entries of ``datasets:``, one for every way a dataset may come, each with prompts of its own."""
+    tables = [
+        pa.table({"prompt": [f"{k}*{n}=" for n in range(20)], "answer": [str(k * n) for n in range(20)]})
+        for k in range(8)
+    ]
+    rows = [table.to_pylist() for table in tables]
+    (directory / "a.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows[0]))
+    (directory / "b.json").write_text(json.dumps({"prompts": rows[1]}))
+    (directory / "c.json").write_text(json.dumps(rows[2]))
+    pyarrow.csv.write_csv(tables[3], directory / "d.csv")
+    (directory / "folder").mkdir()
+    pyarrow.parquet.write_table(tables[4], directory / "folder" / "train-0.parquet")
+    with pa.OSFile(str(directory / "f.arrow"), "wb") as file, pa.ipc.new_file(file, tables[5].schema) as writer:
+        writer.write_table(tables[5])
+    (directory / "g.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows[6]))
+    hf.Dataset.from_list(rows[7]).save_to_disk(directory / "saved")
+    solutions = [{"question": f"9+{n}=", "answer": f"counting on\n#### {9 + n}"} for n in range(9)]
+    (directory / "gsm8k.jsonl").write_text("".join(json.dumps(row) + "\n" for row in solutions))
+    chats = [{"prompt": [{"role": "user", "content": f"9-{n}"}], "answer": str(9 - n)} for n in range(9)]
+    (directory / "chat.jsonl").write_text("".join(json.dumps(row) + "\n" for row in chats))
+    names = ("a.jsonl", "b.json", "c.json", "d.csv", "folder", "f.arrow", "saved", "chat.jsonl")
+    entries: list[dict[str, Any]] = [{"name": str(directory / name)} for name in names]
+    entries.append({"name": "json", "data_files": str(directory / "g.jsonl")})  # a Hugging Face name
+    preset = {"preset": "gsm8k", "prompt_template": "{question}"}
+    entries.append({"name": str(directory / "gsm8k.jsonl"), **preset})
+    return [entry | {"weight": 3 if number == 0 else 1} for number, entry in enumerate(entries)]
+
+
+def test_every_kind_of_dataset_trains_and_comes_out_at_its_weight(
+    ray_cluster: None, write_config: Callable[..., Path], tmp_path: Path
+) -> None:
+    config = load_config(
+        write_config(datasets=write_datasets(tmp_path), rollout={"rollouts_per_step": 36}, train={"max_steps": 2})
+    )
+    train(config, base_dir=tmp_path)
+    steps = steps_of(tmp_path / "run")
+    assert len(steps) == 2 and steps[-1]["policy/logprob_gap"] <= 1e-3
+    store = open_store(config.datasets, config)
+    drawn = DrawLog(tmp_path / "run" / "draws", store_address=store.address).read(0).rows
+    assert np.bincount(store.source_ids()[drawn]).tolist() == [18, *[6] * 9]  # of 72: three to one
+
+
+@pytest.mark.parametrize("template", ["code", "format", "own"])  # math: see test_guides, the README's example
+def test_every_starter_trains_as_it_is(
+    ray_cluster: None, long_model: Path, tmp_path: Path, template: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_starter(tmp_path / "start", template=template, console=Console(quiet=True))
+    monkeypatch.chdir(tmp_path / "start")
+    small = ["train.max_steps=2", "rollout.rollouts_per_step=16", "eval.num_problems=4", "generator.kv_cache_gib=0.1"]
+    config = load_config("config.yaml", [*small, f"model.name_or_path={long_model}", f"run_dir={tmp_path / 'run'}"])
+    outcome = train(config, base_dir=tmp_path / "start")
+    assert outcome.steps == 2
+    assert steps_of(tmp_path / "run")[-1]["reward/unscored_fraction"] <= 0.5

@@ -1,0 +1,33 @@
+"""The shipped quickstart learns: one completion per prompt, the tracker as baseline."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from bolt_ray.commands.train import train
+from bolt_ray.config.loading import load_config
+from bolt_ray.training.telemetry import read_metrics
+
+pytestmark = [pytest.mark.ray, pytest.mark.vllm, pytest.mark.slow]
+
+ROOT = Path(__file__).parents[3]
+
+
+def test_a_quarter_of_the_quickstart_gains_ten_points(ray_cluster: None, tmp_path: Path) -> None:
+    config = load_config(
+        ROOT / "configs" / "quickstart.yaml",
+        [f"run_dir={tmp_path / 'run'}", "train.max_steps=50", "eval.every_steps=0", "checkpoint.every_steps=0"],
+    )
+    assert (config.rollout.group_size, config.advantage.baseline) == (1, "tracker")
+    outcome = train(config, base_dir=ROOT)
+    assert outcome.baseline is not None and outcome.final is not None
+    # Two standard errors of a difference of two such shares are six points; it gains about 25.
+    assert outcome.final.value - outcome.baseline.value > 0.1, (outcome.baseline, outcome.final)
+    steps = [record for record in read_metrics(tmp_path / "run" / "metrics.jsonl") if "reward/mean" in record]
+    assert len(steps) == 50
+    assert max(record["policy/logprob_gap"] for record in steps) < 1e-3
+    first, last = (np.mean([record["reward/mean"] for record in part]) for part in (steps[:10], steps[-10:]))
+    assert last > first + 0.1
