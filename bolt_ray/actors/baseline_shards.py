@@ -217,8 +217,8 @@ class BaselineShards:
         calls = {s: shard.totals.remote(at) for s, shard in enumerate(self._shards)}
         totals = sum(self._wait(calls, "sum their metrics").values(), start=BaselineTotals())
         prior = self.prior
-        return totals.baseline_metrics(prior=prior, drift_ema=self._counters.drift_ema) | totals.curriculum_stats(
-            prior=prior, epsilon=self._settings.epsilon
+        return totals.baseline_metrics(prior=prior, drift_ema=self._counters.drift_ema) | totals.curriculum_metrics(
+            prior=prior
         )
 
     def snapshot(self, directory: str | Path) -> None:

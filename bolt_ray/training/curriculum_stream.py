@@ -60,7 +60,6 @@ class CurriculumPrompts:
         self._categories = _categories(store, config.curriculum.category)
         self._step = 0
         self._version = 0
-        self._metrics: dict[str, float] = {}
         self._columns: PromptColumns | None = None
         self._group_size = config.rollout.group_size
         self.stream = PromptStream(
@@ -87,8 +86,8 @@ class CurriculumPrompts:
             self.stream.prefetch_next()
 
     def metrics(self) -> dict[str, float]:
-        """``curriculum/*`` as of the last refresh of the weights, and ``data/*``."""
-        return self._metrics | self.stream.metrics()
+        """The curriculum's own numbers as of the last refresh of the weights, and ``data/*``."""
+        return self._curriculum.metrics() | self.stream.metrics()
 
     def first_token_ids(self, count: int) -> list[NDArray[np.int32]]:
         """Some prompts' tokens, cut to what the model may be given: to compare learner and generators on before
@@ -128,7 +127,6 @@ class CurriculumPrompts:
             columns, step=self._step, total_steps=self._max_steps, segment=segment, version=self._version
         )
         self._columns = columns
-        self._metrics = self._curriculum.metrics(columns)
         whole = np.ones(self._store.num_rows)  # of the held-out rows, which the stream does not draw
         whole[self._rows] = weights
         return whole

@@ -60,6 +60,10 @@ class Fixture:
         self.prompts.after_step(self.step, _step_of(items), version=self.step)
         return drawn
 
+    def record(self) -> dict[str, float]:
+        """The metrics of a step, in the order in which the training loop collects them."""
+        return {**self.baseline.metrics(), **self.baseline.get_curriculum_stats(), **self.prompts.metrics()}
+
 
 def _scored(drawn: DrawnPrompt) -> ScoredCompletion:
     request = RolloutRequest(
@@ -133,6 +137,19 @@ def test_every_strategy_drives_the_stream_and_goes_on_after_a_resume(tmp_path: P
         again.step = 3
         begun += [one.prompt.row for _ in range(3) for one in again.run_step()]
     assert begun == drawn
+
+
+def test_a_step_shows_the_prompts_tracked_after_it(tmp_path: Path) -> None:
+    """Not those of the last refresh of the weights, which at step 1 was before any outcome."""
+    with opened(tmp_path, name="counted", strategy="uncertainty", update_freq=4) as fixture:
+        fixture.prompts.stream.prefetch_next()
+        for step in (1, 2, 3):
+            fixture.run_step()
+            record = fixture.record()
+            assert record["curriculum/n_tracked"] == record["baseline/num_prompts"] == PER_STEP * step
+            assert record["curriculum/coverage"] == PER_STEP * step
+            assert record["curriculum/mean_v_hat"] == record["baseline/avg_v_hat"]
+            assert record["curriculum/mean_weight"] > 0.0
 
 
 def test_what_is_solved_least_surely_is_drawn_most(tmp_path: Path) -> None:

@@ -103,11 +103,13 @@ class BaselineTotals:
             "baseline/cold_fraction": self.cold_rows / self.rows if self.rows else 0.0,
         }
 
-    def curriculum_stats(self, *, prior: Prior, epsilon: float) -> dict[str, float]:
-        """``curriculum/*`` over tracked prompts; ``pct_*`` and ``coverage`` are percentages.
+    def curriculum_metrics(self, *, prior: Prior) -> dict[str, float]:
+        """``curriculum/*`` over the tracked prompts, those with evidence; ``pct_*`` and ``coverage`` are percentages.
 
-        Coverage is the share of the registered rows that were visited, or of the tracked prompts if no row is
-        registered.
+        The only definition of these numbers. A curriculum adds ``curriculum/mean_weight`` and the metrics of its
+        strategy, because weights are known to it alone. Coverage is the share of the registered rows that were
+        visited, or of the tracked prompts if no row is registered. Without a tracked prompt the means are those of
+        the prior and the percentages 0.
         """
         n = max(self.tracked, 1)
         mean = self.sum_v_hat / n if self.tracked else prior.v_hat
@@ -118,7 +120,6 @@ class BaselineTotals:
             "curriculum/mean_v_hat": mean,
             "curriculum/std_v_hat": math.sqrt(max(variance, 0.0)),
             "curriculum/mean_uncertainty": uncertainty,
-            "curriculum/mean_weight": uncertainty + epsilon,
             "curriculum/pct_easy": 100.0 * self.easy / n,
             "curriculum/pct_hard": 100.0 * self.hard / n,
             "curriculum/pct_learning_edge": 100.0 * self.learning_edge / n,

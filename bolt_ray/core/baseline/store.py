@@ -7,7 +7,6 @@ outcome committed after the optimizer step, so a reward never takes part in its 
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -145,11 +144,6 @@ class BaselineStore:
         v_hat[known] = self._evidence.v_hat(slots[known], prior)
         n_eff[known] = self._evidence.n_eff(slots[known], prior, version)
         return v_hat, n_eff
-
-    def get_sampling_weight(self, key: str) -> float:
-        """√(v̂(1 - v̂)) + ε: the curriculum's weight of one prompt (BOLT)."""
-        v_hat, _ = self.get(key)
-        return math.sqrt(v_hat * (1.0 - v_hat)) + self.settings.epsilon
 
     def update(self, key: str, reward: float, kl: float | None = None, version: int | None = None) -> None:
         """Take one outcome.
@@ -320,8 +314,8 @@ class BaselineStore:
         return self.totals(version).baseline_metrics(prior=self.prior, drift_ema=self._counters.drift_ema)
 
     def get_curriculum_stats(self) -> dict[str, float]:
-        """``curriculum/*`` over the tracked prompts."""
-        return self.totals().curriculum_stats(prior=self.prior, epsilon=self.settings.epsilon)
+        """``curriculum/*`` over the tracked prompts; see ``BaselineTotals.curriculum_metrics``."""
+        return self.totals().curriculum_metrics(prior=self.prior)
 
     def snapshot(self) -> BaselineSnapshot:
         """The evidence of all tracked prompts as it is now; later updates do not change it."""

@@ -13,10 +13,6 @@ from bolt_ray.core.curriculum.modifiers import keep_probability, mix_with_unifor
 from bolt_ray.core.curriculum.sampling import segment_generator
 from bolt_ray.core.curriculum.settings import CurriculumSettings
 from bolt_ray.core.curriculum.strategies.registry import make_strategy
-from bolt_ray.core.curriculum.strategies.uncertainty import outcome_std
-
-EASY, HARD = 0.8, 0.2
-LEARNING_EDGE = (0.3, 0.7)
 
 
 class Curriculum:
@@ -72,35 +68,14 @@ class Curriculum:
         """Hand the strategy one trained batch: ``[B]`` categories of the prompts, ``[B]`` |advantages|."""
         self._strategy.observe(categories=categories, abs_advantages=abs_advantages)
 
-    def metrics(self, columns: PromptColumns) -> dict[str, float]:
-        """``curriculum/*``; ``pct_*`` and ``coverage`` are percentages.
+    def metrics(self) -> dict[str, float]:
+        """``curriculum/mean_weight``, over all prompts at the last refresh, and the strategy's own numbers.
 
-        Means and percentages run over the prompts seen at least once; before any is seen, over all, so that a
-        warm start shows. `mean_weight` is over all prompts at the last refresh, and absent before the first.
+        Nothing before the first refresh. The other ``curriculum/*`` metrics describe the baseline's evidence and
+        come from ``BaselineTotals.curriculum_metrics``.
         """
-        visited = columns.visits > 0
-        num_seen = int(np.count_nonzero(visited))
-        metrics = {
-            "curriculum/n_tracked": float(num_seen),
-            "curriculum/coverage": 100.0 * num_seen / max(1, columns.num_prompts),
-            **self._strategy.metrics(),
-        }
-        if self._mean_weight is not None:
-            metrics["curriculum/mean_weight"] = self._mean_weight
-        v_hat = (columns.v_hat[visited] if num_seen else columns.v_hat).astype(np.float64)
-        if v_hat.size:
-            low, high = LEARNING_EDGE
-            # v_hat is held in float32, where 0.7 is a little less than 0.7 and 0.3 a little more.
-            in_edge = (v_hat >= np.float32(low)) & (v_hat <= np.float32(high))
-            metrics |= {
-                "curriculum/mean_v_hat": float(v_hat.mean()),
-                "curriculum/std_v_hat": float(v_hat.std()),
-                "curriculum/mean_uncertainty": float(outcome_std(v_hat).mean()),
-                "curriculum/pct_easy": 100.0 * float((v_hat > np.float32(EASY)).mean()),
-                "curriculum/pct_hard": 100.0 * float((v_hat < np.float32(HARD)).mean()),
-                "curriculum/pct_learning_edge": 100.0 * float(in_edge.mean()),
-            }
-        return metrics
+        weight = {} if self._mean_weight is None else {"curriculum/mean_weight": self._mean_weight}
+        return weight | self._strategy.metrics()
 
     def state_dict(self) -> dict[str, Any]:
         """What a resumed run needs, in plain types that JSON can hold; generators need none of it."""

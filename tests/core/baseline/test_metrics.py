@@ -43,7 +43,7 @@ def test_totals_add_up() -> None:
     assert metrics["baseline/avg_v_hat"] == pytest.approx(v_hat.mean())
     assert metrics["baseline/avg_N_eff"] == 3.0
     assert (metrics["baseline/min_v_hat"], metrics["baseline/max_v_hat"]) == (0.0, 1.0)
-    stats = whole.curriculum_stats(prior=prior, epsilon=0.05)
+    stats = whole.curriculum_metrics(prior=prior)
     assert stats["curriculum/std_v_hat"] == pytest.approx(v_hat.std())
     assert stats["curriculum/pct_easy"] == 40.0
     assert stats["curriculum/pct_hard"] == 20.0
@@ -54,6 +54,7 @@ def test_totals_add_up() -> None:
 def test_an_empty_store_shows_its_prior() -> None:
     prior = Prior(alpha=3.0, beta=1.0)
     assert BaselineTotals().baseline_metrics(prior=prior, drift_ema=0.0)["baseline/avg_v_hat"] == 0.75
-    stats = BaselineTotals().curriculum_stats(prior=prior, epsilon=0.05)
-    assert stats["curriculum/mean_weight"] == pytest.approx(math.sqrt(0.1875) + 0.05)
+    stats = BaselineTotals().curriculum_metrics(prior=prior)
+    assert (stats["curriculum/n_tracked"], stats["curriculum/mean_v_hat"]) == (0.0, 0.75)
+    assert stats["curriculum/mean_uncertainty"] == pytest.approx(math.sqrt(0.1875))
     assert (stats["curriculum/std_v_hat"], stats["curriculum/coverage"]) == (0.0, 0.0)

@@ -320,20 +320,12 @@ def test_metrics_of_a_small_store() -> None:
             "curriculum/mean_v_hat": 0.5,
             "curriculum/std_v_hat": math.sqrt(0.32 / 3),
             "curriculum/mean_uncertainty": (0.3 + 0.3 + 0.5) / 3,
-            "curriculum/mean_weight": (0.3 + 0.3 + 0.5) / 3 + 0.05,
             "curriculum/pct_easy": 100 / 3,
             "curriculum/pct_hard": 100 / 3,
             "curriculum/pct_learning_edge": 100 / 3,
             "curriculum/coverage": 25.0,
         }
     )
-
-
-def test_sampling_weight() -> None:
-    store = BaselineStore()
-    store.seed(["easy", "edge"], [9, 4], [1, 4])
-    assert store.get_sampling_weight("easy") == pytest.approx(0.35)
-    assert store.get_sampling_weight("edge") == pytest.approx(0.55)
 
 
 def test_at_most_64_bytes_per_prompt_beside_the_key() -> None:

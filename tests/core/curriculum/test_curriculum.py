@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from bolt_ray.core.baseline import BaselineStore
 from bolt_ray.core.curriculum import STRATEGIES, Curriculum, CurriculumSettings, PromptColumns
 from bolt_ray.core.curriculum.sampling import draw_without_replacement, segment_generator
 
@@ -117,35 +119,33 @@ def test_uncertain_prompts_are_drawn_more_often_than_under_uniform() -> None:
         assert mean_uncertainty[strategy] > mean_uncertainty["uniform"] + 0.08
 
 
-def test_metrics_by_hand() -> None:
-    columns = columns_of([0.9, 0.1, 0.3, 0.7, 0.8, 0.2, 0.5, 0.5], visits=[1, 2, 1, 3, 1, 1, 0, 0])
+def test_the_mean_weight_is_that_of_the_last_refresh() -> None:
     made = curriculum(strategy="uncertainty")
-    assert "curriculum/mean_weight" not in made.metrics(columns)
-    weights = made.weights(columns, **AT)
-    metrics = made.metrics(columns)
-    seen = np.array([0.9, 0.1, 0.3, 0.7, 0.8, 0.2])
-    assert metrics == {
-        "curriculum/n_tracked": 6.0,
-        "curriculum/coverage": 75.0,
-        "curriculum/mean_v_hat": pytest.approx(0.5),
-        "curriculum/std_v_hat": pytest.approx(seen.std(), rel=1e-6),
-        # spreads .3, .3, .45825757, .45825757, .4, .4
-        "curriculum/mean_uncertainty": pytest.approx(2.31651514 / 6, rel=1e-6),
-        "curriculum/mean_weight": pytest.approx(float(weights.mean())),
-        "curriculum/pct_easy": pytest.approx(100 / 6),
-        "curriculum/pct_hard": pytest.approx(100 / 6),
-        "curriculum/pct_learning_edge": pytest.approx(200 / 6),
-    }
+    assert made.metrics() == {}
+    made.weights(columns_of([0.9, 0.1, 0.5, 0.5]), **AT)
+    # spreads .3, .3, .5, .5 and epsilon .05
+    assert made.metrics() == {"curriculum/mean_weight": pytest.approx(0.45)}
+    made.weights(columns_of([1.0, 0.5]), **AT)
+    assert made.metrics() == {"curriculum/mean_weight": pytest.approx(0.3)}
 
 
-def test_metrics_before_any_visit_and_without_prompts() -> None:
-    warm = curriculum().metrics(columns_of([0.9, 0.9], visits=[0, 0]))
-    assert warm["curriculum/n_tracked"] == 0.0
-    assert warm["curriculum/coverage"] == 0.0
-    assert warm["curriculum/pct_easy"] == 100.0
+def test_no_weights_have_no_mean() -> None:
     empty = curriculum()
     assert empty.weights(columns_of([]), **AT).shape == (0,)
-    assert empty.metrics(columns_of([])) == {"curriculum/n_tracked": 0.0, "curriculum/coverage": 0.0}
+    assert empty.metrics() == {}
+
+
+@pytest.mark.parametrize("strategy", list(STRATEGIES))
+def test_the_numbers_of_the_baseline_stay_the_baselines(strategy: str) -> None:
+    """A step's record merges both, so that a name of both would show what was true at the last refresh."""
+    store = BaselineStore()
+    store.register(["a", "b", "c"])
+    made = curriculum(strategy=strategy)
+    made.weights(replace(store.columns(), category=np.zeros(3, dtype=np.int32)), **AT)
+    store.update_many(["a", "b"], [1.0, 0.0], [1, 1])
+    assert made.metrics().keys().isdisjoint(store.get_curriculum_stats())
+    record = {**store.metrics(), **store.get_curriculum_stats(), **made.metrics()}
+    assert (record["curriculum/n_tracked"], record["curriculum/coverage"]) == (2.0, pytest.approx(200 / 3))
 
 
 def test_state_survives_json_and_carries_the_bandit() -> None:
@@ -155,8 +155,8 @@ def test_state_survives_json_and_carries_the_bandit() -> None:
     left.weights(columns, **AT)
     right.load_state_dict(json.loads(json.dumps(left.state_dict())))
     np.testing.assert_array_equal(right.weights(columns, **AT), left.weights(columns, **AT))
-    assert right.metrics(columns) == left.metrics(columns)
-    assert right.metrics(columns)["curriculum/sec_q_0"] == 0.375
+    assert right.metrics() == left.metrics()
+    assert right.metrics()["curriculum/sec_q_0"] == 0.375
 
 
 @pytest.mark.parametrize(
