@@ -25,9 +25,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bolt_ray.core.baseline import BaselineStore
-from bolt_ray.core.baseline.snapshot import fsync_directory, read_snapshot, write_atomically, write_snapshot
+from bolt_ray.core.baseline.snapshot import read_snapshot, write_snapshot
 from bolt_ray.core.baseline.update import BaselineUpdate
 from bolt_ray.core.errors import CheckpointError
+from bolt_ray.core.files import fsync_path, write_file_atomically
 from bolt_ray.core.keys import KeyBatch
 
 _MARKER = "journal.json"
@@ -68,7 +69,7 @@ class ShardJournal:
             )
         directory.mkdir(parents=True, exist_ok=True)
         marker = json.dumps({"format": "bolt_ray.baseline_journal", "version": _FORMAT_VERSION}).encode()
-        write_atomically(directory / _MARKER, lambda file: file.write(marker))
+        write_file_atomically(directory / _MARKER, lambda file: file.write(marker))
         self.num_row_batches = self._recover_rows()
         self._generation = self._recover_base()
         self._log = self._open_log(self._recover_log())
@@ -84,7 +85,7 @@ class ShardJournal:
             return
         assert batch == self.num_row_batches, f"row batch {batch} came before {self.num_row_batches}"
         path = self._directory / f"rows-{batch:06d}.npz"
-        write_atomically(
+        write_file_atomically(
             path,
             lambda file: np.savez(
                 file, digests=keys.digests, text_lengths=keys.text_lengths, text=keys.text, allow_pickle=False
@@ -185,7 +186,7 @@ class ShardJournal:
         log.truncate(length)
         log.seek(length)
         os.fsync(log.fileno())
-        fsync_directory(self._directory)
+        fsync_path(self._directory)
         return log
 
     def _base_path(self, generation: int) -> Path:

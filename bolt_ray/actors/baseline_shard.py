@@ -18,8 +18,8 @@ from bolt_ray.core.baseline.metrics import BaselineTotals
 from bolt_ray.core.baseline.sharded_snapshot import read_sharded_snapshot
 from bolt_ray.core.baseline.snapshot import BaselineCounters, BaselineSnapshot
 from bolt_ray.core.baseline.update import BaselineUpdate
-from bolt_ray.core.curriculum.columns import PromptColumns
 from bolt_ray.core.keys import KeyBatch
+from bolt_ray.core.records import PromptColumns
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -26,12 +26,13 @@ from bolt_ray.core.baseline.evidence import Prior
 from bolt_ray.core.baseline.metrics import BaselineTotals
 from bolt_ray.core.baseline.settings import prior_of
 from bolt_ray.core.baseline.sharded_snapshot import shard_file, write_manifest
-from bolt_ray.core.baseline.snapshot import BaselineCounters, fsync_directory
+from bolt_ray.core.baseline.snapshot import BaselineCounters
 from bolt_ray.core.baseline.update import baseline_update
 from bolt_ray.core.baseline.warm_start import RowKey, WarmStartReport, match_prompts, read_warm_start
-from bolt_ray.core.curriculum.columns import PromptColumns
 from bolt_ray.core.errors import BoltRayError, CheckpointError, RunError, StallError
+from bolt_ray.core.files import fsync_path
 from bolt_ray.core.keys import encode_keys
+from bolt_ray.core.records import PromptColumns
 
 _REGISTER_BATCH = 1 << 18
 _JOURNAL_PREFIX = "journal-"
@@ -240,7 +241,7 @@ class BaselineShards:
         self._note(self._wait(calls, f"write their snapshots to {target}"))
         write_manifest(aside, num_shards=self.num_shards, counters=self._counters)
         aside.replace(target)
-        fsync_directory(target.parent)
+        fsync_path(target.parent)
 
     def restore(self, directory: str | Path) -> None:
         """Replace all evidence by that of a snapshot, written by any number of shards; rows stay.

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import difflib
 from importlib.resources import files
 
 from bolt_ray.core.errors import ConfigError
+from bolt_ray.core.hints import nearest
 
 TOPICS = ("data", "reward", "model")
 
@@ -19,8 +19,8 @@ def guide(topic: str | None) -> str:
     if topic is None:
         return "".join(f"bolt-ray docs {name:<8} {_read(name).splitlines()[0].lstrip('# ')}\n" for name in TOPICS)
     if topic not in TOPICS:
-        near = difflib.get_close_matches(topic, TOPICS, n=1)
-        hint = f"did you mean {near[0]}? " if near else ""
+        near = nearest(topic, TOPICS)
+        hint = f"did you mean {near}? " if near else ""
         raise ConfigError(f"there is no guide {topic!r}; {hint}there are: {', '.join(TOPICS)}")
     return _read(topic)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from importlib.resources import files
 from importlib.resources.abc import Traversable
 from pathlib import Path
@@ -10,6 +9,7 @@ from pathlib import Path
 from rich.console import Console
 
 from bolt_ray.core.errors import ConfigError
+from bolt_ray.core.hints import nearest
 
 TEMPLATES = ("math", "code", "format", "own")
 
@@ -48,8 +48,8 @@ def template_files(template: str) -> list[Traversable]:
         ConfigError: there is no such template.
     """
     if template not in TEMPLATES:
-        near = difflib.get_close_matches(template, TEMPLATES, n=1)
-        hint = f"did you mean {near[0]}? " if near else ""
+        near = nearest(template, TEMPLATES)
+        hint = f"did you mean {near}? " if near else ""
         raise ConfigError(f"--template {template!r} is unknown; {hint}there are: {', '.join(TEMPLATES)}")
     folder = files("bolt_ray") / "templates" / template
     return sorted((file for file in folder.iterdir() if file.is_file()), key=lambda file: file.name)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import inspect
 import typing
 from collections.abc import Iterable, Sequence
@@ -16,6 +15,7 @@ from bolt_ray.config.legacy import translate
 from bolt_ray.config.presets import PRESETS, Tree, merge
 from bolt_ray.config.schema import RunConfig
 from bolt_ray.core.errors import ConfigError
+from bolt_ray.core.hints import nearest
 
 
 def load_config(path: Path | str, overrides: Sequence[str] = ()) -> RunConfig:
@@ -139,7 +139,7 @@ def _models(annotation: Any) -> Iterable[type[BaseModel]]:
 
 def _nearest(word: str, known: Iterable[str]) -> str:
     known = list(known)
-    close = difflib.get_close_matches(word, known, n=1, cutoff=0.5)
-    if close:
-        return f"; did you mean {close[0]!r}?"
+    near = nearest(word, known)
+    if near:
+        return f"; did you mean {near!r}?"
     return f"; known here: {', '.join(known)}" if known else ""

@@ -11,7 +11,6 @@ A dataset may name the rewards that apply to it; without that all do.
 
 from __future__ import annotations
 
-import difflib
 import json
 import re
 from collections.abc import Sequence
@@ -21,6 +20,7 @@ import jsonschema
 from pydantic import BeforeValidator, Field, model_validator
 
 from bolt_ray.config.base import Section
+from bolt_ray.core.hints import nearest
 
 FiniteFloat = Annotated[float, Field(allow_inf_nan=False)]
 PositiveFloat = Annotated[float, Field(gt=0, allow_inf_nan=False)]
@@ -347,8 +347,8 @@ def _read_type(value: Any) -> Any:
             raise ValueError(f"give the function once: as `type: {kind}` or as `function:`")
         return {**value, "type": "function", "function": kind}
     if kind not in REWARD_TYPES:
-        near = difflib.get_close_matches(kind, REWARD_TYPES, n=2, cutoff=0.4)
-        hint = f"did you mean {' or '.join(near)}? " if near else ""
+        near = nearest(kind, REWARD_TYPES)
+        hint = f"did you mean {near}? " if near else ""
         raise ValueError(
             f"unknown reward type {kind!r}; {hint}known: {', '.join(REWARD_TYPES)}; "
             "one of your own is `module:function` or `file.py:function`"
@@ -389,8 +389,8 @@ def check_reward_references(names: Sequence[str], wanted: Sequence[str], *, plac
     """
     for name in wanted:
         if name not in names:
-            near = difflib.get_close_matches(name, names, n=1, cutoff=0.4)
-            hint = f"did you mean {near[0]}? " if near else ""
+            near = nearest(name, names)
+            hint = f"did you mean {near}? " if near else ""
             raise ValueError(f"{place}: no reward is named {name!r}; {hint}there are: {', '.join(names)}")
 
 

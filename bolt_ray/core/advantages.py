@@ -60,16 +60,19 @@ def check_advantage_options(*, baseline: str, normalize: str, clip: float | None
 
 
 def scale_rewards(rewards: ArrayLike, low: float = 0.0, high: float = 1.0) -> FloatArray:
-    """r̃ = clip((r − low)/(high − low), 0, 1): one scaled reward for tracker and advantage.
+    """r̃ = clip((r − low)/(high − low), 0, 1), float64 of the shape of ``rewards``.
 
-    A reward that is not a number stays one; it is no evidence and must be inactive.
+    The only scaling of rewards: baseline, advantage and curriculum all see r̃.
 
     Raises:
-        ValueError: low is not below high.
+        ValueError: low is not below high, or a reward is NaN or infinite.
     """
     if not (math.isfinite(low) and math.isfinite(high) and low < high):
         raise ValueError(f"reward_range needs two finite numbers in ascending order, got [{low}, {high}]")
-    return np.clip((np.asarray(rewards, dtype=np.float64) - low) / (high - low), 0.0, 1.0)
+    raw = np.asarray(rewards, dtype=np.float64)
+    if not np.isfinite(raw).all():
+        raise ValueError("a reward is NaN or infinite; an unscored completion is no evidence, leave it out")
+    return np.clip((raw - low) / (high - low), 0.0, 1.0)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,8 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
+
+from bolt_ray.core.files import fsync_path, write_file_atomically
 
 CHUNK_ROWS = 1024
 
@@ -38,28 +39,10 @@ def part_path(directory: Path, number: int) -> Path:
     return directory / f"part-{number:05d}.arrow"
 
 
-def sync_file(path: Path) -> None:
-    """Make a written file survive a power cut."""
-    with path.open("rb") as stream:
-        os.fsync(stream.fileno())
-
-
-def sync_directory(directory: Path) -> None:
-    """Make renames in a directory survive a power cut."""
-    descriptor = os.open(directory, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
 def write_json(path: Path, value: Any) -> None:
-    """Write a JSON file aside, fsync it and rename it into place."""
-    aside = path.with_name(path.name + ".tmp")
-    aside.write_text(json.dumps(value, ensure_ascii=False, indent=1), encoding="utf-8")
-    sync_file(aside)
-    aside.replace(path)
-    sync_directory(path.parent)
+    """Write a JSON file atomically."""
+    text = json.dumps(value, ensure_ascii=False, indent=1)
+    write_file_atomically(path, lambda file: file.write(text.encode("utf-8")))
 
 
 class PartWriter:
@@ -94,7 +77,7 @@ class PartWriter:
         if self._num_pending:
             self._write_chunk(pa.concat_tables(self._pending))
         self._writer.close()
-        sync_file(self._aside)
+        fsync_path(self._aside)
         self._aside.replace(self._path)
 
     def abandon(self) -> None:

@@ -75,11 +75,14 @@ class BatchBuilder:
         """What the baseline learns from a step: everything that was scored, trained or not."""
         sums: Counter[tuple[str, int]] = Counter()
         counts: Counter[tuple[str, int]] = Counter()
-        for item in (*rollouts.trainable, *rollouts.evidence_only):
-            if item.completion.truncated and self.skip_truncated_evidence:
-                continue
+        items = [
+            item
+            for item in (*rollouts.trainable, *rollouts.evidence_only)
+            if not (item.completion.truncated and self.skip_truncated_evidence)
+        ]
+        for item, scaled in zip(items, self._scaled(items).tolist(), strict=True):
             entry = (item.completion.request.drawn.prompt.key, item.completion.oldest_version)
-            sums[entry] += self._scaled([item])[0]
+            sums[entry] += scaled
             counts[entry] += 1
         entries = list(counts)
         return Evidence(

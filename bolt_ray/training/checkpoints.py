@@ -11,7 +11,6 @@ step-000100/
 from __future__ import annotations
 
 import json
-import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -20,6 +19,7 @@ from typing import Any
 import xxhash
 
 from bolt_ray.core.errors import CheckpointError
+from bolt_ray.core.files import fsync_path
 from bolt_ray.training.run_directory import RunDirectory, checkpoint_name, list_checkpoints
 
 FORMAT = 2
@@ -48,7 +48,7 @@ def write_checkpoint(
     (aside / "manifest.json").write_text(json.dumps(manifest, indent=1), encoding="utf-8")
     _fsync_tree(aside)
     aside.rename(target)
-    _fsync(run.checkpoints)
+    fsync_path(run.checkpoints)
     for old in list_checkpoints(run)[:-keep]:
         shutil.rmtree(old)
     return target
@@ -88,12 +88,4 @@ def _describe(path: Path) -> dict[str, Any]:
 
 def _fsync_tree(root: Path) -> None:
     for path in [*root.rglob("*"), root]:
-        _fsync(path)
-
-
-def _fsync(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
+        fsync_path(path)

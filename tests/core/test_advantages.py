@@ -214,7 +214,10 @@ def test_order_of_the_batch_does_not_matter(
 def test_rewards_are_scaled_and_cut_to_the_range() -> None:
     np.testing.assert_allclose(scale_rewards([-1.0, 0.0, 1.0, 3.0, -9.0], -1.0, 1.0), [0.0, 0.5, 1.0, 1.0, 0.0])
     assert scale_rewards([], 0.0, 1.0).size == 0
-    assert np.isnan(scale_rewards([NAN])[0])
+    assert scale_rewards([[0.5, 2.0]]).tolist() == [[0.5, 1.0]]
+    for unscored in (NAN, math.inf, -math.inf):
+        with pytest.raises(ValueError, match="no evidence, leave it out"):
+            scale_rewards([0.5, unscored])
     for low, high in ((1.0, 1.0), (1.0, 0.0), (0.0, math.inf)):
         with pytest.raises(ValueError, match="reward_range"):
             scale_rewards([0.5], low, high)

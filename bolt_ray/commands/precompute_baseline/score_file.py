@@ -17,9 +17,9 @@ from typing import Any, BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
-from bolt_ray.core.baseline.snapshot import fsync_directory, write_atomically
-from bolt_ray.core.baseline.update import scale_rewards
+from bolt_ray.core.advantages import scale_rewards
 from bolt_ray.core.errors import CheckpointError
+from bolt_ray.core.files import fsync_path, write_file_atomically
 
 FORMAT = "bolt_ray.precompute"
 FORMAT_VERSION = 1
@@ -114,13 +114,13 @@ class ScoreFile:
         scores, total = 0, 0.0
         for entry in self._entries():
             scores += len(entry.scores)
-            total += float(scale_rewards(entry.scores, reward_range).mean())
+            total += float(scale_rewards(entry.scores, *reward_range).mean())
         count = len(self._rows)
         return ScoreSummary(prompts=count, scores=scores, mean_v_hat=total / count if count else float("nan"))
 
     def finish(self, metadata: Mapping[str, Any]) -> None:
         """Write the warm-start file, entries in row order, and delete the partial one."""
-        write_atomically(self._output, lambda file: self._write_final(file, metadata))
+        write_file_atomically(self._output, lambda file: self._write_final(file, metadata))
         self.partial.unlink()
         self.close()
 
@@ -163,7 +163,7 @@ class ScoreFile:
         if end == 0:
             header = {"format": FORMAT, "version": FORMAT_VERSION, "fingerprint": self._fingerprint}
             self._write(json.dumps(header, ensure_ascii=False) + "\n")
-            fsync_directory(self.partial.parent)
+            fsync_path(self.partial.parent)
         return rows
 
     def _check_header(self, line: bytes) -> None:

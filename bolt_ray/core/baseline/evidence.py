@@ -12,27 +12,45 @@ visits in which every completion was right, and what the forgetting rule needs: 
 
 and β likewise with n - S. A visit is all entries of a prompt in one commit.
 
-Under ``event`` the result does not depend on the order in which outcomes arrive. The prior of a new prompt
-counts as evidence of the oldest version among its outcomes: when a still older one arrives late, the prior's
-share is decayed by the difference.
+The decay factor ρ is that of BOLT and SPO (arXiv 2509.13232). Under ``event`` the result does not depend on
+the order in which outcomes arrive. The prior of a new prompt counts as evidence of the oldest version among its
+outcomes: when a still older one arrives late, the prior's share is decayed by the difference.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from bolt_ray.core.baseline.forgetting import Forgetting, drift_decay, event_decay
 from bolt_ray.core.baseline.update import BaselineUpdate
+
+Forgetting = Literal["event", "kl", "constant"]
+KLSource = Literal["drift", "batch"]
 
 UNSEEN = -1
 """``last_version`` of a prompt without evidence."""
 
 _GROWTH = 1.2
 _ALL_RIGHT_TOLERANCE = 1e-9
+
+
+def event_decay(rho: float, elapsed: NDArray[Any]) -> NDArray[np.float64]:
+    """ρ^elapsed, float64 [n]: the weight left after ``elapsed`` (int [n], >= 0) policy versions."""
+    return np.power(rho, elapsed.astype(np.float64))
+
+
+def drift_decay(distance: NDArray[np.float64], *, d_half: float, rho_min: float, rho_max: float) -> NDArray[np.float64]:
+    """ρ = clip(2^(-D/D_half), rho_min, rho_max), float64 [n].
+
+    Args:
+        distance: float64 [n], D >= 0, the policy's drift in mean token |Δ log π|.
+        d_half: the drift that halves the weight, before clipping.
+        rho_min, rho_max: bounds of one visit's decay.
+    """
+    return np.clip(np.exp2(-distance / d_half), rho_min, rho_max)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

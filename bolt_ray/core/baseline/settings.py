@@ -6,8 +6,7 @@ import math
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from bolt_ray.core.baseline.evidence import Prior
-from bolt_ray.core.baseline.forgetting import Forgetting, KLSource
+from bolt_ray.core.baseline.evidence import Forgetting, KLSource, Prior
 
 _MEAN_PRIOR_STRENGTH = 2.0
 

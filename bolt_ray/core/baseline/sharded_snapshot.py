@@ -19,9 +19,9 @@ from bolt_ray.core.baseline.snapshot import (
     BaselineSnapshot,
     join_snapshots,
     read_snapshot,
-    write_atomically,
 )
 from bolt_ray.core.errors import CheckpointError
+from bolt_ray.core.files import write_file_atomically
 
 MANIFEST = "manifest.json"
 FORMAT = "bolt_ray.baseline_shards"
@@ -41,7 +41,7 @@ def write_manifest(directory: Path, *, num_shards: int, counters: BaselineCounte
         "num_shards": num_shards,
         "counters": asdict(counters),
     }
-    write_atomically(directory / MANIFEST, lambda file: file.write(json.dumps(manifest, indent=1).encode()))
+    write_file_atomically(directory / MANIFEST, lambda file: file.write(json.dumps(manifest, indent=1).encode()))
 
 
 def read_sharded_snapshot(directory: Path, *, shard: int = 0, num_shards: int = 1) -> BaselineSnapshot:

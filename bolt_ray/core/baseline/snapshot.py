@@ -9,19 +9,19 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import struct
 import zipfile
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from bolt_ray.core.errors import CheckpointError
+from bolt_ray.core.files import write_file_atomically
 from bolt_ray.core.keys import KeyBatch, concatenate_keys
 
 FORMAT = "bolt_ray.baseline"
@@ -127,7 +127,7 @@ def write_snapshot(path: Path, snapshot: BaselineSnapshot) -> None:
         "checksum": _checksum(arrays),
     }
     text = np.frombuffer(json.dumps(manifest).encode(), dtype=np.uint8)
-    write_atomically(path, lambda file: np.savez(file, allow_pickle=False, manifest=text, **arrays))
+    write_file_atomically(path, lambda file: np.savez(file, allow_pickle=False, manifest=text, **arrays))
 
 
 def read_snapshot(path: Path) -> BaselineSnapshot:
@@ -162,30 +162,6 @@ def read_snapshot(path: Path) -> BaselineSnapshot:
         counters=BaselineCounters(**manifest["counters"]),
         update_ids=tuple(manifest["update_ids"]),
     )
-
-
-def write_atomically(path: Path, write: Callable[[BinaryIO], object]) -> None:
-    """Let ``write`` fill a file beside ``path``, fsync it and rename it to ``path``."""
-    # The name does not vary: a killed writer leaves at most one such file, and its successor reuses it.
-    aside = path.with_name(f".{path.name}.part")
-    try:
-        with aside.open("wb") as file:
-            write(file)
-            file.flush()
-            os.fsync(file.fileno())
-        aside.replace(path)
-    finally:
-        aside.unlink(missing_ok=True)
-    fsync_directory(path.parent)
-
-
-def fsync_directory(directory: Path) -> None:
-    """Make a rename or a new file in ``directory`` survive a power cut."""
-    descriptor = os.open(directory, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _checksum(arrays: dict[str, NDArray[Any]]) -> str:

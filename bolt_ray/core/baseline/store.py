@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from bolt_ray.core.advantages import scale_rewards
 from bolt_ray.core.baseline.evidence import UNSEEN, EvidenceTable, Prior
 from bolt_ray.core.baseline.key_index import ABSENT, KeyIndex
 from bolt_ray.core.baseline.metrics import BaselineTotals, value_totals
@@ -26,11 +27,11 @@ from bolt_ray.core.baseline.snapshot import (
     read_snapshot,
     write_snapshot,
 )
-from bolt_ray.core.baseline.update import BaselineUpdate, baseline_update, scale_rewards
+from bolt_ray.core.baseline.update import BaselineUpdate, baseline_update
 from bolt_ray.core.baseline.warm_start import RowKey, WarmStartReport, match_prompts, read_warm_start
-from bolt_ray.core.curriculum.columns import PromptColumns
 from bolt_ray.core.errors import CheckpointError
 from bolt_ray.core.keys import KeyBatch, encode_keys
+from bolt_ray.core.records import PromptColumns
 
 __all__ = ["BaselineSettings", "BaselineStore"]
 
@@ -157,7 +158,7 @@ class BaselineStore:
         Raises:
             ValueError: the reward is not finite, or another argument impossible; nothing has changed then.
         """
-        scaled = scale_rewards([reward], self.settings.reward_range)
+        scaled = scale_rewards([reward], *self.settings.reward_range)
         self.apply(
             baseline_update([key], scaled, [1], versions=version, known_version=self._counters.version, distance=kl)
         )

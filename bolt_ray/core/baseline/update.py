@@ -15,19 +15,6 @@ MAX_VERSION = 2**31 - 1
 _SUM_TOLERANCE = 1e-6
 
 
-def scale_rewards(rewards: ArrayLike, reward_range: tuple[float, float]) -> NDArray[np.float64]:
-    """r̃ = clip((r - lo) / (hi - lo), 0, 1): the one scaled reward of tracker and advantage, float64 [n].
-
-    Raises:
-        ValueError: a reward is NaN or infinite.
-    """
-    raw = np.asarray(rewards, dtype=np.float64)
-    if not np.isfinite(raw).all():
-        raise ValueError("a reward is NaN or infinite; an unscored completion is no evidence, leave it out")
-    low, high = reward_range
-    return np.clip((raw - low) / (high - low), 0.0, 1.0)
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BaselineUpdate:
     """The outcomes of one commit: n entries, several of which may belong to one prompt.

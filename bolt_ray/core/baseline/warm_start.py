@@ -19,7 +19,7 @@ from typing import Any, BinaryIO, NoReturn
 import numpy as np
 from numpy.typing import NDArray
 
-from bolt_ray.core.baseline.update import scale_rewards
+from bolt_ray.core.advantages import scale_rewards
 from bolt_ray.core.errors import CheckpointError
 
 FORMAT_VERSION = 1
@@ -236,7 +236,7 @@ def _beta_counts(
         scores = [_number(score, where) for score in value if score is not None]
         if not scores:
             return None
-        successes = float(scale_rewards(scores, reward_range).sum())
+        successes = float(scale_rewards(scores, *reward_range).sum())
         share = strength / (len(scores) + 1)
         return share * (successes + 0.5), share * (len(scores) - successes + 0.5)
     v_hat = _number(value, where)

@@ -8,11 +8,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from bolt_ray.core.curriculum.columns import PromptColumns
 from bolt_ray.core.curriculum.modifiers import keep_probability, mix_with_uniform, staleness_factor
 from bolt_ray.core.curriculum.sampling import segment_generator
 from bolt_ray.core.curriculum.settings import CurriculumSettings
 from bolt_ray.core.curriculum.strategies.registry import make_strategy
+from bolt_ray.core.records import PromptColumns
 
 
 class Curriculum:

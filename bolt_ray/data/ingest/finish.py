@@ -15,8 +15,9 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from bolt_ray.core.errors import DataError
+from bolt_ray.core.files import fsync_path
 from bolt_ray.data.ingest.read_plan import STORE_FORMAT, Piece, ReadPlan
-from bolt_ray.data.store_files import PartsReader, part_path, sync_directory, sync_file, write_json
+from bolt_ray.data.store_files import PartsReader, part_path, write_json
 
 COMPARE_ROWS = 8192
 
@@ -95,7 +96,7 @@ def finish_store(plan: ReadPlan, directory: Path, *, skip_bad_rows: bool) -> Non
     np.save(directory / "key_hash.npy", hashes[index])
     _write_keys(reader, dropped, directory / "keys.arrow")
     for name in ("index.npy", "key_hash.npy", "keys.arrow", "rejects.jsonl"):
-        sync_file(directory / name)
+        fsync_path(directory / name)
     manifest = {
         "format": STORE_FORMAT,
         "address": plan.address,
@@ -104,7 +105,6 @@ def finish_store(plan: ReadPlan, directory: Path, *, skip_bad_rows: bool) -> Non
         "parts": parts,
     }
     write_json(directory / "manifest.json", manifest)
-    sync_directory(directory)
 
 
 def _column(reader: PartsReader, name: str, dtype: Any) -> NDArray[Any]:

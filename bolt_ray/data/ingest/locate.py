@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import fnmatch
 import glob
 import re
@@ -14,6 +13,7 @@ from pyarrow import fs
 
 from bolt_ray.config.data import DatasetConfig
 from bolt_ray.core.errors import DataError
+from bolt_ray.core.hints import nearest
 
 FORMATS = {
     ".json": "json",
@@ -143,10 +143,8 @@ def _list_local(name: str) -> tuple[list[_Info], str | None]:
             raise DataError(f"no file matches {path}; check datasets: name")
         return files, None
     parent = path.parent
-    near = []
-    if parent.is_dir():
-        near = difflib.get_close_matches(path.name, [entry.name for entry in parent.iterdir()], n=1)
-    hint = f"; did you mean {parent / near[0]}?" if near else "; check datasets: name"
+    near = nearest(path.name, (entry.name for entry in parent.iterdir())) if parent.is_dir() else None
+    hint = f"; did you mean {parent / near}?" if near else "; check datasets: name"
     raise DataError(f"no such file or directory: {path}{hint}")
 
 

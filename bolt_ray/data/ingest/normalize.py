@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import difflib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -12,6 +11,7 @@ from typing import Any
 import xxhash
 
 from bolt_ray.config.data import DatasetConfig, template_columns
+from bolt_ray.core.hints import nearest
 from bolt_ray.core.keys import prompt_key
 from bolt_ray.core.records import Messages
 from bolt_ray.data.ingest.known_datasets import PRESETS, Preset
@@ -156,8 +156,8 @@ def key_hash(key: str) -> int:
 
 def missing_column(name: str, present: list[str]) -> str:
     """The sentence for a column that is not there: its name, the nearest one, and those present."""
-    near = difflib.get_close_matches(name, present, n=1, cutoff=0.6)
-    hint = f"; did you mean '{near[0]}'?" if near else "."
+    near = nearest(name, present)
+    hint = f"; did you mean '{near}'?" if near else "."
     return f"no column '{name}'{hint} Columns present: {', '.join(present) or 'none'}."
 
 

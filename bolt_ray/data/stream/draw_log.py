@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from bolt_ray.core.curriculum.sampling import draw_without_replacement, segment_generator
 from bolt_ray.core.errors import CheckpointError
-from bolt_ray.data.store_files import sync_directory, sync_file
+from bolt_ray.core.files import write_file_atomically
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -108,18 +108,11 @@ class DrawLog:
         directory.mkdir(parents=True, exist_ok=True)
 
     def write(self, draws: SegmentDraws) -> None:
-        path = self._path(draws.segment)
-        aside = path.with_suffix(".tmp")
-        with aside.open("wb") as stream:
-            np.savez(
-                stream,
-                rows=draws.rows,
-                num_samples=draws.num_samples,
-                store=np.frombuffer(self._address.encode("ascii"), dtype=np.uint8),
-            )
-        sync_file(aside)
-        aside.replace(path)
-        sync_directory(self._directory)
+        address = np.frombuffer(self._address.encode("ascii"), dtype=np.uint8)
+        write_file_atomically(
+            self._path(draws.segment),
+            lambda file: np.savez(file, rows=draws.rows, num_samples=draws.num_samples, store=address),
+        )
 
     def read(self, segment: int) -> SegmentDraws:
         """The draws of a segment that was written.

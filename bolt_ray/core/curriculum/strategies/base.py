@@ -8,7 +8,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from bolt_ray.core.curriculum.columns import PromptColumns
+from bolt_ray.core.records import PromptColumns
 
 MIN_N_EFF = 1e-3
 """Evidence decays towards nothing; less than this is taken as this, which keeps weights finite."""

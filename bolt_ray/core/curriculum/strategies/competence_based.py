@@ -6,9 +6,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bolt_ray.core.curriculum.binning import bin_weights
-from bolt_ray.core.curriculum.columns import PromptColumns
 from bolt_ray.core.curriculum.settings import CurriculumSettings
 from bolt_ray.core.curriculum.strategies.base import MemorylessStrategy
+from bolt_ray.core.records import PromptColumns
 
 
 class CompetenceBased(MemorylessStrategy):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Callable
 
 from bolt_ray.core.curriculum.settings import CurriculumSettings
@@ -14,6 +13,7 @@ from bolt_ray.core.curriculum.strategies.sec import Sec
 from bolt_ray.core.curriculum.strategies.thompson import Thompson
 from bolt_ray.core.curriculum.strategies.uncertainty import Uncertainty
 from bolt_ray.core.curriculum.strategies.uniform import Uniform
+from bolt_ray.core.hints import nearest
 
 STRATEGIES: dict[str, Callable[[CurriculumSettings], Strategy]] = {
     "uniform": Uniform,
@@ -34,7 +34,7 @@ def make_strategy(settings: CurriculumSettings) -> Strategy:
     """
     build = STRATEGIES.get(settings.strategy)
     if build is None:
-        nearest = difflib.get_close_matches(settings.strategy, STRATEGIES, n=1, cutoff=0.4)
-        hint = f"; did you mean {nearest[0]!r}?" if nearest else ""
+        near = nearest(settings.strategy, STRATEGIES)
+        hint = f"; did you mean {near!r}?" if near else ""
         raise ValueError(f"unknown curriculum strategy {settings.strategy!r}; known: {', '.join(STRATEGIES)}{hint}")
     return build(settings)

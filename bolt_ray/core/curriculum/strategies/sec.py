@@ -10,8 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bolt_ray.core.curriculum.binning import MIN_PROBABILITY
-from bolt_ray.core.curriculum.columns import PromptColumns
 from bolt_ray.core.curriculum.settings import CurriculumSettings
+from bolt_ray.core.records import PromptColumns
 
 
 class Sec:

@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from bolt_ray.core.curriculum.columns import PromptColumns
 from bolt_ray.core.curriculum.settings import CurriculumSettings
 from bolt_ray.core.curriculum.strategies.base import MIN_N_EFF, MemorylessStrategy
+from bolt_ray.core.records import PromptColumns
 
 PREFERRED_SHARE = 0.1
 """Share of the prompts over which the weight falls by a factor e, nearest first."""

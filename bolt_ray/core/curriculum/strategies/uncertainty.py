@@ -8,9 +8,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bolt_ray.core.curriculum.binning import MIN_PROBABILITY
-from bolt_ray.core.curriculum.columns import PromptColumns
 from bolt_ray.core.curriculum.settings import CurriculumSettings
 from bolt_ray.core.curriculum.strategies.base import MIN_N_EFF, MemorylessStrategy
+from bolt_ray.core.records import PromptColumns
 
 
 def outcome_std(v_hat: NDArray[np.floating[Any]]) -> NDArray[np.float64]:

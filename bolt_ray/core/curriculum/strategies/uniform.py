@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from bolt_ray.core.curriculum.columns import PromptColumns
 from bolt_ray.core.curriculum.settings import CurriculumSettings
 from bolt_ray.core.curriculum.strategies.base import MemorylessStrategy
+from bolt_ray.core.records import PromptColumns
 
 
 class Uniform(MemorylessStrategy):

@@ -1,0 +1,14 @@
+"""The nearest of the names a user could have meant, for messages about an unknown one."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+_CUTOFF = 0.5
+"""Similarity below which a name is no hint but noise; 1 is equality."""
+
+
+def nearest(name: str, known: Iterable[str]) -> str | None:
+    """The known name most similar to ``name``, None if none is similar."""
+    return next(iter(difflib.get_close_matches(name, list(known), n=1, cutoff=_CUTOFF)), None)
