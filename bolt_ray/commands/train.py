@@ -32,13 +32,14 @@ from bolt_ray.config.loading import dump_config
 from bolt_ray.config.schema import RunConfig
 from bolt_ray.core.curriculum import Curriculum
 from bolt_ray.core.records import DrawnPrompt
+from bolt_ray.data.ingest.read_plan import source_weights
 from bolt_ray.data.store import PromptStore
 from bolt_ray.engines.tokenizer import PromptTokenizer
 from bolt_ray.rewards.unscored import check_unscored
 from bolt_ray.training.batch import BatchBuilder
 from bolt_ray.training.checkpoints import read_checkpoint, write_checkpoint
 from bolt_ray.training.completions import CompletionService
-from bolt_ray.training.curriculum_stream import CurriculumPrompts
+from bolt_ray.training.curriculum_stream import CurriculumPrompts, PromptSchedule
 from bolt_ray.training.evaluator import Evaluator, Score
 from bolt_ray.training.interrupts import InterruptFlag, catch_interrupts
 from bolt_ray.training.learner_group import LearnerGroup
@@ -207,11 +208,10 @@ class _Assembly:
         prompts = CurriculumPrompts(
             store=store,
             rows=rows,
-            config=config,
+            schedule=_prompt_schedule(config, max_prompt_tokens=max_tokens),
             curriculum=Curriculum(plain.curriculum_settings(config)),
             baseline=shards,
             tokenize=tokenize,
-            max_prompt_tokens=max_tokens,
             draws_dir=self._run.draws,
         )
         stack.callback(prompts.close)
@@ -383,6 +383,23 @@ def _batch_builder(config: RunConfig) -> BatchBuilder:
         reward_range=config.baseline.reward_range,
         mask_truncated=config.loss.mask_truncated,
         skip_truncated_evidence=config.baseline.skip_truncated,
+    )
+
+
+def _prompt_schedule(config: RunConfig, *, max_prompt_tokens: int) -> PromptSchedule:
+    return PromptSchedule(
+        prompts_per_step=config.prompts_per_step,
+        refresh_steps=config.curriculum.update_freq,
+        max_steps=config.train.max_steps,
+        group_size=config.rollout.group_size,
+        allocate_rollouts=config.curriculum.allocate_rollouts,
+        category=config.curriculum.category,
+        reward_range=config.baseline.reward_range,
+        seed=config.seed,
+        source_weights=source_weights(config.datasets),
+        max_prompt_tokens=max_prompt_tokens,
+        on_bad_row=config.data.on_bad_row,
+        stall_timeout_s=config.deadlines.prompts_s,
     )
 
 

@@ -22,7 +22,7 @@ from bolt_ray.core.errors import CheckpointError
 from bolt_ray.core.files import fsync_path
 from bolt_ray.training.run_directory import RunDirectory, checkpoint_name, list_checkpoints
 
-FORMAT = 2
+FORMAT = 3
 _READ_BYTES = 1 << 22
 
 

@@ -2,23 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from bolt_ray.config.schema import RunConfig
 from bolt_ray.core.advantages import scale_rewards
 from bolt_ray.core.curriculum import Curriculum, PromptColumns, allocate_rollouts
 from bolt_ray.core.errors import DataError
 from bolt_ray.core.records import DrawnPrompt, ScoredCompletion
-from bolt_ray.data.ingest.read_plan import source_weights
 from bolt_ray.data.store import PromptStore
 from bolt_ray.data.stream.stream import PromptStream
-from bolt_ray.engines.tokenizer import PromptTokenizer
+from bolt_ray.data.stream.window_reader import Tokenize, read_tokenized
 from bolt_ray.training.rollout import LedgerEntry, StepRollouts
 
 
@@ -28,10 +26,48 @@ class ColumnsReader(Protocol):
     def columns(self) -> PromptColumns: ...
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PromptSchedule:
+    """What is drawn, how often and for how many completions; plain values of several sections.
+
+    Attributes:
+        prompts_per_step: draws one optimizer step takes.
+        refresh_steps: steps between two refreshes of the weights.
+        max_steps: steps of the whole run; no window is drawn for later ones.
+        group_size: completions per draw, on average where they are allocated.
+        allocate_rollouts: divide the completions of a window by uncertainty, at least one for each draw.
+        category: the column whose values are the prompts' categories; None: prompts have none.
+        reward_range: (lo, hi) that rewards are scaled from.
+        seed: of the draws.
+        source_weights: shares of the datasets by name; None: every prompt counts by its weight alone.
+        max_prompt_tokens: longest prompt after template and tokenizer.
+        on_bad_row: "error" or "skip", for a prompt that is longer or has no tokens.
+        stall_timeout_s: longest wait for a prompt.
+    """
+
+    prompts_per_step: int
+    refresh_steps: int
+    max_steps: int
+    group_size: int
+    allocate_rollouts: bool
+    category: str | None
+    reward_range: tuple[float, float]
+    seed: int
+    source_weights: Mapping[str, float] | None
+    max_prompt_tokens: int
+    on_bad_row: str
+    stall_timeout_s: float
+
+    @property
+    def window_size(self) -> int:
+        """Draws of one refresh window."""
+        return self.refresh_steps * self.prompts_per_step
+
+
 class CurriculumPrompts:
     """The stream, fed with the curriculum's weights over the baseline's columns.
 
-    The next segment is drawn when the present one has at most a step's draws left, right after the baseline was
+    The next window is drawn when the present one has at most a step's draws left, right after the baseline was
     updated: as fresh as can be while Ray Data still builds it in the background of that last step.
     """
 
@@ -40,41 +76,36 @@ class CurriculumPrompts:
         *,
         store: PromptStore,
         rows: NDArray[np.int64],
-        config: RunConfig,
+        schedule: PromptSchedule,
         curriculum: Curriculum,
         baseline: ColumnsReader,
-        tokenize: PromptTokenizer,
-        max_prompt_tokens: int,
+        tokenize: Tokenize,
         draws_dir: Path,
     ) -> None:
+        """``rows``, int64 [n] and ascending, may be drawn; the baseline has them registered in this order."""
         self._store = store
         self._rows = rows
+        self._schedule = schedule
         self._tokenize = tokenize
-        self._max_prompt_tokens = max_prompt_tokens
         self._curriculum = curriculum
         self._baseline = baseline
-        self._prompts_per_step = config.prompts_per_step
-        self._max_steps = config.train.max_steps
-        self._reward_range = config.baseline.reward_range
-        self._segment_size = config.curriculum.update_freq * config.prompts_per_step
-        self._categories = _categories(store, config.curriculum.category)
+        self._categories = _categories(store, schedule.category)
         self._step = 0
         self._version = 0
         self._columns: PromptColumns | None = None
-        self._group_size = config.rollout.group_size
         self.stream = PromptStream(
             store=store,
             tokenize=tokenize,
             weights=self._weights,
-            segment_size=self._segment_size,
+            window_size=schedule.window_size,
             draws_dir=draws_dir,
-            seed=config.seed,
+            seed=schedule.seed,
             rows=rows,
-            source_weights=source_weights(config.datasets),
-            num_samples=self._allocate if config.curriculum.allocate_rollouts else self._group_size,
-            max_prompt_tokens=max_prompt_tokens,
-            on_bad_row=config.data.on_bad_row,
-            stall_timeout_s=config.deadlines.prompts_s,
+            source_weights=schedule.source_weights,
+            num_samples=self._allocate if schedule.allocate_rollouts else schedule.group_size,
+            max_prompt_tokens=schedule.max_prompt_tokens,
+            on_bad_row=schedule.on_bad_row,
+            stall_timeout_s=schedule.stall_timeout_s,
         )
 
     def after_step(self, step: int, rollouts: StepRollouts, *, version: int) -> None:
@@ -82,7 +113,8 @@ class CurriculumPrompts:
         self._step, self._version = step, version
         self._observe(rollouts.trainable)
         _, offset = self.stream.position
-        if step < self._max_steps and self._segment_size - offset <= self._prompts_per_step:
+        left = self._schedule.window_size - offset
+        if step < self._schedule.max_steps and left <= self._schedule.prompts_per_step:
             self.stream.prefetch_next()
 
     def metrics(self) -> dict[str, float]:
@@ -92,17 +124,18 @@ class CurriculumPrompts:
     def first_token_ids(self, count: int) -> list[NDArray[np.int32]]:
         """Some prompts' tokens, cut to what the model may be given: to compare learner and generators on before
         there is a completion."""
-        sequences = self._tokenize(self._store.read(self._rows[:count]))
-        return [token_ids[: self._max_prompt_tokens] for token_ids in sequences]
+        limit = self._schedule.max_prompt_tokens
+        return [token_ids[:limit] for _, token_ids in read_tokenized(self._store, self._rows[:count], self._tokenize)]
 
     def redraw(self, entries: Sequence[LedgerEntry]) -> list[DrawnPrompt]:
         """The prompts of a ledger, read and tokenized again."""
         if not entries:
             return []
-        prompts = self._store.read(np.array([entry.row for entry in entries], dtype=np.int64))
+        rows = np.array([entry.row for entry in entries], dtype=np.int64)
+        tokenized = read_tokenized(self._store, rows, self._tokenize)
         return [
             DrawnPrompt(draw_id=entry.draw_id, prompt=prompt, token_ids=token_ids, num_samples=entry.num_samples)
-            for entry, prompt, token_ids in zip(entries, prompts, self._tokenize(prompts), strict=True)
+            for entry, (prompt, token_ids) in zip(entries, tokenized, strict=True)
         ]
 
     def state_dict(self) -> dict[str, Any]:
@@ -121,20 +154,19 @@ class CurriculumPrompts:
     def close(self) -> None:
         self.stream.close()
 
-    def _weights(self, segment: int) -> NDArray[np.float64]:
-        columns = self._read_columns()
-        weights = self._curriculum.weights(
-            columns, step=self._step, total_steps=self._max_steps, segment=segment, version=self._version
+    def _weights(self, window: int) -> NDArray[np.float64]:
+        self._columns = self._read_columns()
+        return self._curriculum.weights(
+            self._columns,
+            step=self._step,
+            total_steps=self._schedule.max_steps,
+            window=window,
+            version=self._version,
         )
-        self._columns = columns
-        whole = np.ones(self._store.num_rows)  # of the held-out rows, which the stream does not draw
-        whole[self._rows] = weights
-        return whole
 
-    def _allocate(self, segment: int, rows: NDArray[np.int64]) -> NDArray[np.int32]:
-        assert self._columns is not None, "weights are asked for before the allocation"
-        places = np.searchsorted(self._rows, rows)
-        return allocate_rollouts(self._columns.v_hat[places], self._group_size * len(rows))
+    def _allocate(self, window: int, drawn: NDArray[np.int64]) -> NDArray[np.int32]:
+        assert self._columns is not None, "the weights of a window are taken before its allocation"
+        return allocate_rollouts(self._columns.v_hat[drawn], self._schedule.group_size * len(drawn))
 
     def _read_columns(self) -> PromptColumns:
         columns = self._baseline.columns()
@@ -146,7 +178,7 @@ class CurriculumPrompts:
         v_hat = np.array([item.completion.request.v_hat for item in items], dtype=np.float64)
         self._curriculum.observe(
             categories=None if self._categories is None else self._categories[rows],
-            abs_advantages=np.abs(scale_rewards(rewards, *self._reward_range) - v_hat),
+            abs_advantages=np.abs(scale_rewards(rewards, *self._schedule.reward_range) - v_hat),
         )
 
 

@@ -4,7 +4,7 @@
           metrics.jsonl     one record per step and evaluation; metrics.csv the same as a table
           run.log           the log
           checkpoints/step-000100/   what resume needs, with the model in Hugging Face format
-          draws/            each segment's drawn prompts
+          draws/            each window's drawn prompts
           baseline/         write-ahead logs of the baseline shards
           final/            the trained model
 """

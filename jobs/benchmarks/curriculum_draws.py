@@ -1,4 +1,4 @@
-"""Time of drawing a segment of prompts without replacement, and of computing the weights for it.
+"""Time of drawing a window of prompts without replacement, and of computing the weights for it.
 
     python jobs/benchmarks/curriculum_draws.py --sizes 10000 1000000 10000000
 
@@ -46,7 +46,7 @@ def weights_ms(strategy: str, columns: PromptColumns, repeats: int) -> float:
     """Milliseconds of one refresh of all weights, every option on."""
     settings = CurriculumSettings(strategy=strategy, skip_solved=True, staleness_bonus=1.0, exploration_floor=0.05)
     made = Curriculum(settings)
-    return best_ms(lambda i: made.weights(columns, step=100, total_steps=1000, segment=i), repeats)
+    return best_ms(lambda i: made.weights(columns, step=100, total_steps=1000, window=i), repeats)
 
 
 def some_columns(num_prompts: int) -> PromptColumns:
@@ -65,7 +65,7 @@ def some_columns(num_prompts: int) -> PromptColumns:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--sizes", type=int, nargs="+", default=[10_000, 1_000_000, 10_000_000])
-    parser.add_argument("--draws", type=int, default=2_560, help="prompts of one segment")
+    parser.add_argument("--draws", type=int, default=2_560, help="prompts of one window")
     parser.add_argument("--repeats", type=int, default=9)
     args = parser.parse_args()
 

@@ -3,7 +3,7 @@
     python jobs/benchmarks/prompt_stream.py stream --rows 10_000 1_000_000 10_000_000
     python jobs/benchmarks/prompt_stream.py ingest --mib 2048 --cap-mib 1024
 
-``stream`` draws and reads segments of 2,560 prompts; reading should cost the same whatever the store holds.
+``stream`` draws and reads windows of 2,560 prompts; reading should cost the same whatever the store holds.
 ``ingest`` reads a JSONL file larger than the cap and fails if the processes together grow beyond the cap.
 """
 
@@ -35,10 +35,10 @@ from bolt_ray.data.ingest.normalize import row_rules
 from bolt_ray.data.ingest.read_plan import Piece, ReadPlan, ReadUnit
 from bolt_ray.data.store import PromptStore
 from bolt_ray.data.store_files import PART_SCHEMA, PartWriter, part_path, write_json
-from bolt_ray.data.stream.draw_log import draw_rows, segment_rng
+from bolt_ray.data.stream.draw_log import draw_indices, window_rng
 from bolt_ray.data.stream.stream import PromptStream
 
-SEGMENT = 2560
+WINDOW = 2560
 ROWS_PER_PART = 500_000
 TEXT = "A shop sells apples, pears and plums. How many are left after day {}? "
 
@@ -92,10 +92,10 @@ def write_part(directory: Path, number: int, start: int, stop: int) -> None:
     write_json(sidecar_path(directory, number), {**sidecar, "pieces": [["synthetic", "jsonl"]]})
 
 
-def bench_stream(sizes: Sequence[int], segments: int) -> None:
+def bench_stream(sizes: Sequence[int], windows: int) -> None:
     """One line per store size; the ratio is to the first size."""
     ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False)
-    columns = ("open", "draw", "draw/M", "segment", "first")
+    columns = ("open", "draw", "draw/M", "window", "first")
     print(f"{'rows':>12} {'make store':>11}" + "".join(f" {column:>9}" for column in columns) + f" {'ratio':>6}")
     reference = 0.0
     with tempfile.TemporaryDirectory() as scratch:
@@ -108,7 +108,7 @@ def bench_stream(sizes: Sequence[int], segments: int) -> None:
             store = PromptStore.open(home)
             opened = time.perf_counter() - begin
             drawing = median_draw(num_rows)
-            first, whole = time_segments(store, Path(scratch) / f"draws-{num_rows}", segments)
+            first, whole = time_windows(store, Path(scratch) / f"draws-{num_rows}", windows)
             reference = reference or whole
             print(
                 f"{num_rows:>12,} {made:>10.1f}s {opened * 1e3:>7.1f}ms {drawing * 1e3:>7.1f}ms "
@@ -119,30 +119,39 @@ def bench_stream(sizes: Sequence[int], segments: int) -> None:
 
 
 def median_draw(num_rows: int) -> float:
-    """Seconds to draw a segment from weights that are at hand."""
+    """Seconds to draw a window from weights that are at hand."""
     weights = np.random.default_rng(0).random(num_rows) + 0.05
-    rows = np.arange(num_rows, dtype=np.int64)
     taken = []
-    for segment in range(5):
+    for window in range(5):
         begin = time.perf_counter()
-        draw_rows(weights, rows=rows, size=min(SEGMENT, num_rows), rng=segment_rng(0, segment))
+        draw_indices(weights, size=min(WINDOW, num_rows), rng=window_rng(0, window))
         taken.append(time.perf_counter() - begin)
     return statistics.median(taken)
 
 
-def time_segments(store: PromptStore, draws_dir: Path, segments: int) -> tuple[float, float]:
-    """Median seconds to a segment's first prompt and to its last, drawing left out; two warm-up segments."""
-    stream = PromptStream(store=store, tokenize=characters, segment_size=SEGMENT, draws_dir=draws_dir)
+def time_windows(store: PromptStore, draws_dir: Path, windows: int) -> tuple[float, float]:
+    """Median seconds to a window's first prompt and to its last, drawing left out; two warm-up windows."""
+    stream = PromptStream(
+        store=store,
+        tokenize=characters,
+        window_size=WINDOW,
+        draws_dir=draws_dir,
+        seed=0,
+        num_samples=1,
+        max_prompt_tokens=1024,
+        on_bad_row="error",
+        stall_timeout_s=600.0,
+    )
     firsts, wholes = [], []
-    for _ in range(segments + 2):
+    for _ in range(windows + 2):
         # The draw happens here and its reading begins; reading is what is timed.
         if stream.position == (0, 0):
-            stream.take(SEGMENT)
+            stream.take(WINDOW)
         stream.prefetch_next()
         begin = time.perf_counter()
         stream.take(1)
         firsts.append(time.perf_counter() - begin)
-        stream.take(SEGMENT - 1)
+        stream.take(WINDOW - 1)
         wholes.append(time.perf_counter() - begin)
     stream.close()
     return statistics.median(firsts[2:]), statistics.median(wholes[2:])
@@ -236,7 +245,7 @@ def main() -> int:
     commands = parser.add_subparsers(dest="command", required=True)
     stream = commands.add_parser("stream")
     stream.add_argument("--rows", type=int, nargs="+", default=[10_000, 1_000_000, 10_000_000])
-    stream.add_argument("--segments", type=int, default=9)
+    stream.add_argument("--windows", type=int, default=9)
     ingest = commands.add_parser("ingest")
     ingest.add_argument("--mib", type=int, default=2048)
     ingest.add_argument("--cap-mib", type=int, default=1024)
@@ -247,7 +256,7 @@ def main() -> int:
         f"load {os.getloadavg()[0]:.1f}"
     )
     if options.command == "stream":
-        bench_stream(options.rows, options.segments)
+        bench_stream(options.rows, options.windows)
         return 0
     return 0 if bench_ingest(options.mib, options.cap_mib) else 1
 

@@ -13,14 +13,13 @@ import pytest
 from numpy.typing import NDArray
 from support.fakes import answer
 
-from bolt_ray.commands.shared import settings as plain
-from bolt_ray.commands.shared.prompts import open_store
-from bolt_ray.config.loading import build_config
+from bolt_ray.config.data import DatasetConfig
 from bolt_ray.core.baseline import BaselineSettings, BaselineStore
-from bolt_ray.core.curriculum import STRATEGIES, Curriculum
+from bolt_ray.core.curriculum import STRATEGIES, Curriculum, CurriculumSettings
 from bolt_ray.core.records import DrawnPrompt, Prompt, RolloutRequest, ScoredCompletion
+from bolt_ray.data.ingest.build import build_store
 from bolt_ray.data.stream.window_reader import Tokenize
-from bolt_ray.training.curriculum_stream import CurriculumPrompts
+from bolt_ray.training.curriculum_stream import CurriculumPrompts, PromptSchedule
 from bolt_ray.training.rollout import StepRollouts
 
 pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("ray_cluster")]
@@ -78,22 +77,21 @@ def _step_of(items: Sequence[ScoredCompletion]) -> StepRollouts:
 
 
 @contextmanager
-def opened(home: Path, *, name: str, group_size: int = 1, **curriculum: Any) -> Iterator[Fixture]:
+def opened(
+    home: Path,
+    *,
+    name: str,
+    refresh_steps: int = 2,
+    group_size: int = 1,
+    allocate_rollouts: bool = False,
+    category: str | None = None,
+    **curriculum: Any,
+) -> Iterator[Fixture]:
     data = home / "rows.jsonl"
     if not data.exists():
         rows = [{"prompt": f"{n}?", "prompt_id": f"row-{n}", "level": n % 3} for n in range(NUM_ROWS)]
         data.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    config = build_config(
-        {
-            "datasets": [{"name": str(data)}],
-            "data": {"store_dir": str(home / "stores"), "heldout_size": 20},
-            "rewards": [{"type": "exact"}],
-            "rollout": {"rollouts_per_step": PER_STEP * group_size, "group_size": group_size},
-            "curriculum": {"update_freq": 2, **curriculum},
-            "train": {"max_steps": 50},
-        }
-    )
-    store = open_store(config.datasets, config)
+    store = build_store([DatasetConfig(name=str(data))], store_dir=home / "stores", stall_timeout_s=120.0)
     rows, heldout = store.split_heldout(fraction=0.0, size=20)
     assert len(heldout) == 20
     baseline = BaselineStore(BaselineSettings())
@@ -101,11 +99,23 @@ def opened(home: Path, *, name: str, group_size: int = 1, **curriculum: Any) -> 
     prompts = CurriculumPrompts(
         store=store,
         rows=rows,
-        config=config,
-        curriculum=Curriculum(plain.curriculum_settings(config)),
+        schedule=PromptSchedule(
+            prompts_per_step=PER_STEP,
+            refresh_steps=refresh_steps,
+            max_steps=50,
+            group_size=group_size,
+            allocate_rollouts=allocate_rollouts,
+            category=category,
+            reward_range=(0.0, 1.0),
+            seed=0,
+            source_weights=None,
+            max_prompt_tokens=4,
+            on_bad_row="error",
+            stall_timeout_s=120.0,
+        ),
+        curriculum=Curriculum(CurriculumSettings(**curriculum)),
         baseline=baseline,
-        tokenize=one_token(),  # type: ignore[arg-type]
-        max_prompt_tokens=4,
+        tokenize=one_token(),
         draws_dir=home / f"draws-{name}",
     )
     try:
@@ -122,10 +132,10 @@ def options_of(strategy: str) -> dict[str, Any]:
 def test_every_strategy_drives_the_stream_and_goes_on_after_a_resume(tmp_path: Path, strategy: str) -> None:
     with opened(tmp_path, name="whole", **options_of(strategy)) as whole:
         drawn = [one.prompt.row for _ in range(6) for one in whole.run_step()]
-        metrics = whole.prompts.metrics()
+        record = whole.record()
     assert set(drawn) <= set(whole.rows.tolist())
     assert all(len(set(drawn[start : start + 16])) == 16 for start in (0, 16, 32))  # none twice between two refreshes
-    assert 0.0 < metrics["curriculum/coverage"] <= 100.0
+    assert record["curriculum/coverage"] == len(set(drawn))
 
     with opened(tmp_path, name="cut", **options_of(strategy)) as first:
         begun = [one.prompt.row for _ in range(3) for one in first.run_step()]
@@ -136,12 +146,13 @@ def test_every_strategy_drives_the_stream_and_goes_on_after_a_resume(tmp_path: P
         again.prompts.load_state_dict(state)
         again.step = 3
         begun += [one.prompt.row for _ in range(3) for one in again.run_step()]
+        assert again.record() == pytest.approx(record)
     assert begun == drawn
 
 
 def test_a_step_shows_the_prompts_tracked_after_it(tmp_path: Path) -> None:
     """Not those of the last refresh of the weights, which at step 1 was before any outcome."""
-    with opened(tmp_path, name="counted", strategy="uncertainty", update_freq=4) as fixture:
+    with opened(tmp_path, name="counted", strategy="uncertainty", refresh_steps=4) as fixture:
         fixture.prompts.stream.prefetch_next()
         for step in (1, 2, 3):
             fixture.run_step()
@@ -166,9 +177,9 @@ def test_a_group_is_divided_by_uncertainty(tmp_path: Path) -> None:
         keys = [f"row-{row}" for row in fixture.rows]
         right = [10.0 * (row % 2) + 5.0 * (1 - row % 2) for row in fixture.rows]
         fixture.baseline.update_many(keys, right, [10] * len(keys))
-        segment = fixture.prompts.stream.take(2 * PER_STEP)
-    assert sum(one.num_samples for one in segment) == 2 * PER_STEP * 4
-    even = [one.num_samples for one in segment if one.prompt.row % 2 == 0]
-    odd = [one.num_samples for one in segment if one.prompt.row % 2 == 1]
+        window = fixture.prompts.stream.take(2 * PER_STEP)
+    assert sum(one.num_samples for one in window) == 2 * PER_STEP * 4
+    even = [one.num_samples for one in window if one.prompt.row % 2 == 0]
+    odd = [one.num_samples for one in window if one.prompt.row % 2 == 1]
     assert min(even) >= max(odd) >= 1
     assert np.mean(even) > np.mean(odd) + 1

@@ -20,8 +20,8 @@ from bolt_ray.commands.precompute_baseline.score_file import PromptScores
 from bolt_ray.core.errors import DataError, StallError
 from bolt_ray.core.records import DrawnPrompt, RolloutRequest, ScoredCompletion, UnscoredCompletion
 from bolt_ray.data.store import PromptStore
-from bolt_ray.data.stream.draw_log import SegmentDraws
-from bolt_ray.data.stream.window_reader import SegmentReader, Tokenize, UnusableDraw
+from bolt_ray.data.stream.draw_log import WindowDraws
+from bolt_ray.data.stream.window_reader import Tokenize, UnusableDraw, WindowReader
 from bolt_ray.rewards.unscored import reason_kind
 from bolt_ray.training.completions import POLL_S, CompletionService, Outcome, request_seed
 
@@ -55,18 +55,18 @@ def read_in_order(
         StallError: nothing came in time.
     """
 
-    def reader(start: int) -> SegmentReader:
+    def reader(start: int) -> WindowReader:
         piece = rows[start : start + read_rows]
-        return SegmentReader(
+        return WindowReader(
             store=store,
-            draws=SegmentDraws(segment=start // read_rows, rows=piece, num_samples=np.ones(piece.size, dtype=np.int32)),
+            draws=WindowDraws(window=start // read_rows, rows=piece, num_samples=np.ones(piece.size, dtype=np.int32)),
             offset=0,
             first_draw_id=start,
             tokenize=tokenize,
             max_tokens=max_tokens,
         )
 
-    readers: list[SegmentReader] = []
+    readers: list[WindowReader] = []
     try:
         for start in range(0, rows.size, read_rows):
             ahead = [start, start + read_rows][len(readers) :]
@@ -80,7 +80,7 @@ def read_in_order(
                     raise DataError(
                         f"{store.place(drawn.row)}: {_why(drawn, max_tokens)}, or set data.on_bad_row: skip"
                     )
-                skipped["too_many_tokens" if drawn.num_tokens else "no_tokens"] += 1
+                skipped[drawn.reason] += 1
             readers.pop(0).close()
     finally:
         for open_reader in readers:

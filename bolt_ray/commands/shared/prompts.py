@@ -1,4 +1,4 @@
-"""The prompts of a run: the store, the stream that follows the curriculum, and the held-out problems."""
+"""Opens the prompt store of a command, and reads its held-out problems."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from bolt_ray.core.errors import DataError
 from bolt_ray.core.records import DrawnPrompt
 from bolt_ray.data.ingest.build import build_store
 from bolt_ray.data.store import PromptStore
+from bolt_ray.data.stream.window_reader import read_tokenized
 from bolt_ray.engines.tokenizer import PromptTokenizer
 
 log = logging.getLogger(__name__)
@@ -59,9 +60,8 @@ def heldout_problems(
     Raises:
         DataError: a problem is longer than ``max_tokens``.
     """
-    prompts = store.read(rows[:limit])
     problems = []
-    for index, (prompt, token_ids) in enumerate(zip(prompts, tokenize(prompts), strict=True)):
+    for index, (prompt, token_ids) in enumerate(read_tokenized(store, rows[:limit], tokenize)):
         if not 0 < len(token_ids) <= max_tokens:
             raise DataError(
                 f"{store.place(prompt.row)}: the held-out prompt has {len(token_ids):,} tokens; the limit is "

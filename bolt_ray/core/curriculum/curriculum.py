@@ -9,14 +9,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bolt_ray.core.curriculum.modifiers import keep_probability, mix_with_uniform, staleness_factor
-from bolt_ray.core.curriculum.sampling import segment_generator
+from bolt_ray.core.curriculum.sampling import window_generator
 from bolt_ray.core.curriculum.settings import CurriculumSettings
 from bolt_ray.core.curriculum.strategies.registry import make_strategy
 from bolt_ray.core.records import PromptColumns
 
 
 class Curriculum:
-    """Weights over all prompts, refreshed once per segment.
+    """Weights over all prompts, refreshed once per window.
 
     Raises:
         ValueError: The settings name an unknown strategy.
@@ -28,7 +28,7 @@ class Curriculum:
         self._mean_weight: float | None = None
 
     def weights(
-        self, columns: PromptColumns, *, step: int, total_steps: int, segment: int, version: int | None = None
+        self, columns: PromptColumns, *, step: int, total_steps: int, window: int, version: int | None = None
     ) -> NDArray[np.float64]:
         """float64 ``[n]``, all positive: the strategy's weights with the options laid over them.
 
@@ -45,7 +45,7 @@ class Curriculum:
                 f"prompt {bad[0]} has v_hat {columns.v_hat[bad[0]]} and n_eff {columns.n_eff[bad[0]]} "
                 f"({bad.size} such prompts): the baseline columns are damaged"
             )
-        rng = segment_generator(self.settings.seed, segment, stream=0)
+        rng = window_generator(self.settings.seed, window, stream=0)
         weights = self._strategy.weights(columns, step=step, total_steps=total_steps, rng=rng)
         if self.settings.skip_solved:
             weights = weights * keep_probability(columns.solved_streak)

@@ -24,7 +24,7 @@ def draw_without_replacement(weights: NDArray[np.float64], k: int, rng: np.rando
     the draws still missing come from exponential keys (Efraimidis and Spirakis 2006, the Gumbel top-k
     trick), the same distribution in O(n log n) whatever the weights are.
 
-    k > n gives several windows: every index once per window, the windows drawn independently.
+    k > n gives several passes: every index once per pass, the passes drawn independently.
 
     Args:
         weights: float64 ``[n]``, every one positive and finite, in any scale.
@@ -48,11 +48,11 @@ def draw_without_replacement(weights: NDArray[np.float64], k: int, rng: np.rando
         return np.empty(0, dtype=np.int64)
     weights = np.ascontiguousarray(weights, dtype=np.float64)
     block_sums = _checked_block_sums(weights)
-    full_windows, rest = divmod(k, weights.size)
-    windows = [_draw_by_keys(weights, weights.size, rng) for _ in range(full_windows)]
-    if rest or not windows:
-        windows.append(_draw_window(weights, block_sums, rest, rng))
-    return windows[0] if len(windows) == 1 else np.concatenate(windows)
+    full_passes, rest = divmod(k, weights.size)
+    passes = [_draw_by_keys(weights, weights.size, rng) for _ in range(full_passes)]
+    if rest or not passes:
+        passes.append(_draw_pass(weights, block_sums, rest, rng))
+    return passes[0] if len(passes) == 1 else np.concatenate(passes)
 
 
 def _block_sums(weights: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -79,7 +79,7 @@ def _checked_block_sums(weights: NDArray[np.float64]) -> NDArray[np.float64]:
     )
 
 
-def _draw_window(
+def _draw_pass(
     weights: NDArray[np.float64], block_sums: NDArray[np.float64], k: int, rng: np.random.Generator
 ) -> NDArray[np.int64]:
     """k <= n distinct indices: by rejection as long as that pays, the rest by keys."""
@@ -141,13 +141,13 @@ def _draw_by_keys(weights: NDArray[np.float64], k: int, rng: np.random.Generator
     return order
 
 
-def segment_generator(seed: int, segment: int, *, stream: int) -> np.random.Generator:
+def window_generator(seed: int, window: int, *, stream: int) -> np.random.Generator:
     """A Philox generator that depends on nothing but its arguments: no history, no cluster size.
 
     Args:
         seed: the curriculum's seed.
-        segment: number of the segment, from 0.
+        window: number of the window, from 0.
         stream: 0 for the weights, 1 for the draws, so that neither shifts the other.
     """
-    key = np.array([seed, segment], dtype=np.uint64)
+    key = np.array([seed, window], dtype=np.uint64)
     return np.random.Generator(np.random.Philox(key=key, counter=np.array([0, 0, 0, stream], dtype=np.uint64)))

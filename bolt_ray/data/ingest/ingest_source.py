@@ -44,7 +44,7 @@ CHATTY_LOGGERS = (
     "ray.data._internal.progress",
     "ray.data._internal.logging",
 )
-"""Ray Data logs several lines per execution, and there is one execution per segment."""
+"""Ray Data logs several lines per execution, and there is one execution per window."""
 
 _EXCERPT_CHARS = 200
 

@@ -1,4 +1,4 @@
-"""The draws of a segment: which rows, in which order, how many completions each; kept on disk before use."""
+"""The draws of a window: which rows, in which order, how many completions each; kept on disk before use."""
 
 from __future__ import annotations
 
@@ -10,44 +10,43 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from bolt_ray.core.curriculum.sampling import draw_without_replacement, segment_generator
+from bolt_ray.core.curriculum.sampling import draw_without_replacement, window_generator
 from bolt_ray.core.errors import CheckpointError
 from bolt_ray.core.files import write_file_atomically
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class SegmentDraws:
-    """A segment of the prompt stream.
+class WindowDraws:
+    """A window of the prompt stream.
 
     Attributes:
-        segment: its number, from 0.
+        window: its number, from 0.
         rows: int64 [n], store rows in draw order.
         num_samples: int32 [n], completions asked of each draw.
     """
 
-    segment: int
+    window: int
     rows: NDArray[np.int64]
     num_samples: NDArray[np.int32]
 
 
-def segment_rng(seed: int, segment: int) -> np.random.Generator:
-    """A generator that depends on (seed, segment) alone, so that a restart draws the same.
+def window_rng(seed: int, window: int) -> np.random.Generator:
+    """A generator that depends on (seed, window) alone, so that a restart draws the same.
 
     Another stream than the one the curriculum's weights are made with.
     """
-    return segment_generator(seed, segment, stream=1)
+    return window_generator(seed, window, stream=1)
 
 
-def draw_rows(
+def draw_indices(
     weights: NDArray[np.float64],
     *,
-    rows: NDArray[np.int64],
     size: int,
     rng: np.random.Generator,
     source_ids: NDArray[np.int32] | None = None,
     source_weights: Sequence[float] | None = None,
 ) -> NDArray[np.int64]:
-    """Draw ``size`` rows without replacement, in random order.
+    """Draw ``size`` of n rows without replacement, in random order.
 
     With ``source_weights`` the rows of every source are scaled so that the sources come out at these weights.
     Scaling alone would miss them whenever a source has few rows, as none is drawn twice; so each source gets
@@ -56,13 +55,12 @@ def draw_rows(
     ``size``, repeats its rows, each as often as the others, give or take one.
 
     Args:
-        weights: float64 [n], positive, over ``rows``.
-        rows: int64 [n], store rows that may be drawn.
-        source_ids: int32 [n], the source of each; needed with ``source_weights``.
+        weights: float64 [n], positive.
+        source_ids: int32 [n], the source of each row; needed with ``source_weights``.
         source_weights: by source number.
 
     Returns:
-        int64 [size], store rows.
+        int64 [size], indices of the rows drawn, 0 … n-1.
 
     Raises:
         ValueError: a weight is not positive and finite, or there is nothing to draw from.
@@ -76,8 +74,8 @@ def draw_rows(
             members = np.flatnonzero(source_ids == source)
             picks.append(members[draw_without_replacement(weights[members], int(quotas[source]), rng)])
         picked = np.concatenate(picks) if picks else np.empty(0, np.int64)
-    # Draw order puts the heavy rows first; a step inside the segment must not depend on that.
-    drawn: NDArray[np.int64] = rows[rng.permutation(picked)]
+    # Draw order puts the heavy rows first; a step inside the window must not depend on that.
+    drawn: NDArray[np.int64] = rng.permutation(picked)
     return drawn
 
 
@@ -95,7 +93,7 @@ def _quotas(
 
 
 class DrawLog:
-    """Segments' draws on disk: ``segment-000007.npz``, written aside, fsynced, renamed.
+    """Windows' draws on disk: ``window-000007.npz``, written aside, fsynced, renamed.
 
     Args:
         directory: made if missing.
@@ -107,27 +105,27 @@ class DrawLog:
         self._address = store_address
         directory.mkdir(parents=True, exist_ok=True)
 
-    def write(self, draws: SegmentDraws) -> None:
+    def write(self, draws: WindowDraws) -> None:
         address = np.frombuffer(self._address.encode("ascii"), dtype=np.uint8)
         write_file_atomically(
-            self._path(draws.segment),
+            self._path(draws.window),
             lambda file: np.savez(file, rows=draws.rows, num_samples=draws.num_samples, store=address),
         )
 
-    def read(self, segment: int) -> SegmentDraws:
-        """The draws of a segment that was written.
+    def read(self, window: int) -> WindowDraws:
+        """The draws of a window that was written.
 
         Raises:
             CheckpointError: they are missing, damaged or of another store.
         """
-        path = self._path(segment)
+        path = self._path(window)
         try:
             with np.load(path, allow_pickle=False) as saved:
                 address = saved["store"].tobytes().decode("ascii")
-                draws = SegmentDraws(segment=segment, rows=saved["rows"], num_samples=saved["num_samples"])
+                draws = WindowDraws(window=window, rows=saved["rows"], num_samples=saved["num_samples"])
         except (OSError, ValueError, KeyError, zipfile.BadZipFile, EOFError) as error:
             raise CheckpointError(
-                f"the draws of segment {segment} cannot be read from {path} ({error}); resume from an "
+                f"the draws of window {window} cannot be read from {path} ({error}); resume from an "
                 "earlier checkpoint, or start a new run"
             ) from error
         if address != self._address:
@@ -137,14 +135,14 @@ class DrawLog:
             )
         return draws
 
-    def drop_from(self, segment: int) -> None:
-        """Forget the draws of this and all later segments."""
-        for path in self._directory.glob("segment-*.npz"):
-            if int(path.stem.removeprefix("segment-")) >= segment:
+    def drop_from(self, window: int) -> None:
+        """Forget the draws of this and all later windows."""
+        for path in self._directory.glob("window-*.npz"):
+            if int(path.stem.removeprefix("window-")) >= window:
                 path.unlink()
 
-    def _path(self, segment: int) -> Path:
-        return self._directory / f"segment-{segment:06d}.npz"
+    def _path(self, window: int) -> Path:
+        return self._directory / f"window-{window:06d}.npz"
 
 
 def check_state(state: Mapping[str, object], expected: Mapping[str, object]) -> None:

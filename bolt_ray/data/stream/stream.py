@@ -1,9 +1,9 @@
 """The weighted prompt stream: an endless sequence of prompts that follows the curriculum.
 
-    weights(segment) ─▶ draws ─ fsync ─▶ disk
+    weights(window) ─▶ draws ─ fsync ─▶ disk
                           └─▶ Ray Data: fetch rows, template, tokenize ─▶ prompts in draw order
 
-A segment is as many draws as the curriculum keeps its weights. Position is (segment, offset): what was handed
+A window is as many draws as the curriculum keeps its weights. Position is (window, offset): what was handed
 out, not what was read ahead.
 """
 
@@ -20,43 +20,40 @@ from numpy.typing import NDArray
 from bolt_ray.core.errors import CheckpointError, DataError
 from bolt_ray.core.records import DrawnPrompt
 from bolt_ray.data.store import PromptStore
-from bolt_ray.data.stream.draw_log import DrawLog, SegmentDraws, check_state, draw_rows, segment_rng
-from bolt_ray.data.stream.window_reader import DRAWS_PER_TASK, SegmentReader, Tokenize, UnusableDraw
+from bolt_ray.data.stream.draw_log import DrawLog, WindowDraws, check_state, draw_indices, window_rng
+from bolt_ray.data.stream.window_reader import Tokenize, UnusableDraw, WindowReader
 
 Weights = Callable[[int], NDArray[np.float64]]
-"""Segment number to float64 [store.num_rows], positive weights of all rows."""
+"""Window number to float64 [n], positive weights of the n rows that may be drawn."""
 
 Allocate = Callable[[int, NDArray[np.int64]], NDArray[np.int32]]
-"""Segment number and rows drawn, int64 [n], to completions asked of each, int32 [n], at least 1."""
+"""Window number and what was drawn, int64 [m] indices into those rows, to completions of each, int32 [m], >= 1."""
 
 
 class PromptStream(Iterator[DrawnPrompt]):
     """Prompts in draw order, without end.
 
-    When the weights of a segment are taken: at :meth:`prefetch_next`, else when its first prompt is asked
-    for. Call ``prefetch_next`` as soon as the curriculum's refresh is due: it takes the weights at once,
-    writes the draws down and lets Ray Data build the segment while the current one is being consumed. Never
-    calling it costs the time to build a segment at the beginning of each, and gives the freshest weights.
-    With ``lookahead`` the stream calls it by itself when a segment begins: weights are one segment old.
+    The weights of a window are taken at :meth:`prefetch_next`, else when its first prompt is asked for. Call
+    ``prefetch_next`` as soon as the curriculum's refresh is due: it takes the weights at once, writes the draws
+    down and lets Ray Data build the window while the current one is being consumed. Never calling it costs the
+    time to build a window at the beginning of each, and gives the freshest weights.
 
-    Drawn without replacement within a segment (a store with fewer rows than draws repeats them evenly). The
+    Drawn without replacement within a window (a store with fewer rows than draws repeats them evenly). The
     sequence is a function of (seed, weights, store), of nothing else: not of the cluster, not of timing.
 
     Args:
         store: the prompts.
         tokenize: prompts to token ids, e.g. ``engines.tokenizer.PromptTokenizer``; must pickle.
-        weights: asked once per segment, in the caller's thread; None: uniform.
-        segment_size: draws per segment = prompts per step × steps between two refreshes.
+        window_size: draws per window = prompts per step × steps between two refreshes.
         draws_dir: where draws are kept; one per run.
-        seed: with the segment number the only source of randomness.
-        rows: int64, the rows that may be drawn (the training side of ``store.split_heldout``); None: all.
-        source_weights: shares of the sources by name; None: no mixing, every row counts by its weight alone.
-        num_samples: completions per draw, or a function that allocates them when a segment is drawn.
+        seed: with the window number the only source of randomness.
+        num_samples: completions per draw, or a function that allocates them when a window is drawn.
         max_prompt_tokens: longest prompt after template and tokenizer.
         on_bad_row: "error" raises on a longer prompt (or one without tokens), "skip" leaves it out, counted.
-        lookahead: draw and build the next segment as soon as one begins.
         stall_timeout_s: longest wait for a prompt.
-        rows_per_task: rows one Ray Data task fetches; the sequence does not depend on it.
+        weights: called once per window, in the caller's thread; None: uniform.
+        rows: int64 [n], the rows that may be drawn (the training side of ``store.split_heldout``); None: all.
+        source_weights: shares of the sources by name; None: no mixing, every row counts by its weight alone.
     """
 
     def __init__(
@@ -64,24 +61,22 @@ class PromptStream(Iterator[DrawnPrompt]):
         *,
         store: PromptStore,
         tokenize: Tokenize,
-        segment_size: int,
+        window_size: int,
         draws_dir: str | Path,
-        seed: int = 0,
+        seed: int,
+        num_samples: int | Allocate,
+        max_prompt_tokens: int,
+        on_bad_row: str,
+        stall_timeout_s: float,
         weights: Weights | None = None,
         rows: NDArray[np.int64] | None = None,
         source_weights: Mapping[str, float] | None = None,
-        num_samples: int | Allocate = 1,
-        max_prompt_tokens: int = 1024,
-        on_bad_row: str = "error",
-        lookahead: bool = False,
-        stall_timeout_s: float = 600.0,
-        rows_per_task: int = DRAWS_PER_TASK,
     ) -> None:
-        if segment_size < 1:
-            raise ValueError(f"segment_size must be at least 1, not {segment_size}")
+        if window_size < 1:
+            raise ValueError(f"window_size must be at least 1, not {window_size}")
         self._store = store
         self._tokenize = tokenize
-        self._segment_size = segment_size
+        self._window_size = window_size
         self._seed = seed
         self._weights = weights
         self._rows = np.arange(store.num_rows, dtype=np.int64) if rows is None else np.asarray(rows, np.int64)
@@ -92,45 +87,43 @@ class PromptStream(Iterator[DrawnPrompt]):
         self._num_samples = num_samples
         self._max_prompt_tokens = max_prompt_tokens
         self._on_bad_row = on_bad_row
-        self._lookahead = lookahead
         self._stall_timeout_s = stall_timeout_s
-        self._rows_per_task = rows_per_task
         self._log = DrawLog(Path(draws_dir), store_address=store.address)
-        self._segment = 0
+        self._window = 0
         self._offset = 0
         self._num_drawn = 0
         self._skipped: Counter[str] = Counter()
-        self._current: SegmentReader | None = None
-        self._following: SegmentReader | None = None
+        self._current: WindowReader | None = None
+        self._following: WindowReader | None = None
 
     def __next__(self) -> DrawnPrompt:
         """The next usable prompt.
 
         Raises:
             DataError: a prompt is too long or has no tokens, and bad rows are not skipped; or a whole
-                segment is unusable.
+                window is unusable.
             StallError: nothing came within the deadline.
         """
-        for _ in range(self._segment_size + 1):
+        for _ in range(self._window_size + 1):
             drawn = self._reader().next(self._stall_timeout_s)
             self._offset += 1
             if isinstance(drawn, DrawnPrompt):
                 return drawn
             self._skip(drawn)
         raise DataError(
-            f"not one of {self._segment_size} prompts in a row could be used: all are longer than "
+            f"not one of {self._window_size} prompts in a row could be used: all are longer than "
             f"data.max_prompt_tokens {self._max_prompt_tokens} or have no tokens"
         )
 
     def prefetch_next(self) -> None:
-        """Take the weights of the next segment now and build it in the background; once per segment.
+        """Take the weights of the next window now and build it in the background; once per window.
 
-        Before the first prompt (of a run or after a resume) it is the present segment that is built.
+        Before the first prompt (of a run or after a resume) it is the present window that is built.
         """
         if self._current is None:
-            self._current = self._open(self._segment, self._offset)
+            self._current = self._open(self._window, self._offset)
         elif self._following is None:
-            self._following = self._open(self._segment + 1, 0)
+            self._following = self._open(self._window + 1, 0)
 
     def take(self, count: int) -> list[DrawnPrompt]:
         """The next ``count`` prompts."""
@@ -138,18 +131,18 @@ class PromptStream(Iterator[DrawnPrompt]):
 
     @property
     def position(self) -> tuple[int, int]:
-        """(segment, draws of it handed out)."""
-        return self._segment, self._offset
+        """(window, draws of it handed out)."""
+        return self._window, self._offset
 
     def metrics(self) -> dict[str, float]:
         """Prompts skipped so far by reason, and the number of draws handed out."""
         skipped = {f"data/skipped_{reason}": float(count) for reason, count in sorted(self._skipped.items())}
-        return {"data/draws": float(self._segment * self._segment_size + self._offset), **skipped}
+        return {"data/draws": float(self._window * self._window_size + self._offset), **skipped}
 
     def state_dict(self) -> dict[str, Any]:
-        """The position, plain JSON values. Segments already drawn keep their draws in ``draws_dir``."""
+        """The position, plain JSON values. Windows already drawn keep their draws in ``draws_dir``."""
         return {
-            "segment": self._segment,
+            "window": self._window,
             "offset": self._offset,
             "num_drawn": self._num_drawn,
             "skipped": dict(self._skipped),
@@ -159,22 +152,22 @@ class PromptStream(Iterator[DrawnPrompt]):
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on where the state was taken: the same draws follow.
 
-        Segments drawn after the state was taken are forgotten and drawn again, from the weights of then.
+        Windows drawn after the state was taken are forgotten and drawn again, from the weights of then.
 
         Raises:
-            CheckpointError: the state is of another store or other settings, or a segment's draws are gone.
+            CheckpointError: the state is of another store or other settings, or a window's draws are gone.
         """
         check_state(state, self._settings())
-        segment, offset, num_drawn = (int(state[name]) for name in ("segment", "offset", "num_drawn"))
-        if not (0 <= offset <= self._segment_size and segment >= 0 and num_drawn <= segment + 2):
-            raise CheckpointError(f"impossible position of the prompt stream: segment {segment}, offset {offset}")
-        for drawn in range(segment, num_drawn):
+        window, offset, num_drawn = (int(state[name]) for name in ("window", "offset", "num_drawn"))
+        if not (0 <= offset <= self._window_size and window >= 0 and num_drawn <= window + 2):
+            raise CheckpointError(f"impossible position of the prompt stream: window {window}, offset {offset}")
+        for drawn in range(window, num_drawn):
             self._log.read(drawn)
         self.close()
         self._log.drop_from(num_drawn)
-        if offset == self._segment_size:
-            segment, offset = segment + 1, 0
-        self._segment, self._offset, self._num_drawn = segment, offset, num_drawn
+        if offset == self._window_size:
+            window, offset = window + 1, 0
+        self._window, self._offset, self._num_drawn = window, offset, num_drawn
         self._skipped = Counter({str(reason): int(count) for reason, count in state["skipped"].items()})
 
     def close(self) -> None:
@@ -185,64 +178,55 @@ class PromptStream(Iterator[DrawnPrompt]):
         self._current = self._following = None
 
     def _settings(self) -> dict[str, Any]:
-        return {"seed": self._seed, "segment_size": self._segment_size, "store": self._store.address}
+        return {"seed": self._seed, "window_size": self._window_size, "store": self._store.address}
 
-    def _reader(self) -> SegmentReader:
-        """The reader the next draw comes from; moves on to the next segment at the end of one."""
-        if self._offset >= self._segment_size:
+    def _reader(self) -> WindowReader:
+        """The reader the next draw comes from; moves on to the next window at the end of one."""
+        if self._offset >= self._window_size:
             self._current = self._following
             self._following = None
-            self._segment += 1
+            self._window += 1
             self._offset = 0
         if self._current is None:
-            self._current = self._open(self._segment, self._offset)
-        if self._lookahead and self._following is None:
-            self._following = self._open(self._segment + 1, 0)
+            self._current = self._open(self._window, self._offset)
         return self._current
 
-    def _open(self, segment: int, offset: int) -> SegmentReader:
-        if segment < self._num_drawn:
-            draws = self._log.read(segment)
+    def _open(self, window: int, offset: int) -> WindowReader:
+        if window < self._num_drawn:
+            draws = self._log.read(window)
         else:
-            draws = self._draw(segment)
+            draws = self._draw(window)
             self._log.write(draws)
-            self._num_drawn = segment + 1
-        return SegmentReader(
+            self._num_drawn = window + 1
+        return WindowReader(
             store=self._store,
             draws=draws,
             offset=offset,
-            first_draw_id=segment * self._segment_size,
+            first_draw_id=window * self._window_size,
             tokenize=self._tokenize,
             max_tokens=self._max_prompt_tokens,
-            rows_per_task=self._rows_per_task,
         )
 
-    def _draw(self, segment: int) -> SegmentDraws:
-        if self._weights is None:
-            weights = np.ones(self._rows.size)
-        else:
-            all_weights = np.asarray(self._weights(segment), dtype=np.float64)
-            if all_weights.shape != (self._store.num_rows,):
-                raise ValueError(f"weights have shape {all_weights.shape}, not ({self._store.num_rows},)")
-            weights = all_weights[self._rows]
-        rows = draw_rows(
+    def _draw(self, window: int) -> WindowDraws:
+        weights = np.ones(self._rows.size) if self._weights is None else np.asarray(self._weights(window), np.float64)
+        if weights.shape != self._rows.shape:
+            raise ValueError(f"weights have shape {weights.shape}, not {self._rows.shape}: one per row to draw from")
+        drawn = draw_indices(
             weights,
-            rows=self._rows,
-            size=self._segment_size,
-            rng=segment_rng(self._seed, segment),
+            size=self._window_size,
+            rng=window_rng(self._seed, window),
             source_ids=self._source_ids,
             source_weights=self._source_shares,
         )
         if callable(self._num_samples):
-            num_samples = np.asarray(self._num_samples(segment, rows), dtype=np.int32)
+            num_samples = np.asarray(self._num_samples(window, drawn), dtype=np.int32)
         else:
-            num_samples = np.full(rows.size, self._num_samples, dtype=np.int32)
-        if num_samples.shape != rows.shape or int(num_samples.min()) < 1:
+            num_samples = np.full(drawn.size, self._num_samples, dtype=np.int32)
+        if num_samples.shape != drawn.shape or int(num_samples.min()) < 1:
             raise ValueError("every draw needs at least one completion")
-        return SegmentDraws(segment=segment, rows=rows, num_samples=num_samples)
+        return WindowDraws(window=window, rows=self._rows[drawn], num_samples=num_samples)
 
     def _skip(self, drawn: UnusableDraw) -> None:
-        reason = "too_many_tokens" if drawn.num_tokens else "no_tokens"
         if self._on_bad_row != "skip":
             what = (
                 f"the prompt has {drawn.num_tokens:,} tokens, more than data.max_prompt_tokens "
@@ -254,7 +238,7 @@ class PromptStream(Iterator[DrawnPrompt]):
                 f"{self._store.place(drawn.row)}: {what}. Raise the limit, shorten the prompt, or set "
                 "data.on_bad_row: skip"
             )
-        self._skipped[reason] += 1
+        self._skipped[drawn.reason] += 1
 
 
 def _shares(store: PromptStore, source_weights: Mapping[str, float] | None) -> Sequence[float] | None:

@@ -1,4 +1,4 @@
-"""Reading a segment: Ray Data fetches just its rows and tokenizes them; the driver puts them in order."""
+"""Reading a window: Ray Data fetches just its rows and tokenizes them; the driver puts them in order."""
 
 from __future__ import annotations
 
@@ -19,11 +19,13 @@ from bolt_ray.core.records import DrawnPrompt, Prompt
 from bolt_ray.data.background_feed import Feed
 from bolt_ray.data.ingest.ingest_source import TASK_CPUS, quiet_dataset
 from bolt_ray.data.store import PromptStore, shared_store
-from bolt_ray.data.stream.draw_log import SegmentDraws
+from bolt_ray.data.stream.draw_log import WindowDraws
 
 DRAWS_PER_TASK = 512
+"""Rows one Ray Data task fetches; the order of the prompts does not depend on it."""
+
 CONCURRENT_TASKS = 2
-"""A segment is a few tasks of milliseconds; more processes would each load a tokenizer and take from the others."""
+"""A window is a few tasks of milliseconds; more processes would each load a tokenizer and take from the others."""
 
 Tokenize = Callable[[Sequence[Prompt]], list[NDArray[np.int32]]]
 """Prompts to int32 token ids; runs in Ray Data workers, so it must pickle."""
@@ -37,6 +39,24 @@ class UnusableDraw:
     row: int
     num_tokens: int
 
+    @property
+    def reason(self) -> str:
+        return "too_many_tokens" if self.num_tokens else "no_tokens"
+
+
+def read_tokenized(
+    store: PromptStore, rows: NDArray[np.int64], tokenize: Tokenize
+) -> list[tuple[Prompt, NDArray[np.int32]]]:
+    """A few rows with their token ids, in the order asked for; read and tokenized by this process itself.
+
+    Args:
+        store: where the rows are.
+        rows: int64 [n], store rows.
+        tokenize: see :data:`Tokenize`.
+    """
+    prompts = store.read(rows)
+    return list(zip(prompts, tokenize(prompts), strict=True))
+
 
 class DrawnRows(Datasource):  # type: ignore[misc]
     """Reads rows of a prompt store by number.
@@ -44,16 +64,14 @@ class DrawnRows(Datasource):  # type: ignore[misc]
     Args:
         directory: the store's.
         rows: int64 [n], store rows.
-        first_place: place of rows[0] in the segment.
-        rows_per_task: what one read task fetches.
+        first_place: place of rows[0] in the window.
     """
 
-    def __init__(self, directory: str, rows: NDArray[np.int64], *, first_place: int, rows_per_task: int) -> None:
+    def __init__(self, directory: str, rows: NDArray[np.int64], *, first_place: int) -> None:
         super().__init__()
         self._directory = directory
         self._rows = rows
         self._first_place = first_place
-        self._rows_per_task = rows_per_task
 
     def get_name(self) -> str:
         return "DrawnPrompts"
@@ -65,8 +83,8 @@ class DrawnRows(Datasource):  # type: ignore[misc]
         self, parallelism: int, per_task_row_limit: int | None = None, data_context: Any = None
     ) -> list[ReadTask]:
         tasks = []
-        for start in range(0, self._rows.size, self._rows_per_task):
-            rows = self._rows[start : start + self._rows_per_task]
+        for start in range(0, self._rows.size, DRAWS_PER_TASK):
+            rows = self._rows[start : start + DRAWS_PER_TASK]
             known = BlockMetadata(num_rows=int(rows.size), size_bytes=None, input_files=None, exec_stats=None)
             tasks.append(ReadTask(partial(_fetch, self._directory, rows, self._first_place + start), known))
         return tasks
@@ -99,29 +117,27 @@ def _tokenize_table(table: pa.Table, *, directory: str, tokenize: Tokenize, max_
     )
 
 
-class SegmentReader:
-    """Prompts of one segment in draw order, fetched ahead in the background.
+class WindowReader:
+    """Prompts of one window in draw order, fetched ahead in the background.
 
     Args:
         store: where the rows are.
-        draws: the segment.
+        draws: the window.
         offset: draws at the beginning that are not wanted any more.
-        first_draw_id: draw id of the segment's first draw.
+        first_draw_id: draw id of the window's first draw.
         tokenize: see :data:`Tokenize`.
         max_tokens: longest usable prompt.
-        rows_per_task: rows that one read task fetches; does not change what comes out.
     """
 
     def __init__(
         self,
         *,
         store: PromptStore,
-        draws: SegmentDraws,
+        draws: WindowDraws,
         offset: int,
         first_draw_id: int,
         tokenize: Tokenize,
         max_tokens: int,
-        rows_per_task: int = DRAWS_PER_TASK,
     ) -> None:
         self._store = store
         self._draws = draws
@@ -130,11 +146,11 @@ class SegmentReader:
         self._max_tokens = max_tokens
         self._ready: dict[int, DrawnPrompt | UnusableDraw] = {}
         directory = str(store.directory)
-        source = DrawnRows(directory, draws.rows[offset:], first_place=offset, rows_per_task=rows_per_task)
+        source = DrawnRows(directory, draws.rows[offset:], first_place=offset)
         step = partial(_tokenize_table, directory=directory, tokenize=tokenize, max_tokens=max_tokens)
-        blocks = -(-(draws.rows.size - offset) // rows_per_task)
+        blocks = -(-(draws.rows.size - offset) // DRAWS_PER_TASK)
         self._feed: Feed[pa.Table] = Feed(
-            lambda: _stream(source, step, blocks), what=f"the prompts of segment {draws.segment}"
+            lambda: _stream(source, step, blocks), what=f"the prompts of window {draws.window}"
         )
 
     @property
@@ -150,7 +166,7 @@ class SegmentReader:
         """
         while self._next not in self._ready:
             table = self._feed.get(timeout_s)
-            assert table is not None, "Ray Data ended before all rows of the segment came"
+            assert table is not None, "Ray Data ended before all rows of the window came"
             self._take(table)
         drawn = self._ready.pop(self._next)
         self._next += 1

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from bolt_ray.core.baseline import BaselineStore
 from bolt_ray.core.curriculum import STRATEGIES, Curriculum, CurriculumSettings, PromptColumns
-from bolt_ray.core.curriculum.sampling import draw_without_replacement, segment_generator
+from bolt_ray.core.curriculum.sampling import draw_without_replacement, window_generator
 
 
 def columns_of(v_hat: list[float] | Any, **others: Any) -> PromptColumns:
@@ -41,12 +41,12 @@ def curriculum(**kwargs: Any) -> Curriculum:
     return Curriculum(CurriculumSettings(**kwargs))
 
 
-def draw(made: Curriculum, weights: Any, k: int, *, segment: int) -> Any:
+def draw(made: Curriculum, weights: Any, k: int, *, window: int) -> Any:
     """As the prompt stream draws from a curriculum's weights."""
-    return draw_without_replacement(weights, k, segment_generator(made.settings.seed, segment, stream=1))
+    return draw_without_replacement(weights, k, window_generator(made.settings.seed, window, stream=1))
 
 
-AT = {"step": 10, "total_steps": 100, "segment": 1}
+AT = {"step": 10, "total_steps": 100, "window": 1}
 
 
 def test_columns_give_the_beta_posterior_and_check_their_lengths() -> None:
@@ -75,35 +75,35 @@ def test_a_floor_of_one_is_uniform() -> None:
 
 
 @pytest.mark.parametrize("strategy", list(STRATEGIES))
-def test_weights_depend_on_seed_segment_and_columns_alone(strategy: str) -> None:
+def test_weights_depend_on_seed_window_and_columns_alone(strategy: str) -> None:
     columns = columns_of(np.linspace(0, 1, 50))
     first, second = curriculum(strategy=strategy, seed=3), curriculum(strategy=strategy, seed=3)
-    first.weights(columns, step=1, total_steps=100, segment=0)  # history must not matter
+    first.weights(columns, step=1, total_steps=100, window=0)  # history must not matter
     np.testing.assert_array_equal(first.weights(columns, **AT), second.weights(columns, **AT))
     other = curriculum(strategy=strategy, seed=4).weights(columns, **AT)
     assert (strategy == "thompson") == bool((other != second.weights(columns, **AT)).any())
 
 
-def test_draws_are_reproducible_and_differ_by_segment_and_seed() -> None:
+def test_draws_are_reproducible_and_differ_by_window_and_seed() -> None:
     columns = columns_of(np.linspace(0, 1, 300))
     draw_of = {}
-    for seed, segment in ((0, 0), (0, 1), (1, 0)):
+    for seed, window in ((0, 0), (0, 1), (1, 0)):
         one, two = curriculum(strategy="uncertainty", seed=seed), curriculum(strategy="uncertainty", seed=seed)
-        weights = one.weights(columns, step=0, total_steps=9, segment=segment)
-        drawn = draw(one, weights, 40, segment=segment)
-        np.testing.assert_array_equal(drawn, draw(two, weights, 40, segment=segment))
+        weights = one.weights(columns, step=0, total_steps=9, window=window)
+        drawn = draw(one, weights, 40, window=window)
+        np.testing.assert_array_equal(drawn, draw(two, weights, 40, window=window))
         assert np.unique(drawn).size == 40
-        draw_of[seed, segment] = tuple(drawn.tolist())
+        draw_of[seed, window] = tuple(drawn.tolist())
     assert len(set(draw_of.values())) == 3
 
 
-def test_segment_generators_are_separate_streams_with_fixed_numbers() -> None:
-    streams = [segment_generator(1, 2, stream=s).random() for s in (0, 1)]
-    others = [segment_generator(2, 1, stream=0).random(), segment_generator(1, 3, stream=0).random()]
+def test_window_generators_are_separate_streams_with_fixed_numbers() -> None:
+    streams = [window_generator(1, 2, stream=s).random() for s in (0, 1)]
+    others = [window_generator(2, 1, stream=0).random(), window_generator(1, 3, stream=0).random()]
     assert len({*streams, *others}) == 4
-    assert segment_generator(2**64 - 1, 0, stream=0).random() < 1.0
+    assert window_generator(2**64 - 1, 0, stream=0).random() < 1.0
     # Pinned: a resumed run must draw what the interrupted one would have drawn.
-    assert segment_generator(0, 0, stream=0).integers(0, 1000, 4).tolist() == [34, 11, 611, 241]
+    assert window_generator(0, 0, stream=0).integers(0, 1000, 4).tolist() == [34, 11, 611, 241]
 
 
 def test_uncertain_prompts_are_drawn_more_often_than_under_uniform() -> None:
@@ -113,7 +113,7 @@ def test_uncertain_prompts_are_drawn_more_often_than_under_uniform() -> None:
     mean_uncertainty = {}
     for strategy in ("uniform", "uncertainty", "thompson", "cures"):
         made = curriculum(strategy=strategy, temperature=0.1)
-        drawn = draw(made, made.weights(columns, **AT), 500, segment=1)
+        drawn = draw(made, made.weights(columns, **AT), 500, window=1)
         mean_uncertainty[strategy] = float(np.sqrt(v_hat[drawn] * (1 - v_hat[drawn])).mean())
     for strategy in ("uncertainty", "thompson", "cures"):
         assert mean_uncertainty[strategy] > mean_uncertainty["uniform"] + 0.08
@@ -226,9 +226,9 @@ def test_every_prompt_keeps_a_positive_weight(
     n = len(v_hat)
     columns = columns_of(v_hat, n_eff=np.full(n, n_eff), solved_streak=np.arange(n) * 50, last_version=np.arange(n) - 1)
     made = curriculum(strategy=strategy, **options)
-    weights = made.weights(columns, step=step, total_steps=500, segment=0)
+    weights = made.weights(columns, step=step, total_steps=500, window=0)
     assert weights.shape == (n,)
     assert weights.dtype == np.float64
     assert np.isfinite(weights).all()
     assert (weights > 0).all()
-    assert sorted(draw(made, weights, n, segment=0).tolist()) == list(range(n))
+    assert sorted(draw(made, weights, n, window=0).tolist()) == list(range(n))

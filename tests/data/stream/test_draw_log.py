@@ -6,37 +6,41 @@ import numpy as np
 import pytest
 
 from bolt_ray.core.errors import CheckpointError
-from bolt_ray.data.stream.draw_log import DrawLog, SegmentDraws, check_state, draw_rows, segment_rng
+from bolt_ray.data.stream.draw_log import DrawLog, WindowDraws, check_state, draw_indices, window_rng
 
 
-def draws(segment: int, rows: list[int]) -> SegmentDraws:
-    return SegmentDraws(segment=segment, rows=np.array(rows, np.int64), num_samples=np.ones(len(rows), np.int32))
+def draws(window: int, rows: list[int]) -> WindowDraws:
+    return WindowDraws(window=window, rows=np.array(rows, np.int64), num_samples=np.ones(len(rows), np.int32))
 
 
-def test_the_generator_depends_on_seed_and_segment_alone() -> None:
-    first = segment_rng(3, 5).random(4)
-    np.testing.assert_array_equal(first, segment_rng(3, 5).random(4))
-    assert not np.array_equal(first, segment_rng(3, 6).random(4))
-    assert not np.array_equal(first, segment_rng(5, 3).random(4))
+def test_the_generator_depends_on_seed_and_window_alone() -> None:
+    first = window_rng(3, 5).random(4)
+    np.testing.assert_array_equal(first, window_rng(3, 5).random(4))
+    assert not np.array_equal(first, window_rng(3, 6).random(4))
+    assert not np.array_equal(first, window_rng(5, 3).random(4))
 
 
-def test_no_row_twice_and_only_the_rows_given() -> None:
-    rows = np.arange(100, 200)
-    drawn = draw_rows(np.ones(100), rows=rows, size=100, rng=segment_rng(0, 0))
-    assert sorted(drawn.tolist()) == rows.tolist()
-    assert drawn.tolist() != rows.tolist()
+def test_no_row_is_drawn_twice_and_the_order_is_random() -> None:
+    drawn = draw_indices(np.ones(100), size=100, rng=window_rng(0, 0)).tolist()
+    assert sorted(drawn) == list(range(100))
+    assert drawn != list(range(100))
+
+
+def test_draws_have_fixed_numbers() -> None:
+    """A resumed run must draw what the interrupted one would have drawn."""
+    drawn = draw_indices(np.arange(1.0, 21.0), size=6, rng=window_rng(7, 3))
+    assert drawn.tolist() == [13, 3, 5, 8, 14, 10]
 
 
 def test_a_small_store_repeats_its_rows_evenly() -> None:
-    drawn = draw_rows(np.array([1.0, 5.0, 100.0]), rows=np.arange(3), size=8, rng=segment_rng(0, 0))
+    drawn = draw_indices(np.array([1.0, 5.0, 100.0]), size=8, rng=window_rng(0, 0))
     assert sorted(np.bincount(drawn).tolist()) == [2, 3, 3]
 
 
 def test_weights_are_followed() -> None:
     weights = np.concatenate([np.full(500, 9.0), np.full(500, 1.0)])
     counts = sum(
-        int(np.count_nonzero(draw_rows(weights, rows=np.arange(1000), size=50, rng=segment_rng(1, segment)) < 500))
-        for segment in range(40)
+        int(np.count_nonzero(draw_indices(weights, size=50, rng=window_rng(1, window)) < 500)) for window in range(40)
     )
     assert 0.87 < counts / 2000 < 0.92
 
@@ -46,12 +50,11 @@ def test_sources_come_out_at_their_weights(small_rows: int) -> None:
     """3:1 exactly, however few rows one source has and whatever its rows weigh."""
     source_ids = np.concatenate([np.zeros(5000, np.int32), np.ones(small_rows, np.int32)])
     weights = np.linspace(0.1, 3.0, source_ids.size)
-    for segment in range(3):
-        drawn = draw_rows(
+    for window in range(3):
+        drawn = draw_indices(
             weights,
-            rows=np.arange(source_ids.size),
             size=2560,
-            rng=segment_rng(0, segment),
+            rng=window_rng(0, window),
             source_ids=source_ids,
             source_weights=[3.0, 1.0],
         )
@@ -61,12 +64,11 @@ def test_sources_come_out_at_their_weights(small_rows: int) -> None:
 def test_uneven_shares_are_right_on_average() -> None:
     source_ids = np.repeat(np.arange(3, dtype=np.int32), 20)
     total = np.zeros(3)
-    for segment in range(400):
-        drawn = draw_rows(
+    for window in range(400):
+        drawn = draw_indices(
             np.ones(60),
-            rows=np.arange(60),
             size=10,
-            rng=segment_rng(2, segment),
+            rng=window_rng(2, window),
             source_ids=source_ids,
             source_weights=[1.0, 1.0, 1.0],
         )
@@ -77,11 +79,10 @@ def test_uneven_shares_are_right_on_average() -> None:
 
 
 def test_a_source_without_rows_leaves_its_share_to_the_others() -> None:
-    drawn = draw_rows(
+    drawn = draw_indices(
         np.ones(4),
-        rows=np.arange(4),
         size=4,
-        rng=segment_rng(0, 0),
+        rng=window_rng(0, 0),
         source_ids=np.full(4, 1, np.int32),
         source_weights=[3.0, 1.0, 2.0],
     )
@@ -90,11 +91,11 @@ def test_a_source_without_rows_leaves_its_share_to_the_others() -> None:
 
 def test_draws_are_kept_on_disk(tmp_path: Path) -> None:
     log = DrawLog(tmp_path / "draws", store_address="abc")
-    for segment in range(3):
-        log.write(draws(segment, [segment, 7]))
+    for window in range(3):
+        log.write(draws(window, [window, 7]))
     assert log.read(1).rows.tolist() == [1, 7]
     log.drop_from(2)
-    with pytest.raises(CheckpointError, match="segment 2 cannot be read"):
+    with pytest.raises(CheckpointError, match="window 2 cannot be read"):
         log.read(2)
     with pytest.raises(CheckpointError, match=r"drawn from prompt store abc.*now make xyz"):
         DrawLog(tmp_path / "draws", store_address="xyz").read(1)
@@ -103,7 +104,7 @@ def test_draws_are_kept_on_disk(tmp_path: Path) -> None:
 def test_damaged_draws_are_refused(tmp_path: Path) -> None:
     log = DrawLog(tmp_path, store_address="abc")
     log.write(draws(0, list(range(100))))
-    path = tmp_path / "segment-000000.npz"
+    path = tmp_path / "window-000000.npz"
     path.write_bytes(path.read_bytes()[:200])
     with pytest.raises(CheckpointError, match="earlier checkpoint"):
         log.read(0)

@@ -20,8 +20,9 @@ from bolt_ray.core.records import Prompt
 from bolt_ray.data.ingest.build import build_store
 from bolt_ray.data.ingest.read_plan import source_weights
 from bolt_ray.data.store import PromptStore
+from bolt_ray.data.stream.draw_log import DrawLog
 from bolt_ray.data.stream.stream import PromptStream
-from bolt_ray.data.stream.window_reader import Tokenize
+from bolt_ray.data.stream.window_reader import DRAWS_PER_TASK, Tokenize
 from bolt_ray.engines.tokenizer import PromptTokenizer
 
 pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("ray_cluster")]
@@ -64,9 +65,12 @@ def make(store: PromptStore, draws_dir: Path, **settings: Any) -> PromptStream:
         **{
             "store": store,
             "tokenize": characters(),
-            "segment_size": 64,
+            "window_size": 64,
             "draws_dir": draws_dir,
             "seed": 7,
+            "num_samples": 1,
+            "max_prompt_tokens": 1024,
+            "on_bad_row": "error",
             "stall_timeout_s": 120.0,
             **settings,
         }
@@ -109,7 +113,7 @@ def test_chat_and_text_prompts_with_a_real_tokenizer(tmp_path: Path) -> None:
     ]
     both = build_store(datasets, store_dir=tmp_path / "stores", stall_timeout_s=120)
     tokenize = PromptTokenizer(path=str(tmp_path / "model"))
-    drawn = make(both, tmp_path / "draws", tokenize=tokenize, segment_size=2).take(2)
+    drawn = make(both, tmp_path / "draws", tokenize=tokenize, window_size=2).take(2)
     assert {entry.prompt.source: entry.token_ids.tolist() for entry in drawn} == {
         "text": [1, 2],
         "chat": [4, 3, 5, 4, 2, 5, 1, 6],
@@ -118,19 +122,29 @@ def test_chat_and_text_prompts_with_a_real_tokenizer(tmp_path: Path) -> None:
 
 def test_the_sequence_is_a_function_of_the_seed(store: PromptStore, tmp_path: Path) -> None:
     expected = rows_of(make(store, tmp_path / "a"), 150)
-    assert rows_of(make(store, tmp_path / "b", rows_per_task=7), 150) == expected
-    assert rows_of(make(store, tmp_path / "c", lookahead=True), 150) == expected
-    assert rows_of(make(store, tmp_path / "d", seed=8), 150) != expected
+    ahead = make(store, tmp_path / "b")
+    ahead.prefetch_next()
+    ahead.prefetch_next()
+    assert rows_of(ahead, 150) == expected
+    assert rows_of(make(store, tmp_path / "c", seed=8), 150) != expected
 
 
-def test_weights_are_asked_once_per_segment_and_when_promised(store: PromptStore, tmp_path: Path) -> None:
+def test_a_window_of_several_tasks_comes_in_draw_order(store: PromptStore, tmp_path: Path) -> None:
+    size = 2 * DRAWS_PER_TASK + 7
+    drawn = make(store, tmp_path, window_size=size).take(size)
+    assert [entry.draw_id for entry in drawn] == list(range(size))
+    logged = DrawLog(tmp_path, store_address=store.address).read(0).rows
+    assert [entry.prompt.row for entry in drawn] == logged.tolist()
+
+
+def test_weights_are_asked_once_per_window_and_when_promised(store: PromptStore, tmp_path: Path) -> None:
     asked: list[int] = []
 
-    def weights(segment: int) -> NDArray[np.float64]:
-        asked.append(segment)
-        favoured = np.full(NUM_ROWS, 1e-9)
-        favoured[segment * 64 : segment * 64 + 64] = 1.0
-        return favoured
+    def weights(window: int) -> NDArray[np.float64]:
+        asked.append(window)
+        favored = np.full(NUM_ROWS, 1e-9)
+        favored[window * 64 : window * 64 + 64] = 1.0
+        return favored
 
     stream = make(store, tmp_path, weights=weights)
     assert sorted(rows_of(stream, 64)) == list(range(64))
@@ -141,31 +155,27 @@ def test_weights_are_asked_once_per_segment_and_when_promised(store: PromptStore
     assert sorted(rows_of(stream, 64)) == list(range(64, 128))
     assert sorted(rows_of(stream, 64)) == list(range(128, 192))
     assert asked == [0, 1, 2]
-    ahead = make(store, tmp_path / "ahead", weights=weights, lookahead=True)
-    asked.clear()
-    next(ahead)
-    assert asked == [0, 1]
 
 
 def test_resuming_goes_on_with_the_same_draws(store: PromptStore, tmp_path: Path) -> None:
-    """The state is taken in the middle of segment 1 with segment 2 drawn; the weights have changed since."""
+    """The state is taken in the middle of window 1 with window 2 drawn; the weights have changed since."""
     stream = make(store, tmp_path)
     seen = rows_of(stream, 100)
     stream.prefetch_next()
     state = json.loads(json.dumps(stream.state_dict()))
     following = rows_of(stream, 100)
-    lost = make(store, tmp_path, weights=lambda segment: np.linspace(1, 2, NUM_ROWS))
+    lost = make(store, tmp_path, weights=lambda window: np.linspace(1, 2, NUM_ROWS))
     lost.load_state_dict(state)
     assert lost.position == (1, 36)
     resumed = lost.take(92)
     assert [entry.prompt.row for entry in resumed] == following[:92]
     assert resumed[0].draw_id == 100
-    # Segment 3 was drawn after the state was taken: it is drawn again, from today's weights.
+    # Window 3 was drawn after the state was taken: it is drawn again, from today's weights.
     assert rows_of(lost, 8) != following[92:]
     assert len(seen) == 100
 
 
-def test_resuming_at_the_end_of_a_segment_and_before_anything(store: PromptStore, tmp_path: Path) -> None:
+def test_resuming_at_the_end_of_a_window_and_before_anything(store: PromptStore, tmp_path: Path) -> None:
     expected = rows_of(make(store, tmp_path / "a"), 70)
     stream = make(store, tmp_path / "b")
     fresh = make(store, tmp_path / "c")
@@ -182,13 +192,13 @@ def test_states_that_do_not_fit_are_refused(store: PromptStore, tmp_path: Path) 
     stream = make(store, tmp_path)
     next(stream)
     state = stream.state_dict()
-    with pytest.raises(CheckpointError, match="segment_size 64 and now has 32"):
-        make(store, tmp_path, segment_size=32).load_state_dict(state)
+    with pytest.raises(CheckpointError, match="window_size 64 and now has 32"):
+        make(store, tmp_path, window_size=32).load_state_dict(state)
     with pytest.raises(CheckpointError, match="saved with seed"):
         make(store, tmp_path, seed=1).load_state_dict(state)
     with pytest.raises(CheckpointError, match="impossible position"):
         stream.load_state_dict({**state, "offset": 65})
-    with pytest.raises(CheckpointError, match="draws of segment 0 cannot be read"):
+    with pytest.raises(CheckpointError, match="draws of window 0 cannot be read"):
         make(store, tmp_path / "elsewhere").load_state_dict(state)
 
 
@@ -210,8 +220,8 @@ def failing(kind: str) -> Tokenize:
     ("kind", "timeout_s", "error", "message"),
     [
         ("refuse", 120.0, ModelError, "^the tokenizer has no chat template$"),
-        ("fail", 120.0, RunError, "the prompts of segment 0 failed: KeyError: 'eos'"),
-        ("sleep", 0.3, StallError, r"nothing came within 0\.3 s while waiting for the prompts of segment 0"),
+        ("fail", 120.0, RunError, "the prompts of window 0 failed: KeyError: 'eos'"),
+        ("sleep", 0.3, StallError, r"nothing came within 0\.3 s while waiting for the prompts of window 0"),
     ],
 )
 def test_failures_reach_the_consumer(
@@ -235,37 +245,43 @@ def test_two_datasets_come_out_at_their_weights(store: PromptStore, tmp_path: Pa
 
 def test_heldout_rows_never_come(store: PromptStore, tmp_path: Path) -> None:
     train, heldout = store.split_heldout(size=300)
-    stream = make(store, tmp_path, rows=train, segment_size=100)
+    stream = make(store, tmp_path / "even", rows=train, window_size=100)
     assert sorted(rows_of(stream, 100)) == train.tolist()
     assert set(rows_of(stream, 100)).isdisjoint(heldout.tolist())
+    # Weights belong to the rows that may be drawn, in their order.
+    wanted = np.where(np.arange(100) < 10, 1.0, 1e-12)
+    ten = make(store, tmp_path / "ten", rows=train, window_size=10, weights=lambda window: wanted)
+    assert sorted(rows_of(ten, 10)) == train[:10].tolist()
     with pytest.raises(DataError, match="every row is held out"):
         make(store, tmp_path, rows=np.empty(0, np.int64))
 
 
 def test_completions_are_allocated_per_draw(store: PromptStore, tmp_path: Path) -> None:
-    def allocate(segment: int, rows: NDArray[np.int64]) -> NDArray[np.int32]:
-        return (rows % 3 + 1).astype(np.int32)
+    train, _ = store.split_heldout(size=300)
 
-    for drawn in make(store, tmp_path, num_samples=allocate).take(10):
-        assert drawn.num_samples == drawn.prompt.row % 3 + 1
+    def allocate(window: int, drawn: NDArray[np.int64]) -> NDArray[np.int32]:
+        return (drawn % 3 + 1).astype(np.int32)
+
+    for entry in make(store, tmp_path, rows=train, num_samples=allocate).take(10):
+        assert entry.num_samples == train.tolist().index(entry.prompt.row) % 3 + 1
 
 
 def test_prompts_that_are_too_long(store: PromptStore, tmp_path: Path) -> None:
     """ "large 7" has 7 characters, "large 17" has 8: only the first ten of "large" and all of "small" fit."""
     with pytest.raises(DataError, match=r"large\.jsonl, line \d+: the prompt has \d tokens.*max_prompt_tokens 7"):
         make(store, tmp_path / "a", max_prompt_tokens=7).take(64)
-    stream = make(store, tmp_path / "b", max_prompt_tokens=8, on_bad_row="skip", segment_size=400)
+    stream = make(store, tmp_path / "b", max_prompt_tokens=8, on_bad_row="skip", window_size=400)
     drawn = stream.take(200)
     fitting = [entry for entry in drawn if entry.draw_id < 400]
     assert all(entry.token_ids.size <= 8 for entry in drawn)
     assert len(fitting) == 200
     assert stream.metrics()["data/skipped_too_many_tokens"] == stream.metrics()["data/draws"] - 200
     with pytest.raises(DataError, match="not one of 8 prompts"):
-        make(store, tmp_path / "c", max_prompt_tokens=2, on_bad_row="skip", segment_size=8).take(1)
+        make(store, tmp_path / "c", max_prompt_tokens=2, on_bad_row="skip", window_size=8).take(1)
 
 
 def test_weights_of_the_wrong_shape(store: PromptStore, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"shape \(3,\), not \(400,\)"):
-        next(make(store, tmp_path, weights=lambda segment: np.ones(3)))
+        next(make(store, tmp_path, weights=lambda window: np.ones(3)))
     with pytest.raises(ValueError, match="positive"):
-        next(make(store, tmp_path, weights=lambda segment: np.zeros(NUM_ROWS)))
+        next(make(store, tmp_path, weights=lambda window: np.zeros(NUM_ROWS)))
