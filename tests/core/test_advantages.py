@@ -211,6 +211,14 @@ def test_order_of_the_batch_does_not_matter(
     assert permuted.singletons == straight.singletons
 
 
+@pytest.mark.parametrize("normalize", ["token", "batch", "none"])
+def test_metrics_are_of_the_advantages_before_normalizing(normalize: str) -> None:
+    out = advantages([1.0, 0.0, 1.0, 0.0], v_hat=[0.25] * 4, normalize=normalize, lengths=[5, 1, 1, 9])
+    assert out.metrics["advantage/mean"] == pytest.approx(0.25)
+    assert out.metrics["advantage/std"] == pytest.approx(0.5)
+    assert out.metrics["advantage/abs_mean"] == pytest.approx(0.5)
+
+
 def test_rewards_are_scaled_and_cut_to_the_range() -> None:
     np.testing.assert_allclose(scale_rewards([-1.0, 0.0, 1.0, 3.0, -9.0], -1.0, 1.0), [0.0, 0.5, 1.0, 1.0, 0.0])
     assert scale_rewards([], 0.0, 1.0).size == 0

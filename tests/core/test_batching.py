@@ -58,6 +58,12 @@ def test_row_capacity_makes_one_long_row() -> None:
     assert plans[0].row_length == 10
 
 
+def test_row_capacity_stays_within_the_budget() -> None:
+    plans = pack_micro_batches(lengths(4, 3, 2, 1), np.arange(4), token_budget=6, row_capacity=10)
+    assert [plan.rows for plan in plans] == [((0, 2),), ((1, 3),)]
+    assert [plan.row_length for plan in plans] == [6, 4]
+
+
 def test_equal_lengths_need_no_packing() -> None:
     plans = pack_micro_batches(lengths(5, 5, 5), np.arange(3), token_budget=100)
     assert plans[0].rows == ((0,), (1,), (2,))
@@ -85,11 +91,16 @@ def test_impossible_numbers_are_refused() -> None:
     ranks=st.integers(1, 4),
     budget=st.integers(1, 200),
     pack=st.booleans(),
+    row_capacity=st.none() | st.integers(1, 300),
 )
-def test_every_sequence_once_and_within_budget(sizes: list[int], ranks: int, budget: int, pack: bool) -> None:
+def test_every_sequence_once_and_within_budget(
+    sizes: list[int], ranks: int, budget: int, pack: bool, row_capacity: int | None
+) -> None:
     values = np.array(sizes, dtype=np.int32)
     chosen = np.arange(len(sizes))[::2]
-    plans = plan_micro_batches(values, chosen, num_ranks=ranks, token_budget=budget, pack=pack)
+    plans = plan_micro_batches(
+        values, chosen, num_ranks=ranks, token_budget=budget, pack=pack, row_capacity=row_capacity
+    )
     assert len({len(rank) for rank in plans}) == 1
     placed = []
     for rank in plans:
@@ -97,7 +108,7 @@ def test_every_sequence_once_and_within_budget(sizes: list[int], ranks: int, bud
             for row in plan.rows:
                 assert sum(values[i] for i in row) <= plan.row_length
                 placed += row
-            assert plan.tokens_computed <= budget or len(plan.rows) == 1
+            assert plan.tokens_computed <= budget or [len(row) for row in plan.rows] == [1]
     assert sorted(placed) == chosen.tolist()
 
 
@@ -107,6 +118,22 @@ def test_minibatches_are_even_and_depend_on_the_generator_only() -> None:
     assert sorted(np.concatenate(parts).tolist()) == list(range(10))
     again = split_minibatches(np.arange(10), 4, np.random.default_rng(1))
     assert all((first == second).all() for first, second in zip(parts, again, strict=True))
+
+
+def test_minibatches_are_drawn_at_random() -> None:
+    """In parts of 4, 3 and 3 the first and the last of ten fall together with chance 24/90."""
+    together = 0
+    for seed in range(500):
+        parts = split_minibatches(np.arange(10), 4, np.random.default_rng(seed))
+        together += any({0, 9} <= set(part.tolist()) for part in parts)
+    assert 0.2 < together / 500 < 0.33
+
+
+def test_minibatches_of_one() -> None:
+    parts = split_minibatches(np.array([4, 2, 7]), 1, np.random.default_rng(0))
+    assert sorted(part.tolist() for part in parts) == [[2], [4], [7]]
+    with pytest.raises(ValueError, match="minibatch_size"):
+        split_minibatches(np.array([4, 2, 7]), 0, np.random.default_rng(0))
 
 
 def test_no_minibatch_size_keeps_the_batch_whole() -> None:

@@ -89,6 +89,13 @@ def test_ess_of_truncated_weights() -> None:
     assert sequences["correction/ess"] == pytest.approx(3.5**2 / 2 / (2.25 + 4))
 
 
+def test_a_sequence_without_tokens_is_no_unit_of_the_ess() -> None:
+    options = CorrectionOptions(level="sequence", cap=2.0)
+    out = correction_weights(OLD, GENERATOR, sequence_ids=2 * IDS, num_sequences=4, options=options)
+    assert out.metrics["correction_units"].item() == 2
+    assert summarize_correction(add_sums([out.metrics]))["correction/ess"] == pytest.approx(3.5**2 / 2 / (2.25 + 4))
+
+
 def test_agreement_is_weight_one_and_ess_one() -> None:
     out = correction_weights(
         GENERATOR, GENERATOR, sequence_ids=IDS, num_sequences=2, options=CorrectionOptions(level="sequence")

@@ -123,6 +123,17 @@ def test_counted_drift_is_what_came_between_two_visits() -> None:
     assert counts(store) == pytest.approx((0.92018765 * 1.96 + 1, 0.92018765 * 0.96), abs=1e-7)
 
 
+def test_drift_before_the_first_evidence_decays_nothing() -> None:
+    """Neither the prior of a prompt first seen now, nor a warm start given now, is older than now."""
+    store = BaselineStore(forgetting="kl", d_half=0.5)
+    store.update_many(["other"], [1], [1], drift=5.0)
+    store.update_many(["a"], [1], [1])
+    assert counts(store) == pytest.approx((0.96 + 1, 0.96), abs=1e-12)
+    store.seed(["warm"], [6], [2])
+    store.update_many(["warm"], [1], [1])
+    assert counts(store, "warm") == pytest.approx((6 * 0.96 + 1, 2 * 0.96), abs=1e-12)
+
+
 def test_batch_drift_is_the_distance_itself() -> None:
     store = BaselineStore(forgetting="kl", kl_source="batch", d_half=0.5)
     store.seed(["a"], [6], [2])
@@ -280,7 +291,9 @@ def test_columns_follow_the_rows_of_the_data_set() -> None:
     store.update_many(["x", "elsewhere"], [2, 1], [2, 1], versions=[5, 5])
     store.update_many(["x"], [2], [2], versions=[4])
     columns = store.columns(version=5)
-    assert columns.v_hat.tolist() == pytest.approx([(3 + 1.75) / 5.625, 0.5, (3 + 1.75) / 5.625, 0.75], rel=1e-2)
+    # x: (1 + 2, 1) at version 5, then .875 · 2 of version 4, which makes the prior one version older, too.
+    x = (2 + 1.75 + 0.875) / (2 + 1.75 + 2 * 0.875)
+    assert columns.v_hat.tolist() == pytest.approx([x, 0.5, x, 0.75], rel=1e-6)
     assert columns.visits.tolist() == [2, 0, 2, 0]
     assert columns.solved_streak.tolist() == [2, 0, 2, 0]
     assert columns.last_version.tolist() == [5, -1, 5, -1]

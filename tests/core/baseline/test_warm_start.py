@@ -29,6 +29,7 @@ def test_the_three_forms_of_a_value(tmp_path: Path) -> None:
         "baselines": {
             "value": 0.7,
             "sure": 1.0,
+            "never": 0.0,
             "scores": [1, 0, 1, 1],
             "partly": [1.0, None, 0.5],
             "counts": {"alpha": 6, "beta": 2},
@@ -38,6 +39,7 @@ def test_the_three_forms_of_a_value(tmp_path: Path) -> None:
     report = store.load_from_json(written(tmp_path / "warm.json", document))
     assert strength_split(store, "value") == pytest.approx((5.6, 2.4))
     assert strength_split(store, "sure") == pytest.approx((7.92, 0.08))
+    assert strength_split(store, "never") == pytest.approx((0.08, 7.92))
     assert strength_split(store, "scores") == pytest.approx((8 * 3.5 / 5, 8 * 1.5 / 5))
     assert strength_split(store, "partly") == pytest.approx((8 * 2.0 / 3, 8 * 1.0 / 3))
     assert strength_split(store, "counts") == (6.0, 2.0)

@@ -114,13 +114,23 @@ def test_all_of_them_is_a_permutation() -> None:
     assert drawn.tolist() != list(range(1000))
 
 
-def test_more_than_there_are_gives_windows_each_with_every_index_once() -> None:
+def test_more_than_there_are_gives_passes_each_with_every_index_once() -> None:
     drawn = draw_without_replacement(np.linspace(1.0, 3.0, 7), 17, generator(7))
     assert drawn.dtype == np.int64
     assert drawn.shape == (17,)
     assert sorted(drawn[:7].tolist()) == list(range(7))
     assert sorted(drawn[7:14].tolist()) == list(range(7))
     assert np.unique(drawn[14:]).size == 3
+
+
+def test_the_order_of_a_full_pass_follows_the_weights() -> None:
+    weights = np.array([1.0, 2.0, 3.0, 4.0])
+    rng, num_draws = generator(11), 4_000
+    drawn = np.array([draw_without_replacement(weights, 8, rng) for _ in range(num_draws)])
+    expected = (weights / 10 * num_draws).tolist()
+    for first in (drawn[:, 0], drawn[:, 4]):
+        # 3 degrees of freedom: 17 is past the 1e-3 tail.
+        assert chi_square(np.bincount(first, minlength=4).tolist(), expected) < 17.0
 
 
 def test_nothing_asked_nothing_drawn() -> None:
@@ -165,11 +175,11 @@ def test_impossible_counts_are_refused() -> None:
     k=st.integers(0, 400),
     seed=st.integers(0, 2**32 - 1),
 )
-def test_every_window_holds_distinct_indices(weights: list[float], k: int, seed: int) -> None:
+def test_every_pass_holds_distinct_indices(weights: list[float], k: int, seed: int) -> None:
     drawn = draw_without_replacement(np.array(weights), k, generator(seed))
     assert drawn.shape == (k,)
     for start in range(0, k, len(weights)):
-        window = drawn[start : start + len(weights)]
-        assert np.unique(window).size == window.size
-        assert window.min() >= 0
-        assert window.max() < len(weights)
+        one_pass = drawn[start : start + len(weights)]
+        assert np.unique(one_pass).size == one_pass.size
+        assert one_pass.min() >= 0
+        assert one_pass.max() < len(weights)

@@ -8,13 +8,14 @@ import pytest
 from bolt_ray.core.evaluation.bootstrap import paired_bootstrap
 
 
-def test_interval_agrees_with_the_paired_normal_interval() -> None:
+@pytest.mark.parametrize(("confidence", "z"), [(0.95, 1.959964), (0.8, 1.281552), (0.5, 0.674490)])
+def test_interval_agrees_with_the_paired_normal_interval(confidence: float, z: float) -> None:
     rng = np.random.default_rng(0)
     difficulty = rng.uniform(size=400)
     a = difficulty + 0.05 * rng.standard_normal(400)
     b = difficulty + 0.03 + 0.05 * rng.standard_normal(400)
-    out = paired_bootstrap(a, b, seed=1)
-    half = 1.959964 * (b - a).std(ddof=1) / 20
+    out = paired_bootstrap(a, b, seed=1, confidence=confidence)
+    half = z * (b - a).std(ddof=1) / 20
     assert out.difference == pytest.approx((b - a).mean())
     assert (out.low, out.high) == pytest.approx(((b - a).mean() - half, (b - a).mean() + half), abs=0.1 * half)
     assert out.significant
@@ -24,6 +25,16 @@ def test_interval_agrees_with_the_paired_normal_interval() -> None:
         pytest.approx(b.mean()),
         400,
     )
+
+
+def test_a_worse_model_is_significant_too_and_a_doubtful_difference_is_not() -> None:
+    noise = np.random.default_rng(5).standard_normal(100)
+    better = noise - noise.mean() + 0.5
+    assert paired_bootstrap(np.zeros(100), better, seed=1).significant
+    worse = paired_bootstrap(better, np.zeros(100), seed=1)
+    assert worse.high < 0.0 and worse.significant
+    doubtful = paired_bootstrap(np.zeros(100), better - 0.49, seed=1)
+    assert doubtful.low < 0.0 < doubtful.high and not doubtful.significant
 
 
 def test_pairing_ignores_how_hard_the_prompts_are() -> None:
@@ -53,13 +64,14 @@ def test_the_seed_decides() -> None:
 
 
 def test_coverage_is_near_its_confidence() -> None:
+    """60 %, where a wrong confidence shows; 200 trials have a standard deviation of 3.5 points."""
     rng = np.random.default_rng(4)
     hits = 0
     for trial in range(200):
         differences = rng.standard_normal(60) + 0.2
-        out = paired_bootstrap(np.zeros(60), differences, seed=trial, num_resamples=400, confidence=0.9)
+        out = paired_bootstrap(np.zeros(60), differences, seed=trial, num_resamples=400, confidence=0.6)
         hits += out.low <= 0.2 <= out.high
-    assert 0.83 <= hits / 200 <= 0.96
+    assert 0.5 <= hits / 200 <= 0.7
 
 
 def test_bad_requests_are_refused() -> None:

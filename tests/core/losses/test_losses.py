@@ -101,6 +101,26 @@ def test_dual_clip_removes_the_gradient_of_an_exploding_negative() -> None:
     assert example(type="dapo")[1][1, 1].item() == pytest.approx(0.7 / 9)
 
 
+@pytest.mark.parametrize(
+    ("options", "clipped"),
+    [
+        # 1.5 with A > 0 and 0.7 with A < 0 leave [0.8, 1.28]; 1.4 with A < 0 is above delta or dual_clip.
+        ({"type": "dapo"}, 2),
+        ({"type": "dapo", "delta": 1.3}, 3),
+        ({"type": "dapo", "delta": 1.45}, 2),
+        ({"type": "dapo", "dual_clip": 1.3}, 3),
+        # 1.5, 1.4 and 1.25 are above the cap, whatever the advantage.
+        ({"type": "cispo", "cispo_max": 1.2}, 3),
+        ({"type": "cispo", "cispo_max": 5.0}, 0),
+        ({"type": "sapo"}, 0),
+        ({"type": "reinforce"}, 0),
+    ],
+)
+def test_clip_fraction_counts_every_kind_of_clip(options: dict[str, object], clipped: int) -> None:
+    metrics = summarize(add_sums([example(**options)[0].metrics]))
+    assert metrics["policy/clip_fraction"] == pytest.approx(clipped / 9)
+
+
 def test_metrics_of_the_written_example() -> None:
     metrics = summarize(add_sums([example(type="dapo")[0].metrics]))
     assert metrics["policy/clip_fraction"] == pytest.approx(2 / 9)
@@ -257,6 +277,8 @@ def test_kl_term_is_added_with_its_coefficient_and_measured_without() -> None:
     with_kl, _ = example(type="dapo", ref_logprobs=ref, kl_coef=0.1, kl_options=k2)
     mean_k2 = ((RATIO.log() ** 2 / 2) * MASK).sum().item() / 9
     assert with_kl.loss.item() == pytest.approx(-0.34777778 + 0.1 * mean_k2, abs=1e-8)
+    metrics = summarize(add_sums([with_kl.metrics]))
+    assert metrics["adaptive_kl/raw_kl"] == metrics["adaptive_kl/adapted_kl"] == pytest.approx(mean_k2)
     for options in ({"kl_coef": 0.0}, {"kl_coef": 0.1, "kl_options": KLOptions(placement="reward")}):
         measured, _ = example(type="dapo", ref_logprobs=ref, **options)
         assert measured.loss.item() == pytest.approx(-0.34777778, abs=1e-8)
