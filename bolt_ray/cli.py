@@ -1,6 +1,6 @@
 """``bolt-ray``: the command line.
 
-Exit codes: 0 done, 2 something the user can mend, 1 our failure, 130 interrupted.
+Exit codes: 0 done, 2 something the user can fix, 1 our failure, 130 interrupted.
 """
 
 from __future__ import annotations
@@ -171,7 +171,7 @@ def inspect(
     png: Annotated[Path | None, typer.Option(help="where to draw; default: baseline.png in the run")] = None,
     html: Annotated[Path | None, typer.Option(help="also write a page with the tables and the picture")] = None,
 ) -> None:
-    """Show what a run's baseline knows: v̂ as a histogram, solved, hopeless and uncertain prompts, coverage."""
+    """Show a run's baseline: v̂ as a histogram, solved, unsolved and uncertain prompts, coverage."""
     from bolt_ray.commands.inspect.inspect import inspect_run
 
     inspect_run(run, top=top, png=png, html=html, console=Console())

@@ -24,12 +24,12 @@ from bolt_ray.core.records import PromptColumns
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ShardState:
-    """What a shard answers to every change.
+    """A shard's state after a change, returned by every call that makes one.
 
     Attributes:
-        counters: the same on all shards of a store that stand at the same commit.
+        counters: the same on all shards of a store that have taken the same commits.
         tracked: the shard's prompts with evidence.
-        v_hat_units: Σ v̂ over them in whole units, see ``core.baseline_settings``.
+        v_hat_units: Σ v̂ over them in whole units, see ``core.baseline.settings``.
     """
 
     counters: BaselineCounters
@@ -103,7 +103,7 @@ class BaselineShard:
         return self._store.totals(version)
 
     def save(self, path: str) -> ShardState:
-        """Write the shard's snapshot to the file ``path``, and let the journal begin anew."""
+        """Write the shard's snapshot to the file ``path``, and start a new journal."""
         self._store.save(path)
         self._journal.compact()
         return self.state()

@@ -1,6 +1,6 @@
 """The sharded baseline as the driver sees it: a ``BaselineStore`` spread over several actors.
 
-Every prompt lives on the shard its key says. A read or commit is one call per shard. Each commit goes to
+Every prompt is kept by the shard that its key determines. A read or commit is one call per shard. Each commit goes to
 every shard, also to those without an entry, so that all count the same commits and the same policy drift.
 
 A shard that dies is started again by Ray and brings itself to its last acknowledged commit from its journal;
@@ -118,7 +118,7 @@ class BaselineShards:
 
     @property
     def prior(self) -> Prior:
-        """What an unseen prompt is taken for now; with ``prior="mean"`` the mean is over all shards."""
+        """The prior of an unseen prompt at this moment; with ``prior="mean"`` the mean is over all shards."""
         return prior_of(self._settings, self._tracked, self._v_hat_units)
 
     def register(self, keys: Iterable[str]) -> int:
@@ -311,13 +311,13 @@ class BaselineShards:
         """Take over what all shards answered; only then does the driver's view move on."""
         counters = {state.counters for state in states.values()}
         if len(counters) != 1:
-            raise RunError(f"baseline shards stand at different commits: {sorted(map(str, counters))}")
+            raise RunError(f"baseline shards are at different commits: {sorted(map(str, counters))}")
         (self._counters,) = counters
         self._tracked = sum(state.tracked for state in states.values())
         self._v_hat_units = sum(state.v_hat_units for state in states.values())
 
     def _wait(self, calls: Mapping[int, Any], doing: str) -> dict[int, Any]:
-        """The answers by shard number."""
+        """The results by shard number."""
         refs = list(calls.values())
         if not refs:
             return {}

@@ -1,7 +1,8 @@
 """A scheduler that tracks the difficulty of named items and samples difficulty bins of them.
 
-The arithmetic of the bins is in `bolt_ray.core.curriculum.binning`; the prompt stream uses that directly, on
-columns. This class serves code that knows its items by name and asks for one bin at a time.
+Public API for programs of their own: a stand-alone scheduler for items identified by name, sampled one bin at a
+time. The pipeline does not use it; its strategies work on columns with the arithmetic they share with this class,
+`bolt_ray.core.curriculum.binning`.
 """
 
 from __future__ import annotations
@@ -41,7 +42,7 @@ class CurriculumScheduler:
 
     Each item keeps an exponential moving average of its scores (the first score as it is). Bin boundaries
     belong to the scores at the last moment a rebinning was due: when at least 50 updates had come since the
-    one before. They are worked out when somebody asks, from a journal of what changed since that moment,
+    one before. They are computed on demand, from a journal of what changed since that moment,
     so `update` costs O(1) however many items are tracked.
 
     Args:
@@ -220,7 +221,7 @@ class CurriculumScheduler:
         return np.bincount(bins, minlength=self.n_bins)
 
     def _current_boundaries(self) -> NDArray[np.float64]:
-        """The boundaries of the last rebinning due, worked out now if that was not yet done."""
+        """The boundaries of the last rebinning due, computed now if that was not yet done."""
         if self._rebin_due:
             scores = np.array(self._scores[: self._items_when_due])
             for index, old in reversed(self._journal):

@@ -170,26 +170,6 @@ def correction_weights(
     return Correction(weights=weights, metrics=metrics)
 
 
-def correction_weights_padded(
-    old_logprobs: Tensor, generator_logprobs: Tensor, mask: Tensor, *, options: CorrectionOptions
-) -> Correction:
-    """``correction_weights`` of a padded batch: tensors [B, T], weights [B, T]."""
-    require_shape("mask", mask, old_logprobs.shape)
-    require_shape("generator_logprobs", generator_logprobs, old_logprobs.shape)
-    num_sequences, width = old_logprobs.shape
-    rows = torch.arange(num_sequences, device=old_logprobs.device).repeat_interleave(width)
-    flat = correction_weights(
-        old_logprobs.reshape(-1),
-        generator_logprobs.reshape(-1),
-        sequence_ids=rows,
-        num_sequences=num_sequences,
-        options=options,
-        mask=mask.reshape(-1),
-    )
-    weights = None if flat.weights is None else flat.weights.reshape(old_logprobs.shape)
-    return Correction(weights=weights, metrics=flat.metrics)
-
-
 def summarize_correction(sums: Mapping[str, float]) -> dict[str, float]:
     """Totals over a step to logged numbers; {} without a token.
 

@@ -1,7 +1,7 @@
 """The error tree.
 
     BoltRayError
-    ├── UserError             something a user can mend; exit code 2, shown without a traceback
+    ├── UserError             something a user can fix; exit code 2, shown without a traceback
     │   ├── ConfigError       a config file, an override or a combination of settings
     │   ├── DataError         a dataset file, a line or a column of it
     │   ├── ModelError        a model directory, a tokenizer or an adapter
@@ -24,7 +24,7 @@ class BoltRayError(Exception):
 
 
 class UserError(BoltRayError):
-    """Something the user can mend: exit code 2."""
+    """Something the user can fix: exit code 2."""
 
 
 class ConfigError(UserError):
@@ -52,7 +52,7 @@ class RunError(BoltRayError):
 
 
 class StallError(RunError):
-    """A wait passed its deadline; the message says what was being waited for."""
+    """A wait passed its deadline; the message names what was being waited for."""
 
 
 class WeightSyncError(RunError):

@@ -13,7 +13,7 @@ from typing import Any, Protocol
 
 
 class KLController(Protocol):
-    """What the pipeline knows of a controller."""
+    """The interface of a controller."""
 
     @property
     def beta(self) -> float: ...

@@ -43,7 +43,7 @@ class Prompt:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DrawnPrompt:
-    """A prompt at its place in the prompt stream, tokenised.
+    """A prompt at its place in the prompt stream, tokenized.
 
     Attributes:
         draw_id: position in the stream, counted from 0 over the whole run; unique.
@@ -64,7 +64,7 @@ class RolloutRequest:
 
     Attributes:
         request_id: unique over the run; requests of one step sort by it. Those of an evaluation are below 0.
-        drawn: the prompt, tokenised.
+        drawn: the prompt, tokenized.
         sample_index: 0 … num_samples-1 within the draw.
         v_hat: baseline read at dispatch, in [0, 1].
         n_eff: effective sample count behind ``v_hat``.
@@ -166,7 +166,7 @@ class TrainingBatch:
         prompt_lengths: int32 [B].
         completion_lengths: int32 [B].
         behaviour_logprobs: float32 [Σ completion_lengths], the generator's own.
-        advantages: float32 [B], final: normalised and clipped over the global batch.
+        advantages: float32 [B], final: normalized and clipped over the global batch.
         active: bool [B]; False leaves a sequence out of the loss and of every denominator.
         rewards: float32 [B], raw; for controllers and metrics only.
         advantage_inputs: for a KL penalty in the reward, which only the learner can take; None without one.

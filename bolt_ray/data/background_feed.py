@@ -1,4 +1,4 @@
-"""Waiting for a stream of items that another thread produces: never for ever."""
+"""Runs a producer of items in a thread; every wait for one has a deadline."""
 
 from __future__ import annotations
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -88,21 +88,6 @@ class WeightManifest:
     @property
     def num_bytes(self) -> int:
         return sum(self.bucket_sizes)
-
-    def to_json(self) -> dict[str, Any]:
-        """Plain lists and dicts, for ``json.dumps``."""
-        return asdict(self)
-
-    @classmethod
-    def from_json(cls, data: Mapping[str, Any]) -> WeightManifest:
-        """The inverse of ``to_json``, also after a trip through JSON text."""
-        tensors = tuple(TensorEntry(**{**entry, "shape": tuple(entry["shape"])}) for entry in data["tensors"])
-        return cls(
-            version=int(data["version"]),
-            tensors=tensors,
-            bucket_sizes=tuple(data["bucket_sizes"]),
-            checksums=tuple(data["checksums"]),
-        )
 
 
 def pack_buckets(

@@ -57,7 +57,7 @@ def test_values_histogram_and_lists(tmp_path: Path) -> None:
     assert lists == {
         "Most uncertain of 5 prompts": ["[d]", "c"],
         "Solved (v̂ > 0.8): 1 of 5 prompts": ["a"],
-        "Hopeless (v̂ < 0.2): 1 of 5 prompts": ["b"],
+        "Unsolved (v̂ < 0.2): 1 of 5 prompts": ["b"],
     }
 
 

@@ -12,7 +12,6 @@ from bolt_ray.core.corrections import (
     Correction,
     CorrectionOptions,
     correction_weights,
-    correction_weights_padded,
     old_policy,
     summarize_correction,
 )
@@ -132,19 +131,6 @@ def test_empty_and_extreme_differences() -> None:
         options=CorrectionOptions(),
     )
     assert huge.weights is not None and huge.weights.tolist() == [2.0, 0.0]
-
-
-def test_padded_equals_packed() -> None:
-    mask = torch.tensor([[1, 1, 0], [1, 1, 1]])
-    old, generator = torch.full((2, 3), math.nan).double(), torch.full((2, 3), math.nan).double()
-    old[mask.bool()], generator[mask.bool()] = OLD, GENERATOR
-    for level in ("token", "sequence"):
-        padded = correction_weights_padded(old, generator, mask, options=CorrectionOptions(level=level))
-        packed = weights(level, "truncate")
-        assert padded.weights is not None and packed.weights is not None
-        torch.testing.assert_close(padded.weights[mask.bool()], packed.weights)
-        assert padded.weights[0, 2].item() == 0.0
-        assert add_sums([padded.metrics]) == pytest.approx(add_sums([packed.metrics]))
 
 
 def test_the_difference_is_counted_once_either_way() -> None:

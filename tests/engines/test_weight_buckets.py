@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +9,6 @@ from safetensors.torch import save_file
 
 from bolt_ray.core.errors import ModelError, WeightSyncError
 from bolt_ray.engines.weight_buckets import (
-    WeightManifest,
     check_complete,
     checkpoint_shapes,
     pack_buckets,
@@ -75,11 +73,6 @@ def test_unpack_gives_views_of_read_only_buckets() -> None:
     views = dict(unpack(manifest, buckets))
     address = buckets[0].__array_interface__["data"][0]
     assert [views["a"].data_ptr() - address, views["c"].data_ptr() - address] == [0, 192]
-
-
-def test_the_manifest_survives_json() -> None:
-    manifest, _ = pack_buckets(_tensors(), bucket_bytes=128, version=9)
-    assert WeightManifest.from_json(json.loads(json.dumps(manifest.to_json()))) == manifest
 
 
 @pytest.mark.parametrize(

@@ -155,7 +155,7 @@ def notable(view: BaselineView, *, top: int) -> list[tuple[str, NDArray[np.int64
     kinds = (
         ("Most uncertain", np.ones(v_hat.size, dtype=np.bool_), np.abs(v_hat - 0.5)),
         (f"Solved (v̂ > {EASY_ABOVE})", v_hat > EASY_ABOVE, -v_hat),
-        (f"Hopeless (v̂ < {HARD_BELOW})", v_hat < HARD_BELOW, v_hat),
+        (f"Unsolved (v̂ < {HARD_BELOW})", v_hat < HARD_BELOW, v_hat),
     )
     lists = []
     for title, among, distance in kinds:

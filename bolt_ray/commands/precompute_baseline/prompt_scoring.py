@@ -89,7 +89,7 @@ def read_in_order(
 
 def _why(drawn: UnusableDraw, max_tokens: int) -> str:
     if drawn.num_tokens == 0:
-        return "the tokenizer makes no token of the prompt; mend it"
+        return "the tokenizer makes no token of the prompt; fix it"
     return (
         f"the prompt has {drawn.num_tokens:,} tokens, the limit is {max_tokens:,} (data.max_prompt_tokens, and the "
         f"model's context); raise the limit, shorten the prompt"

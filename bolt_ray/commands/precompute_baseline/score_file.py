@@ -1,7 +1,7 @@
 """Scores of prompts on their way into a warm-start file: what is finished is on disk, whatever happens next.
 
 <output>.partial.jsonl   what the scores depend on, then one line per finished prompt, in any order
-<output>                 the warm-start file (see ``core.warm_start``), written aside and renamed at the end
+<output>                 the warm-start file (see ``core.baseline.warm_start``), written aside and renamed at the end
 """
 
 from __future__ import annotations

@@ -55,7 +55,7 @@ def drift_decay(distance: NDArray[np.float64], *, d_half: float, rho_min: float,
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Prior:
-    """What a prompt without evidence is taken for: Beta(α, β)."""
+    """The distribution assumed for a prompt without evidence: Beta(α, β)."""
 
     alpha: float
     beta: float
@@ -123,7 +123,7 @@ class EvidenceTable:
         self._size = max(self._size, size)
 
     def clear(self) -> None:
-        """Forget everything; the slots stay."""
+        """Remove all evidence; the slots stay."""
         for name, (_, fill) in self._blank.items():
             self._columns[name][:] = fill
 
@@ -159,7 +159,7 @@ class EvidenceTable:
         version: int,
         drift_total: float,
     ) -> None:
-        """Give prompts evidence from elsewhere, standing at ``version``; visits stay what they were."""
+        """Set evidence from elsewhere, dated to ``version``; the visits do not change."""
         columns = self._columns
         columns["alpha"][slots] = alpha
         columns["beta"][slots] = beta

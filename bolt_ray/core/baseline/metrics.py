@@ -1,4 +1,4 @@
-"""How good the baseline is, and the numbers that describe a store, mergeable over shards."""
+"""Quality of the baseline, and the numbers that describe a store, mergeable over shards."""
 
 from __future__ import annotations
 
@@ -88,7 +88,7 @@ class BaselineTotals:
         return BaselineTotals(**merged)
 
     def baseline_metrics(self, *, prior: Prior, drift_ema: float) -> dict[str, float]:
-        """``baseline/*``; an empty store shows its prior, which is what a read would answer.
+        """``baseline/*``; an empty store shows its prior, which is what a read would give.
 
         ``baseline/hist_<i>`` is the share of the tracked prompts with v̂ in bin i of ``HISTOGRAM_BINS``.
         """

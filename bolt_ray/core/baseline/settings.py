@@ -1,4 +1,4 @@
-"""How the baseline learns and forgets, and what it takes an unseen prompt for."""
+"""How the baseline updates and forgets, and the prior of an unseen prompt."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ V_HAT_UNITS = 2.0**36
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BaselineSettings:
-    """How the baseline learns and forgets.
+    """How the baseline updates and forgets.
 
     Attributes:
         rho_min: decay per policy version under ``event``; strongest decay of a visit under ``kl``.

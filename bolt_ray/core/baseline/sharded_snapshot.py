@@ -61,7 +61,7 @@ def read_sharded_snapshot(directory: Path, *, shard: int = 0, num_shards: int = 
         part = read_snapshot(path)
         if asdict(part.counters) != manifest["counters"]:
             raise CheckpointError(
-                f"{path}: stands at {part.counters}, the manifest at {manifest['counters']}; "
+                f"{path}: was written at {part.counters}, the manifest at {manifest['counters']}; "
                 "the files are of different snapshots"
             )
         parts.append(part.take(part.keys.shards(num_shards) == shard))

@@ -64,7 +64,7 @@ class BaselineSnapshot:
     Attributes:
         meaning: settings without which the numbers mean something else (forgetting rule, reward range, …).
         keys: n keys.
-        columns: the columns of ``core.evidence``, each [n].
+        columns: the columns of ``core.baseline.evidence``, each [n].
         counters: the store's counters.
         update_ids: ids of the latest commits, oldest first.
     """
@@ -101,7 +101,7 @@ def join_snapshots(parts: Sequence[BaselineSnapshot]) -> BaselineSnapshot:
         )
         if not same:
             raise CheckpointError(
-                f"baseline shards do not belong together: one stands at {first.counters}, another at "
+                f"baseline shards do not belong together: one is at {first.counters}, another at "
                 f"{part.counters}; restore a snapshot that was written as a whole"
             )
     return BaselineSnapshot(

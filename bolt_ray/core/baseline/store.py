@@ -1,4 +1,4 @@
-"""The persistent baseline: for every prompt an estimate v̂ of its success probability, kept all run long.
+"""The persistent baseline: for every prompt an estimate v̂ of its success probability, kept over the whole run.
 
 BOLT / SPO (arXiv 2509.13232), SPO++ (arXiv 2608.24870). Per prompt a Beta(α, β) whose old evidence fades:
 v̂ = α/(α+β), N_eff = α+β. The advantage r̃ - v̂ needs no group of completions. v̂ is read at dispatch and the
@@ -45,7 +45,7 @@ class BaselineStore:
     ``BaselineStore(rho_min=0.9)`` takes the fields of ``BaselineSettings`` by name, and
     ``BaselineStore(settings)`` a settings object.
 
-    A prompt is *tracked* once it has evidence. One that is only registered, or unknown, answers by the prior.
+    A prompt is *tracked* once it has evidence. For one that is only registered, or unknown, reads give the prior.
     The store is not safe to use from several threads at once.
     """
 
@@ -95,7 +95,7 @@ class BaselineStore:
 
     @property
     def prior(self) -> Prior:
-        """What an unseen prompt is taken for now."""
+        """The prior of an unseen prompt at this moment."""
         return prior_of(self.settings, *self.v_hat_total)
 
     def register(self, keys: Sequence[str] | KeyBatch) -> int:
@@ -225,7 +225,7 @@ class BaselineStore:
         return True
 
     def seed(self, keys: Sequence[str] | KeyBatch, alpha: ArrayLike, beta: ArrayLike) -> None:
-        """Give prompts evidence from elsewhere, standing at policy version 0; visited prompts keep their own.
+        """Set evidence from elsewhere, dated to policy version 0; visited prompts keep their own.
 
         Args:
             keys: n different keys.
@@ -251,7 +251,7 @@ class BaselineStore:
     def load_from_json(
         self, path: str | Path, *, row_key: RowKey | None = None, allow_pickle: bool = False
     ) -> WarmStartReport:
-        """Start from a warm-start file (see ``core.warm_start``).
+        """Start from a warm-start file (see ``core.baseline.warm_start``).
 
         Only registered prompts are matched; if none is registered, every entry of the file is taken.
 

@@ -1,4 +1,4 @@
-"""Outcomes on their way into the baseline store: checked once, then only applied."""
+"""The outcomes of one commit in columns, checked once before they are applied."""
 
 from __future__ import annotations
 

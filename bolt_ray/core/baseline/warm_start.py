@@ -1,4 +1,4 @@
-"""Reading a warm-start file: what another model or an earlier run knew of the prompts.
+"""Reads a warm-start file: success rates of the prompts, measured with another model or in an earlier run.
 
     {"metadata": {"model", "dataset", "num_samples", "n_prompts", "mean_v_hat", "timestamp"},
      "baselines": {key: v̂ | [reward, ...] | {"alpha": α, "beta": β}}}
@@ -102,7 +102,7 @@ def read_warm_start(
 
     Args:
         path: the file.
-        strength: N₀, how many outcomes the file's word is worth.
+        strength: N₀, how many outcomes an entry of the file is worth.
         reward_range: (lo, hi) of the raw rewards.
         allow_pickle: also read the old ``.pkl`` form, restricted to plain data.
 

@@ -1,4 +1,4 @@
-"""Which prompts are worth training on: weights over all of them, from what the baseline store knows."""
+"""Which prompts are worth training on: weights over all of them, from the baseline's columns."""
 
 from bolt_ray.core.curriculum.curriculum import Curriculum
 from bolt_ray.core.curriculum.modifiers import allocate_rollouts

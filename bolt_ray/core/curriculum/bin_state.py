@@ -1,4 +1,4 @@
-"""Checks of a bin scheduler's saved state: every value is looked at before anything is replaced."""
+"""Checks of a bin scheduler's saved state: every value is checked before anything is replaced."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def checked_number(state: Mapping[str, Any], name: str, *, integer: bool = False
 
 
 def checked_items(value: object) -> dict[str, tuple[float, int]]:
-    """A copy of ``{key: (average, count)}``; JSON's lists are taken for pairs."""
+    """A copy of ``{key: (average, count)}``; JSON's lists are read as pairs."""
     if not isinstance(value, Mapping):
         raise ValueError(f"item_scores is a {type(value).__name__}; expected a mapping of key to (average, count)")
     items: dict[str, tuple[float, int]] = {}

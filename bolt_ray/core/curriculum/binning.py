@@ -64,7 +64,7 @@ def bin_probabilities(
 
     ``easy_first``: p_i ~ (1 - t) exp(-2 i / max(1, n - 1)) + t / n.
     ``competence_based`` (after Platanios et al. 2019, arXiv 1904.03746): p_i ~ exp(-(i - c)^2 / 2), the
-    centre c moving from the easiest bin at t = 0 to the hardest at t = 1. Without ``frontier_bin`` it moves
+    center c moving from the easiest bin at t = 0 to the hardest at t = 1. Without ``frontier_bin`` it moves
     evenly, c = t (n - 1). With it, c passes that bin at t = 1/2: c = 2 t f up to there and
     f + (2 t - 1)(n - 1 - f) after; the same line when the frontier is the middle bin.
     ``uniform``: 1 / n.
@@ -80,7 +80,7 @@ def bin_probabilities(
     if strategy == "easy_first":
         p = (1.0 - progress) * np.exp(-2.0 * index / max(1, n_bins - 1)) + progress / n_bins
     elif strategy == "competence_based":
-        p = np.exp(-0.5 * (index - _competence_centre(progress, n_bins, frontier_bin)) ** 2)
+        p = np.exp(-0.5 * (index - _competence_center(progress, n_bins, frontier_bin)) ** 2)
     else:
         raise ValueError(f"unknown bin strategy {strategy!r}; known: {', '.join(BIN_STRATEGIES)}")
     p /= p.sum()
@@ -91,7 +91,7 @@ def bin_probabilities(
     return p
 
 
-def _competence_centre(progress: float, n_bins: int, frontier_bin: int | None) -> float:
+def _competence_center(progress: float, n_bins: int, frontier_bin: int | None) -> float:
     hardest = n_bins - 1
     if frontier_bin is None:
         return progress * hardest
@@ -114,12 +114,12 @@ def bin_weights(
 
     The prompts are cut into quantile bins of v_hat; a prompt's weight is the probability of its bin over the
     size of the bin, so that the draw picks a bin and then any prompt of it. Bins left empty by equal values
-    hand their probability to the others in proportion.
+    pass their probability to the others in proportion.
 
     Args:
         v_hat: ``[n]``, success rates.
         strategy, n_bins, step, total_steps, temperature: as `bin_probabilities`.
-        competence_threshold: the success rate whose bin is the frontier; None centres it by time alone.
+        competence_threshold: the success rate whose bin is the frontier; None centers it by time alone.
     """
     if v_hat.size == 0:
         return np.empty(0, dtype=np.float64)

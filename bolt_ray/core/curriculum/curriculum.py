@@ -1,4 +1,4 @@
-"""The curriculum: one strategy, the options over it, and generators of its own."""
+"""The curriculum: one strategy, the modifiers of its weights, and its own random generators."""
 
 from __future__ import annotations
 
@@ -30,11 +30,11 @@ class Curriculum:
     def weights(
         self, columns: PromptColumns, *, step: int, total_steps: int, window: int, version: int | None = None
     ) -> NDArray[np.float64]:
-        """float64 ``[n]``, all positive: the strategy's weights with the options laid over them.
+        """float64 ``[n]``, all positive: the strategy's weights with the modifiers applied.
 
         In this order: `skip_solved` and `staleness_bonus` scale, `exploration_floor` mixes last and so holds
         for every prompt. A function of the settings, the arguments and what was observed. ``version`` is the
-        policy's, which falls behind the step when steps are skipped; None: no step was.
+        policy's, which falls behind the step when steps are skipped; None: no step was skipped.
 
         Raises:
             ValueError: The columns hold a value that is NaN or infinite, or lack what the strategy reads.

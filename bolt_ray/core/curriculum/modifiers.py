@@ -1,4 +1,4 @@
-"""What can be laid over any strategy: functions from weights to weights, and the split of completions."""
+"""Modifiers of any strategy's weights, and the split of completions over the prompts drawn."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def keep_probability(solved_streak: NDArray[np.integer[Any]]) -> NDArray[np.floa
     """float64 ``[n]``: max(p^s, 0.01), s consecutive all-right visits (GRESO, arXiv 2506.02177).
 
     GRESO skips a drawn prompt with probability 1 - max(p^s, 0.01) and draws another. That is the same as
-    multiplying its weight by what is left, without drawing in vain, and every prompt keeps a positive weight.
+    multiplying its weight by that, without discarded draws, and every prompt keeps a positive weight.
     """
     kept: NDArray[np.float64] = np.maximum(SOLVED_RETRY ** np.maximum(solved_streak, 0).astype(np.float64), MIN_KEEP)
     return kept

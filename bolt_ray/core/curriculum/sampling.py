@@ -19,7 +19,7 @@ def draw_without_replacement(weights: NDArray[np.float64], k: int, rng: np.rando
     """Draw k indices one after another, each with probability w_i / (weight of the indices not yet drawn).
 
     While the draws are few and the weights tame, indices are drawn with replacement from the cumulative sum
-    and repeats are rejected: given that a draw is not a repeat it has exactly the successive probability, so
+    and repeats are rejected: given that a draw is not a repeat, it has exactly the successive probability, so
     nothing is approximated. Where many draws repeat (k near n, or a few indices hold nearly all the weight)
     the draws still missing come from exponential keys (Efraimidis and Spirakis 2006, the Gumbel top-k
     trick), the same distribution in O(n log n) whatever the weights are.

@@ -29,17 +29,6 @@ def pass_at_k(num_samples: int, num_correct: int, k: int) -> float:
     return float(-np.expm1(np.sum(np.log1p(-k / draws))))
 
 
-def mean_pass_at_k(num_samples: Sequence[int], num_correct: Sequence[int], k: int) -> float:
-    """Mean pass@k over prompts.
-
-    Raises:
-        ValueError: no prompt, lists of different lengths, or a prompt with fewer than k samples.
-    """
-    if len(num_samples) == 0:
-        raise ValueError("pass@k of no prompts")
-    return math.fsum(pass_at_k(n, c, k) for n, c in zip(num_samples, num_correct, strict=True)) / len(num_samples)
-
-
 def maj_at_k(answers: Sequence[Hashable | None], correct: Sequence[bool], k: int | None = None) -> float:
     """Is the most frequent of the first k answers correct? 1, 0, or a share when answers tie.
 

@@ -20,7 +20,7 @@ DEFAULT_AGGREGATION = {
 LOSS_TYPES = tuple(DEFAULT_AGGREGATION)
 AGGREGATIONS = ("sequence_mean", "token_mean", "local_token_mean", "fixed_length")
 CLIPPED_TYPES = ("grpo", "dapo", "bnpo", "dr_grpo", "gspo")
-"""Types built on min(rA, clip(r)A); only they know ``delta`` and ``dual_clip``."""
+"""Types built on min(rA, clip(r)A); only they have ``delta`` and ``dual_clip``."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

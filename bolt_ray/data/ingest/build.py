@@ -36,7 +36,7 @@ from bolt_ray.data.store_files import PART_SCHEMA, PartWriter, part_path, write_
 UNIT_BYTES = 32 << 20
 BLOCKS_AHEAD = 4
 LOCK_POLL_S = 0.2
-SKIP_HINT = "Mend it, or set data.on_bad_row: skip to leave such rows out."
+SKIP_HINT = "Fix it, or set data.on_bad_row: skip to leave such rows out."
 
 
 def build_store(
@@ -150,7 +150,7 @@ def _read_missing(
 
 
 def sidecar_path(directory: Path, number: int) -> Path:
-    """The file that says a part is complete: its rows and counts."""
+    """The file that marks a part as complete: its rows and counts."""
     return part_path(directory, number).with_suffix(".json")
 
 

@@ -97,7 +97,7 @@ def open_filesystem(path: str) -> tuple[fs.FileSystem, str]:
         return fs.FileSystem.from_uri(path)  # type: ignore[no-any-return]
     except (OSError, ValueError, pa.ArrowException) as error:
         raise DataError(
-            f"cannot reach {path}: {error}. Use a local path or a URI pyarrow knows: s3://, gs://, hdfs://"
+            f"cannot reach {path}: {error}. Use a local path or a URI that pyarrow supports: s3://, gs://, hdfs://"
         ) from error
 
 

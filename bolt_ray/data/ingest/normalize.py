@@ -59,7 +59,7 @@ class _UnusableRowError(ValueError):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RowRules:
-    """What :func:`normalize_row` needs to know of a dataset, preset and settings resolved.
+    """What :func:`normalize_row` needs of a dataset, preset and settings resolved.
 
     Attributes:
         prompt, answer, prompt_id: columns; the last two None if there is none.

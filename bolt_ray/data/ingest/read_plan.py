@@ -62,7 +62,7 @@ class ReadUnit:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ReadPlan:
-    """Everything an ingest needs to know, settled before it starts.
+    """Everything an ingest needs, determined before it starts.
 
     Attributes:
         sources: names of the datasets, unique.

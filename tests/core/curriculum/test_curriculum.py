@@ -108,7 +108,7 @@ def test_window_generators_are_separate_streams_with_fixed_numbers() -> None:
 
 def test_uncertain_prompts_are_drawn_more_often_than_under_uniform() -> None:
     rng = np.random.default_rng(0)
-    v_hat = rng.beta(0.3, 0.3, 5000)  # most prompts solved or hopeless
+    v_hat = rng.beta(0.3, 0.3, 5000)  # most prompts solved or unsolved
     columns = columns_of(v_hat)
     mean_uncertainty = {}
     for strategy in ("uniform", "uncertainty", "thompson", "cures"):

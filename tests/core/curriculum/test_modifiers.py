@@ -37,7 +37,7 @@ def test_the_floor_gives_every_prompt_its_share_of_the_uniform_draws() -> None:
 @pytest.mark.parametrize(
     ("v_hat", "total", "expected"),
     [
-        ([0.5, 0.5, 0.0, 1.0], 8, [3, 3, 1, 1]),  # the solved and the hopeless get one each
+        ([0.5, 0.5, 0.0, 1.0], 8, [3, 3, 1, 1]),  # the solved and the unsolved get one each
         ([0.5, 0.1], 8, [5, 3]),  # spreads .5 and .3
         ([0.5, 0.5, 0.1], 12, [5, 4, 3]),  # 4.615, 4.615, 2.769: first the largest remainder, then the earlier
         ([0.5, 0.1, 0.0], 4, [2, 1, 1]),  # 3 left for .5 and .3: 1.875 and 1.125

@@ -7,7 +7,7 @@ from itertools import combinations
 
 import pytest
 
-from bolt_ray.core.evaluation.pass_at_k import maj_at_k, mean_pass_at_k, pass_at_k, wilson_interval
+from bolt_ray.core.evaluation.pass_at_k import maj_at_k, pass_at_k, wilson_interval
 
 
 def test_pass_at_k_equals_enumeration() -> None:
@@ -32,18 +32,10 @@ def test_pass_at_k_of_many_samples_keeps_its_digits() -> None:
     assert pass_at_k(10**6, 1, 1) == pytest.approx(1e-6, rel=1e-9)
 
 
-def test_mean_pass_at_k() -> None:
-    assert mean_pass_at_k([4, 4, 8], [4, 0, 2], 1) == pytest.approx((1 + 0 + 0.25) / 3)
-
-
 def test_pass_at_k_refuses_the_impossible() -> None:
     for n, c, k in ((4, 2, 0), (4, 2, 5), (4, 5, 1), (4, -1, 1), (0, 0, 1)):
         with pytest.raises(ValueError):
             pass_at_k(n, c, k)
-    with pytest.raises(ValueError, match="no prompts"):
-        mean_pass_at_k([], [], 1)
-    with pytest.raises(ValueError):
-        mean_pass_at_k([4, 4], [1], 1)
 
 
 def test_maj_at_k() -> None:

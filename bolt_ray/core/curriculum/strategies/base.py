@@ -48,7 +48,7 @@ class MemorylessStrategy:
     def observe(
         self, *, categories: NDArray[np.integer[Any]] | None, abs_advantages: NDArray[np.floating[Any]]
     ) -> None:
-        """Nothing to learn: the columns carry all this strategy knows."""
+        """Nothing to learn: the strategy depends on the columns alone."""
 
     def metrics(self) -> dict[str, float]:
         """No state, no numbers."""

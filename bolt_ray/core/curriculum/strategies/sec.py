@@ -26,11 +26,6 @@ class Sec:
         self.temperature = settings.temperature
         self._q = np.zeros(0, dtype=np.float64)
 
-    @property
-    def q_values(self) -> NDArray[np.float64]:
-        """float64 ``[categories seen so far]``, a copy."""
-        return self._q.copy()
-
     def weights(
         self, columns: PromptColumns, *, step: int, total_steps: int, rng: np.random.Generator
     ) -> NDArray[np.float64]:

@@ -1,4 +1,4 @@
-"""Prefer prompts whose outcome is open."""
+"""Prefers prompts whose success rate is near 0.5."""
 
 from __future__ import annotations
 
