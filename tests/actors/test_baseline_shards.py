@@ -4,10 +4,10 @@ import json
 import os
 import re
 import signal
-import threading
 import time
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ from bolt_ray.actors.baseline_shards import BaselineShards
 from bolt_ray.core.baseline import BaselineSettings, BaselineStore
 from bolt_ray.core.baseline.sharded_snapshot import read_sharded_snapshot
 from bolt_ray.core.errors import CheckpointError, StallError
+from bolt_ray.core.keys import encode_keys
 
 pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("ray_cluster")]
 
@@ -91,29 +92,60 @@ def test_shards_equal_one_store(shards: BaselineShards) -> None:
     assert (v_hat.size, n_eff.size) == (0, 0)
 
 
-def test_killed_shards_lose_and_double_nothing(shards: BaselineShards) -> None:
-    store, commits = fresh_store(), outcomes(40)
-    done = threading.Event()
+def until(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 60.0
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
 
-    def kill_again_and_again() -> None:
-        for round_number in range(3):
-            pid = shards.pids()[round_number % 2]
-            if done.is_set():
-                return
-            os.kill(pid, signal.SIGKILL)
 
-    killer = threading.Thread(target=kill_again_and_again)
+def log_bytes(wal: Path, shard: int) -> int:
+    """What a shard has written to its journal's log."""
+    return sum(path.stat().st_size for path in wal.glob(f"journal-*/shard-{shard:05d}/wal-*.log"))
+
+
+@pytest.mark.parametrize("killed", [0, 1])
+def test_a_shard_killed_within_a_commit_loses_and_doubles_nothing(
+    shards: BaselineShards, tmp_path: Path, killed: int
+) -> None:
+    """The commit is held half-way: the other shard has it in its log, the stopped one has not looked at it."""
+    store, commits = fresh_store(), outcomes(3)
+    shards.commit(**commits[0])
     first_pids = shards.pids()
-    killer.start()
+    other = 1 - killed
+    before = [log_bytes(tmp_path / "wal", shard) for shard in (0, 1)]
+    os.kill(first_pids[killed], signal.SIGSTOP)
+    with ThreadPoolExecutor(1) as pool:
+        try:
+            committing = pool.submit(lambda: shards.commit(**commits[1]))
+            until(lambda: log_bytes(tmp_path / "wal", other) > before[other])
+            assert not committing.done()
+            assert log_bytes(tmp_path / "wal", killed) == before[killed]
+        finally:
+            os.kill(first_pids[killed], signal.SIGKILL)
+        committing.result(timeout=120)
+    shards.commit(**commits[1])
+    shards.commit(**commits[2])
     for commit in commits:
-        shards.commit(**commit)
         store.update_many(**commit)
+    assert_same(shards, store)
+    pids = shards.pids()
+    assert pids[killed] != first_pids[killed]
+    assert pids[other] == first_pids[other]
+
+
+def test_shards_killed_between_commits_lose_and_double_nothing(shards: BaselineShards) -> None:
+    store, commits = fresh_store(), outcomes(4)
+    first_pids = shards.pids()
+    for commit in commits[:2]:
         shards.commit(**commit)
-    done.set()
-    killer.join(timeout=60)
-    assert not killer.is_alive()
-    for pid in shards.pids():
+    for pid in first_pids:
         os.kill(pid, signal.SIGKILL)
+    shards.commit(**commits[1])
+    for commit in commits[2:]:
+        shards.commit(**commit)
+    for commit in commits:
+        store.update_many(**commit)
     assert_same(shards, store)
     assert not set(shards.pids()) & set(first_pids)
 
@@ -209,21 +241,23 @@ def test_a_shard_that_does_not_answer_is_named(tmp_path: Path) -> None:
     pool.close()
 
 
-def test_each_shard_is_in_rays_metrics(shards: BaselineShards) -> None:
+def test_each_shard_is_in_rays_metrics(ray_cluster: None, tmp_path: Path) -> None:
     """As Prometheus and the Ray dashboard read them, from the port every node exports its metrics on."""
     keys = KEYS[:137]
-    shards.commit(update_id="one", keys=keys, reward_sums=np.ones(137), counts=np.ones(137, dtype=int))
+    pool = BaselineShards.start(num_shards=5, settings=SETTINGS, wal_dir=tmp_path)
+    pool.commit(update_id="one", keys=keys, reward_sums=np.ones(137), counts=np.ones(137, dtype=int))
+    # Ended pools may still be listed, but none of another test has a shard 3 or 4.
+    tracked = np.bincount(encode_keys(keys).shards(5), minlength=5)
+    expected = {("prompts", str(shard)): float(tracked[shard]) for shard in (3, 4)}
+    expected |= {("mean_v_hat", str(shard)): pytest.approx(2 / 3) for shard in (3, 4)}
     node = ray.nodes()[0]
     url = f"http://{node['NodeManagerAddress']}:{node['MetricsExportPort']}/metrics"
-    pattern = re.compile(r'^ray_bolt_ray_baseline_prompts\{.*shard="(\d)".*\} (\S+)$', re.MULTILINE)
+    pattern = re.compile(r'^ray_bolt_ray_baseline_(prompts|mean_v_hat)\{.*shard="([34])".*\} (\S+)$', re.MULTILINE)
     deadline = time.monotonic() + 90.0  # Ray's processes report every ten seconds
-    while True:
-        with urllib.request.urlopen(url, timeout=10.0) as answer:
-            text = answer.read().decode()
-        # Shards of tests before this one may still be listed.
-        prompts = {shard: {float(value) for s, value in pattern.findall(text) if s == shard} for shard in "01"}
-        if any(first + second == 137 for first in prompts["0"] for second in prompts["1"]):
-            break
-        assert time.monotonic() < deadline, prompts
+    found: dict[tuple[str, str], float] = {}
+    while found != expected:
+        assert time.monotonic() < deadline, found
         time.sleep(1.0)
-    assert "ray_bolt_ray_baseline_mean_v_hat" in text
+        with urllib.request.urlopen(url, timeout=10.0) as answer:
+            found = {(name, shard): float(value) for name, shard, value in pattern.findall(answer.read().decode())}
+    pool.close()
