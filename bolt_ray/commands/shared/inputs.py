@@ -5,14 +5,14 @@ from __future__ import annotations
 import importlib.util
 import json
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from bolt_ray.config.data import DatasetConfig
 from bolt_ray.config.model import ArithmeticConfig
 from bolt_ray.config.schema import RunConfig
 from bolt_ray.core.errors import ConfigError, EnvironmentProblem, ModelError
 from bolt_ray.data.ingest.locate import find_files, is_hub_dataset
+from bolt_ray.data.settings import DatasetSettings
 
 EMBEDDED = "arithmetic"
 """The name under which the embedded model, and the embedded dataset, are asked for."""
@@ -30,8 +30,8 @@ class RunInputs:
     """
 
     model_path: Path
-    train: tuple[DatasetConfig, ...]
-    heldout: tuple[DatasetConfig, ...]
+    train: tuple[DatasetSettings, ...]
+    heldout: tuple[DatasetSettings, ...]
     context_tokens: int
 
 
@@ -154,18 +154,18 @@ def _from_hub(name: str, path: Path) -> Path:
         ) from None
 
 
-def _datasets(config: RunConfig) -> tuple[tuple[DatasetConfig, ...], tuple[DatasetConfig, ...]]:
+def _datasets(config: RunConfig) -> tuple[tuple[DatasetSettings, ...], tuple[DatasetSettings, ...]]:
     train, heldout = list(config.datasets), list(config.eval.datasets)
     for index, dataset in enumerate(train):
         if dataset.name == EMBEDDED:
             files = _embedded_files(config.arithmetic)
-            train[index] = dataset.model_copy(update={"name": str(files[0]), "source": dataset.source or EMBEDDED})
+            train[index] = replace(dataset, name=str(files[0]), source=dataset.source or EMBEDDED)
             if not heldout and config.data.heldout_fraction == 0 and config.data.heldout_size == 0:
-                heldout = [DatasetConfig(name=str(files[1]), source=EMBEDDED, reward=dataset.reward)]
+                heldout = [DatasetSettings(name=str(files[1]), source=EMBEDDED, reward=dataset.reward)]
     for index, dataset in enumerate(heldout):
         if dataset.name == EMBEDDED:
             path = str(_embedded_files(config.arithmetic)[1])
-            heldout[index] = dataset.model_copy(update={"name": path, "source": dataset.source or EMBEDDED})
+            heldout[index] = replace(dataset, name=path, source=dataset.source or EMBEDDED)
     return tuple(train), tuple(heldout)
 
 

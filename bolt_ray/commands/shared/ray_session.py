@@ -6,11 +6,12 @@ import logging
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import ray
 
+from bolt_ray.actors.settings import ClusterSettings
 from bolt_ray.commands.shared.resources import ProcessGroup, total_demand
-from bolt_ray.config.cluster import ClusterConfig
 from bolt_ray.core.errors import EnvironmentProblem
 
 # Two seconds between Ray Train's looks at its workers is most of a step here.
@@ -28,7 +29,7 @@ _ENVIRONMENT = {
 
 
 @contextmanager
-def ray_session(cluster: ClusterConfig, *, groups: list[ProcessGroup]) -> Iterator[None]:
+def ray_session(cluster: ClusterSettings, *, groups: list[ProcessGroup]) -> Iterator[None]:
     """A connection to Ray with room for ``groups``; a Ray started here ends with it.
 
     A local Ray gets as many *logical* CPUs as the run asks for, even above the number of cores: most of its
@@ -72,6 +73,8 @@ def has_gpus(address: str | None) -> bool:
     if _running_ray(address):
         ray.init(address=address or "auto", log_to_driver=False, logging_level=logging.ERROR)
         return bool(ray.cluster_resources().get("GPU", 0) > 0)
+    if not Path("/dev/nvidiactl").exists() and not Path("/dev/kfd").exists():
+        return False  # no driver: the answer need not wait for torch
     import torch
 
     return bool(torch.cuda.is_available())
