@@ -17,9 +17,10 @@ from numpy.typing import NDArray
 from rich.console import Console
 
 from bolt_ray.commands.pretrain import DEFAULT_CONFIG
+from bolt_ray.commands.shared.gpus import has_gpus
 from bolt_ray.commands.shared.inference import launch_generators
 from bolt_ray.commands.shared.inputs import RunInputs, prepare_inputs
-from bolt_ray.commands.shared.ray_session import has_gpus, ray_session
+from bolt_ray.commands.shared.ray_session import ray_session
 from bolt_ray.commands.shared.resources import resource_map
 from bolt_ray.config.loading import build_config
 from bolt_ray.config.resolve import resolve

@@ -22,7 +22,8 @@ from rich.console import Console
 from bolt_ray.actors.baseline_shards import BaselineShards
 from bolt_ray.actors.generator_pool import GeneratorPool
 from bolt_ray.actors.scorer_pool import ScorerPool
-from bolt_ray.commands.shared.inference import launch_generators, resolve_here, start_scorers
+from bolt_ray.commands.shared.gpus import resolve_here
+from bolt_ray.commands.shared.inference import launch_generators, start_scorers
 from bolt_ray.commands.shared.inputs import RunInputs, check_inputs, prepare_inputs, require_training_packages
 from bolt_ray.commands.shared.prompts import heldout_problems, open_store, store_row_keys
 from bolt_ray.commands.shared.ray_session import ray_session

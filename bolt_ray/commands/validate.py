@@ -6,7 +6,7 @@ from rich.console import Console
 from rich.syntax import Syntax
 from rich.table import Table
 
-from bolt_ray.commands.shared.inference import resolve_here
+from bolt_ray.commands.shared.gpus import resolve_here
 from bolt_ray.commands.shared.inputs import check_inputs
 from bolt_ray.commands.shared.resources import ProcessGroup, describe_step, resource_map, total_demand
 from bolt_ray.config.loading import dump_config

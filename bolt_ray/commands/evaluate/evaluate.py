@@ -25,7 +25,8 @@ from bolt_ray.actors.scorer_pool import ScorerPool
 from bolt_ray.commands.evaluate.predictions import write_predictions
 from bolt_ray.commands.evaluate.report import EvaluationReport, compare_with_first
 from bolt_ray.commands.model_source import ModelSource, find_model
-from bolt_ray.commands.shared.inference import launch_generators, resolve_here, start_scorers
+from bolt_ray.commands.shared.gpus import resolve_here
+from bolt_ray.commands.shared.inference import launch_generators, start_scorers
 from bolt_ray.commands.shared.inputs import RunInputs, check_inputs, prepare_inputs, require_vllm
 from bolt_ray.commands.shared.prompts import heldout_problems, open_store
 from bolt_ray.commands.shared.ray_session import ray_session

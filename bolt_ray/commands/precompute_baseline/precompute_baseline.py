@@ -28,7 +28,8 @@ from bolt_ray.actors.generator_pool import GeneratorPool
 from bolt_ray.commands.precompute_baseline.prompt_scoring import PromptScorer, read_in_order
 from bolt_ray.commands.precompute_baseline.score_file import PromptScores, ScoreFile, check_output
 from bolt_ray.commands.precompute_baseline.score_fingerprint import score_fingerprint
-from bolt_ray.commands.shared.inference import launch_generators, resolve_here, start_scorers
+from bolt_ray.commands.shared.gpus import resolve_here
+from bolt_ray.commands.shared.inference import launch_generators, start_scorers
 from bolt_ray.commands.shared.inputs import RunInputs, check_inputs, prepare_inputs, require_vllm
 from bolt_ray.commands.shared.prompts import open_store
 from bolt_ray.commands.shared.ray_session import ray_session

@@ -8,23 +8,11 @@ from pathlib import Path
 from bolt_ray.actors.generator_pool import GeneratorPool, GeneratorResources
 from bolt_ray.actors.scorer_pool import ScorerPool
 from bolt_ray.commands.shared.inputs import RunInputs
-from bolt_ray.commands.shared.ray_session import has_gpus
-from bolt_ray.config.resolve import engine_settings, resolve
+from bolt_ray.config.resolve import engine_settings
 from bolt_ray.config.schema import RunConfig
 from bolt_ray.data.ingest.read_plan import source_names
 from bolt_ray.data.settings import DatasetSettings
 from bolt_ray.rewards.configured import specs_of
-
-
-def wants_gpu(config: RunConfig) -> bool:
-    """Whether generators and learners ask for GPUs: ``cluster.use_gpu``, or whether there is one."""
-    choice = config.cluster.use_gpu
-    return choice == "yes" or (choice == "auto" and has_gpus(config.cluster.address))
-
-
-def resolve_here(config: RunConfig) -> RunConfig:
-    """The configuration made definite for the machines this run will have."""
-    return resolve(config, use_gpu=wants_gpu(config))
 
 
 def launch_generators(config: RunConfig, inputs: RunInputs, *, version: int = 0) -> GeneratorPool:

@@ -75,9 +75,13 @@ def require_training_packages(config: RunConfig) -> None:
     """Refuse to start without what training needs.
 
     Raises:
-        EnvironmentProblem: vLLM or DeepSpeed is not installed.
+        EnvironmentProblem: vLLM, DeepSpeed or the attention asked for is not installed.
     """
     require_vllm()
+    if config.model.attention == "flash_attention_2" and importlib.util.find_spec("flash_attn") is None:
+        raise EnvironmentProblem(
+            "model.attention flash_attention_2 needs the package flash-attn; use model.attention sdpa"
+        )
     if importlib.util.find_spec("deepspeed") is None:
         train = config.train
         asked = [f"train.zero_stage {train.zero_stage}"]
@@ -88,8 +92,8 @@ def require_training_packages(config: RunConfig) -> None:
         )
 
 
-def check_inputs(config: RunConfig) -> Path:
-    """The model directory, and whether the dataset files are there; makes nothing.
+def check_inputs(config: RunConfig) -> None:
+    """Whether the model directory and the dataset files are there; makes nothing.
 
     Raises:
         ModelError, DataError: one is missing.
@@ -97,13 +101,8 @@ def check_inputs(config: RunConfig) -> Path:
     for dataset in (*config.datasets, *config.eval.datasets):
         if dataset.name != EMBEDDED and not is_hub_dataset(dataset):
             find_files(dataset)
-    if config.model.name_or_path == EMBEDDED:
-        from bolt_ray.commands.pretrain import embedded_model_dir
-
-        return embedded_model_dir(config.arithmetic)
-    path = _model_path(config, say=lambda text: None, show_progress=False)
-    model_context(path)
-    return path
+    if config.model.name_or_path != EMBEDDED:
+        model_context(_model_path(config, say=lambda text: None, show_progress=False))
 
 
 def model_context(model_path: Path) -> int:

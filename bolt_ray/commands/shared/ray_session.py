@@ -6,11 +6,11 @@ import logging
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 
 import ray
 
 from bolt_ray.actors.settings import ClusterSettings
+from bolt_ray.commands.shared.gpus import names_running_ray
 from bolt_ray.commands.shared.resources import ProcessGroup, total_demand
 from bolt_ray.core.errors import EnvironmentProblem
 
@@ -42,7 +42,7 @@ def ray_session(cluster: ClusterSettings, *, groups: list[ProcessGroup]) -> Iter
         os.environ.setdefault(key, value)
     address = cluster.address
     cpus, gpus = total_demand(groups)
-    started_here = not ray.is_initialized() and not _running_ray(address)
+    started_here = not ray.is_initialized() and not names_running_ray(address)
     if started_here:
         logical = max(os.cpu_count() or 1, int(cpus + 0.999))
         ray.init(
@@ -64,25 +64,6 @@ def ray_session(cluster: ClusterSettings, *, groups: list[ProcessGroup]) -> Iter
     finally:
         if started_here:
             ray.shutdown()
-
-
-def has_gpus(address: str | None) -> bool:
-    """Whether the Ray to be joined, or this machine, has a GPU. Does not start Ray."""
-    if ray.is_initialized():
-        return bool(ray.cluster_resources().get("GPU", 0) > 0)
-    if _running_ray(address):
-        ray.init(address=address or "auto", log_to_driver=False, logging_level=logging.ERROR)
-        return bool(ray.cluster_resources().get("GPU", 0) > 0)
-    if not Path("/dev/nvidiactl").exists() and not Path("/dev/kfd").exists():
-        return False  # no driver: the answer need not wait for torch
-    import torch
-
-    return bool(torch.cuda.is_available())
-
-
-def _running_ray(address: str | None) -> bool:
-    """Inside a submitted job, with RAY_ADDRESS, or with an address configured, there is a Ray to join."""
-    return address not in (None, "local") or (address is None and bool(os.environ.get("RAY_ADDRESS")))
 
 
 def _check_room(cpus: float, gpus: float, groups: list[ProcessGroup]) -> None:
