@@ -25,7 +25,9 @@ from numpy.typing import NDArray
 
 from bolt_ray.core.errors import RunError
 from bolt_ray.core.records import Completion, RolloutRequest
-from bolt_ray.engines.vllm.engine import EngineSettings, SamplingSettings, VLLMEngine
+from bolt_ray.engines.settings import SamplingSettings
+from bolt_ray.engines.vllm.engine import VLLMEngine
+from bolt_ray.engines.vllm.settings import EngineSettings
 from bolt_ray.engines.weight_buckets import WeightManifest
 
 T = TypeVar("T")

@@ -11,7 +11,7 @@ from ray.exceptions import RayTaskError
 
 from bolt_ray.core.errors import BoltRayError
 from bolt_ray.core.records import Prompt, RolloutRequest
-from bolt_ray.engines.vllm.engine import SamplingSettings
+from bolt_ray.engines.settings import SamplingSettings
 from bolt_ray.engines.weight_buckets import WeightManifest
 
 State = Literal["starting", "syncing", "live"]

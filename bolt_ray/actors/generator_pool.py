@@ -27,7 +27,8 @@ from bolt_ray.actors.generator_actor import RemoteGenerator, Taken
 from bolt_ray.actors.generator_handle import Job, Member, Update, bare, first_line, reply_of
 from bolt_ray.core.errors import BoltRayError, RunError, StallError, UserError, WeightSyncError
 from bolt_ray.core.records import Completion, RolloutRequest
-from bolt_ray.engines.vllm.engine import EngineSettings, SamplingSettings
+from bolt_ray.engines.settings import SamplingSettings
+from bolt_ray.engines.vllm.settings import EngineSettings
 from bolt_ray.engines.vllm.weights import PoisonedEngineError
 from bolt_ray.engines.weight_buckets import WeightManifest
 

@@ -16,13 +16,14 @@ import numpy as np
 from numpy.typing import NDArray
 from rich.console import Console
 
-from bolt_ray.actors.generator_pool import GeneratorPool
 from bolt_ray.commands.pretrain import DEFAULT_CONFIG
-from bolt_ray.commands.shared import settings as plain
-from bolt_ray.commands.shared.inputs import prepare_inputs
-from bolt_ray.commands.shared.ray_session import has_gpus, ray_session
+from bolt_ray.commands.shared.gpus import has_gpus
+from bolt_ray.commands.shared.inference import launch_generators
+from bolt_ray.commands.shared.inputs import RunInputs, prepare_inputs
+from bolt_ray.commands.shared.ray_session import ray_session
 from bolt_ray.commands.shared.resources import resource_map
 from bolt_ray.config.loading import build_config
+from bolt_ray.config.resolve import resolve
 from bolt_ray.config.schema import RunConfig
 from bolt_ray.core.errors import EnvironmentProblem, WeightSyncError
 from bolt_ray.core.records import TrainingBatch
@@ -48,8 +49,8 @@ def run_doctor(model: str, *, console: Console) -> None:
     tree = {**DEFAULT_CONFIG, "model": {"name_or_path": model}, "sampling": {"max_new_tokens": SEQUENCE_TOKENS}}
     config = build_config(tree | {"train": {"learning_rate": LEARNING_RATE}}, where="doctor")
     inputs = prepare_inputs(config, say=lambda text: console.print(text, highlight=False))
-    use_gpu = has_gpus(None)
-    groups = resource_map(config, use_gpu=use_gpu)
+    config = resolve(config, use_gpu=has_gpus(None))
+    groups = resource_map(config)
     with (
         tempfile.TemporaryDirectory(prefix="bolt-ray-doctor-") as directory,
         ray_session(config.cluster, groups=groups),
@@ -57,13 +58,12 @@ def run_doctor(model: str, *, console: Console) -> None:
     ):
         before, after, moved = _agreement(
             config,
-            model_path=inputs.model_path,
-            context_tokens=inputs.context_tokens,
-            use_gpu=use_gpu,
+            inputs,
             directory=Path(directory),
             stack=stack,
         )
-    limit = plain.max_logprob_gap(config, use_gpu=use_gpu)
+    limit = config.generator.max_logprob_gap
+    assert limit is not None
     console.print(f"max |Δ log p|, generator against learner: {before:.2e} as loaded, {after:.2e} after a weight sync")
     console.print(f"the step between them moved the log-probs by up to {moved:.2f}; the limit is {limit:g}")
     if not max(before, after) <= limit:
@@ -92,31 +92,25 @@ def _version(name: str) -> str | None:
 
 
 def _agreement(
-    config: RunConfig, *, model_path: Path, context_tokens: int, use_gpu: bool, directory: Path, stack: ExitStack
+    config: RunConfig, inputs: RunInputs, *, directory: Path, stack: ExitStack
 ) -> tuple[float, float, float]:
     """(gap as loaded, gap after a step and a sync, how far the step moved the log-probs)."""
     deadlines = config.deadlines
     learner = LearnerGroup(
-        settings=plain.learner_settings(config, model_path=model_path, use_gpu=use_gpu),
+        settings=config.learner(model_path=str(inputs.model_path)),
         world_size=1,
-        resources_per_worker={"CPU": config.cluster.cpus_per_learner, **({"GPU": 1.0} if use_gpu else {})},
-        use_gpu=use_gpu,
+        resources_per_worker={"CPU": config.cluster.cpus_per_learner, **({"GPU": 1.0} if config.uses_gpu else {})},
+        use_gpu=config.uses_gpu,
         storage_path=directory,
         run_name="doctor",
         collective_timeout_s=deadlines.step_s,
     )
     stack.callback(learner.close)
-    generators = GeneratorPool(
-        num_generators=1,
-        engine=plain.engine_settings(config, model_path=model_path, context_tokens=context_tokens, use_gpu=use_gpu),
-        sampling=plain.sampling_settings(config),
-        resources=plain.generator_resources(config, use_gpu=use_gpu),
-        startup_s=deadlines.startup_s,
-    )
+    generators = launch_generators(config, inputs)
     stack.callback(generators.close)
     generators.wait_ready()
     learner.wait_ready(timeout_s=deadlines.startup_s)
-    probes = _probes(len(load_tokenizer(str(model_path))))
+    probes = _probes(len(load_tokenizer(str(inputs.model_path))))
     published = learner.publish(version=0, probes=probes, timeout_s=deadlines.sync_s)
     loaded = generators.score([probe.tolist() for probe in probes])[0]
     learner.train(_batch(probes, loaded), timeout_s=deadlines.step_s, idle=lambda: None)

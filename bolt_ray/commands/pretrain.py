@@ -29,11 +29,6 @@ from bolt_ray.tasks.arithmetic.problems import ProblemSettings
 DEFAULT_CONFIG = {"datasets": [{"name": "arithmetic"}], "rewards": [{"type": "arithmetic"}]}
 
 
-def embedded_model_dir(arithmetic: ArithmeticConfig) -> Path:
-    """Where the model of these settings is, or will be."""
-    return default_model_dir(pretrain_settings(arithmetic), cache_dir=_cache(arithmetic))
-
-
 def ensure_embedded_model(arithmetic: ArithmeticConfig, *, say: Callable[[str], None], show_progress: bool) -> Path:
     """The pretrained model's directory; teaches it now, in about a minute or two, if it is not cached."""
     settings = pretrain_settings(arithmetic)

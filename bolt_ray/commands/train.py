@@ -22,13 +22,14 @@ from rich.console import Console
 from bolt_ray.actors.baseline_shards import BaselineShards
 from bolt_ray.actors.generator_pool import GeneratorPool
 from bolt_ray.actors.scorer_pool import ScorerPool
-from bolt_ray.commands.shared import settings as plain
-from bolt_ray.commands.shared.inference import launch_generators, start_scorers, wants_gpu
+from bolt_ray.commands.shared.gpus import resolve_here
+from bolt_ray.commands.shared.inference import launch_generators, start_scorers
 from bolt_ray.commands.shared.inputs import RunInputs, check_inputs, prepare_inputs, require_training_packages
 from bolt_ray.commands.shared.prompts import heldout_problems, open_store, store_row_keys
 from bolt_ray.commands.shared.ray_session import ray_session
 from bolt_ray.commands.shared.resources import resource_map
 from bolt_ray.config.loading import dump_config
+from bolt_ray.config.resolve import eval_sampling
 from bolt_ray.config.schema import RunConfig
 from bolt_ray.core.curriculum import Curriculum
 from bolt_ray.core.records import DrawnPrompt
@@ -62,19 +63,15 @@ def train(config: RunConfig, *, base_dir: Path, console: Console | None = None) 
     """
     console = console or Console()
     require_training_packages(config)
-    model_path = check_inputs(config)
-    use_gpu = wants_gpu(config)
-    # Settings that cannot work are refused here, before anything is made or any process starts.
-    plain.learner_settings(config, model_path=model_path, use_gpu=use_gpu)
-    plain.curriculum_settings(config)
-    plain.baseline_settings(config)
+    check_inputs(config)
+    config = resolve_here(config)
     run, checkpoint = _run_directory(config)
     state = read_checkpoint(checkpoint) if checkpoint is not None else None
     handler = open_log(run.log)
     try:
         inputs = prepare_inputs(config, say=partial(_say, console))
         run.config.write_text(dump_config(config), encoding="utf-8")
-        groups = resource_map(config, use_gpu=use_gpu)
+        groups = resource_map(config)
         _say(console, f"Run directory: {_shown(run.root)}")
         with (
             ray_session(config.cluster, groups=groups),
@@ -87,7 +84,6 @@ def train(config: RunConfig, *, base_dir: Path, console: Console | None = None) 
                 inputs=inputs,
                 checkpoint=checkpoint,
                 state=state,
-                use_gpu=use_gpu,
                 interrupts=interrupts,
                 console=console,
             ).train()
@@ -115,7 +111,6 @@ class _Assembly:
         inputs: RunInputs,
         checkpoint: Path | None,
         state: dict[str, Any] | None,
-        use_gpu: bool,
         interrupts: InterruptFlag,
         console: Console,
     ) -> None:
@@ -125,7 +120,6 @@ class _Assembly:
         self._inputs = inputs
         self._checkpoint = checkpoint
         self._state = state
-        self._use_gpu = use_gpu
         self._interrupts = interrupts
         self._console = console
         self._version = int(state["version"]) if state else 0
@@ -136,10 +130,10 @@ class _Assembly:
         with ExitStack() as stack:
             # The slow starters first: they come up while the prompts are read.
             learner = self._learner(stack)
-            generators = launch_generators(self._config, self._inputs, use_gpu=self._use_gpu, version=self._version)
+            generators = launch_generators(self._config, self._inputs, version=self._version)
             stack.callback(generators.close)
             shards = self._shards(stack)
-            scorers = start_scorers(self._config, self._inputs, base_dir=self._base_dir, use_gpu=self._use_gpu)
+            scorers = start_scorers(self._config, self._inputs, base_dir=self._base_dir)
             stack.callback(scorers.close)
             prompts, problems = self._prompts(stack, shards)
             generators.wait_ready(idle=self._interrupts.check)
@@ -158,13 +152,13 @@ class _Assembly:
     def _learner(self, stack: ExitStack) -> LearnerGroup:
         cluster = self._config.cluster
         group = LearnerGroup(
-            settings=plain.learner_settings(self._config, model_path=self._inputs.model_path, use_gpu=self._use_gpu),
+            settings=self._config.learner(model_path=str(self._inputs.model_path)),
             world_size=cluster.num_learners,
             resources_per_worker={
                 "CPU": cluster.cpus_per_learner,
-                **({"GPU": cluster.gpus_per_learner} if self._use_gpu else {}),
+                **({"GPU": cluster.gpus_per_learner} if self._config.uses_gpu else {}),
             },
-            use_gpu=self._use_gpu,
+            use_gpu=self._config.uses_gpu,
             storage_path=self._run.ray_train,
             # A name of its own per attempt: a snapshot torn by a crash must not meet the next attempt.
             run_name=f"attempt-{uuid.uuid4().hex[:8]}",
@@ -180,7 +174,7 @@ class _Assembly:
     def _shards(self, stack: ExitStack) -> BaselineShards:
         shards = BaselineShards.start(
             num_shards=self._config.baseline.num_shards,
-            settings=plain.baseline_settings(self._config),
+            settings=self._config.baseline,
             wal_dir=self._run.baseline,
             timeout_s=self._config.deadlines.baseline_s,
             cpus_per_shard=self._config.cluster.cpus_per_shard,
@@ -209,7 +203,7 @@ class _Assembly:
             store=store,
             rows=rows,
             schedule=_prompt_schedule(config, max_prompt_tokens=max_tokens),
-            curriculum=Curriculum(plain.curriculum_settings(config)),
+            curriculum=Curriculum(config.curriculum, seed=config.seed),
             baseline=shards,
             tokenize=tokenize,
             draws_dir=self._run.draws,
@@ -268,20 +262,21 @@ class _Assembly:
         )
         if self._state is not None:
             rollout.load_state_dict(self._state["rollout"], redraw=prompts.redraw)
+        max_gap = config.generator.max_logprob_gap
+        assert max_gap is not None, "resolve() sets it"
         sync = WeightSync(
             publisher=learner,
             subscribers=generators,
             release=rollout.release,
-            max_gap=plain.max_logprob_gap(config, use_gpu=self._use_gpu),
+            max_gap=max_gap,
             timeout_s=config.deadlines.sync_s,
         )
         first = prompts.first_token_ids(NUM_PROBES)
         sync.run(self._version, [Probe(token_ids=token_ids) for token_ids in first if len(token_ids) >= 2])
-        sampling = plain.sampling_settings(config)
         evaluator = Evaluator(
             service=service,
             problems=problems,
-            sampling=plain.eval_sampling(config.eval, training=sampling),
+            sampling=eval_sampling(config),
             num_samples=config.eval.num_samples,
             seed=config.eval.seed,
             success_threshold=config.eval.success_reward,
@@ -379,7 +374,7 @@ def _shown(path: Path) -> str:
 
 def _batch_builder(config: RunConfig) -> BatchBuilder:
     return BatchBuilder(
-        advantage=plain.advantage_options(config),
+        advantage=config.advantage,
         reward_range=config.baseline.reward_range,
         mask_truncated=config.loss.mask_truncated,
         skip_truncated_evidence=config.baseline.skip_truncated,

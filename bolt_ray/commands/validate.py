@@ -6,8 +6,7 @@ from rich.console import Console
 from rich.syntax import Syntax
 from rich.table import Table
 
-from bolt_ray.commands.shared import settings as plain
-from bolt_ray.commands.shared.inference import wants_gpu
+from bolt_ray.commands.shared.gpus import resolve_here
 from bolt_ray.commands.shared.inputs import check_inputs
 from bolt_ray.commands.shared.resources import ProcessGroup, describe_step, resource_map, total_demand
 from bolt_ray.config.loading import dump_config
@@ -21,17 +20,14 @@ def print_validation(config: RunConfig, *, console: Console) -> None:
         UserError: a model directory or dataset file that the config names is missing, or settings that the
             learner or the generators would refuse.
     """
-    use_gpu = wants_gpu(config)
-    model_path = check_inputs(config)
-    plain.learner_settings(config, model_path=model_path, use_gpu=use_gpu)
-    plain.curriculum_settings(config)
-    plain.baseline_settings(config)
+    config = resolve_here(config)
+    check_inputs(config)
     console.rule("resolved config")
     console.print(Syntax(dump_config(config), "yaml", background_color="default", word_wrap=True))
     console.rule("one step")
     console.print(describe_step(config), highlight=False, soft_wrap=True)
     console.rule("processes")
-    console.print(_table(resource_map(config, use_gpu=use_gpu)))
+    console.print(_table(resource_map(config)))
 
 
 def _table(groups: list[ProcessGroup]) -> Table:

@@ -39,6 +39,9 @@ def translate(tree: Tree) -> Tree:
     Raises:
         ConfigError: a value is given under both its old and its new name, or switches contradict each other.
     """
+    kl = tree.get("kl")
+    if isinstance(kl, dict) and "adaptation" in kl:
+        tree = {**tree, "kl": {**kl, "adaptation": _one_or_several(kl["adaptation"])}}
     train = tree.get("train")
     if not isinstance(train, dict):
         return tree
@@ -73,6 +76,13 @@ def translate(tree: Tree) -> Tree:
         put("per_device_batch_size", "rollout", "rollouts_per_step", prompts * samples * ranks)
     moved["train"] = train
     return moved
+
+
+def _one_or_several(names: Any) -> Any:
+    """``kl.adaptation`` may be one name, or "none"."""
+    if names in (None, "none"):
+        return ()
+    return (names,) if isinstance(names, str) else names
 
 
 def _switches(train: Tree, put: Any) -> None:

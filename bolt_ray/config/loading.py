@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-import inspect
 import typing
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 import yaml
-from pydantic import BaseModel, ValidationError
+from pydantic import ValidationError
 
 from bolt_ray.config.legacy import translate
 from bolt_ray.config.presets import PRESETS, Tree, merge
 from bolt_ray.config.schema import RunConfig
+from bolt_ray.config.tree import known_keys
 from bolt_ray.core.errors import ConfigError
-from bolt_ray.core.hints import nearest
+from bolt_ray.core.settings import SettingError, nearest_hint
 
 
 def load_config(path: Path | str, overrides: Sequence[str] = ()) -> RunConfig:
@@ -95,7 +95,7 @@ def parse_override(text: str) -> Tree:
 
 
 def dump_config(config: RunConfig) -> str:
-    """The resolved configuration as YAML that ``load_config`` reads back to the same."""
+    """The configuration as YAML that ``load_config`` reads back to the same."""
     return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
 
 
@@ -103,43 +103,22 @@ def _explain(error: ValidationError, where: str) -> str:
     lines = []
     for problem in error.errors():
         place = [str(part) for part in problem["loc"]]
-        key, message = ".".join(place), problem["msg"].removeprefix("Value error, ")
-        if problem["type"] == "extra_forbidden":
+        message = problem["msg"].removeprefix("Value error, ")
+        cause = problem.get("ctx", {}).get("error")
+        if isinstance(cause, SettingError):
+            # Raised by the section's own check, which knows its field but not where the section stands.
+            place, message = [*place, cause.key], cause.reason
+        elif problem["type"] in ("extra_forbidden", "unexpected_keyword_argument"):
             message = f"there is no such setting{_nearest(place[-1], known_keys(place[:-1]))}"
         elif "input" in problem and problem["type"] not in ("missing", "value_error"):
             message = f"{message[:1].lower()}{message[1:]}, not {problem['input']!r}"
         elif problem["type"] == "missing":
             message = "is required and missing"
+        key = ".".join(place)
         lines.append(f"{where}: {key}: {message}" if key else f"{where}: {message}")
     return "\n".join(dict.fromkeys(lines))
 
 
-def known_keys(place: Sequence[str]) -> list[str]:
-    """Names a setting may have at ``place`` in the schema (list indices and union tags are skipped)."""
-    models: list[type[BaseModel]] = [RunConfig]
-    for part in place:
-        fields = [model.model_fields[part].annotation for model in models if part in model.model_fields]
-        if fields:
-            models = [found for annotation in fields for found in _models(annotation)]
-        tagged = [model for model in models if _has_tag(model, part)]
-        models = tagged or models
-    return sorted({name for model in models for name in model.model_fields})
-
-
-def _has_tag(model: type[BaseModel], tag: str) -> bool:
-    field = model.model_fields.get("type")
-    return field is not None and tag in typing.get_args(field.annotation)
-
-
-def _models(annotation: Any) -> Iterable[type[BaseModel]]:
-    if inspect.isclass(annotation):
-        return [annotation] if issubclass(annotation, BaseModel) else []
-    return [model for part in typing.get_args(annotation) for model in _models(part)]
-
-
 def _nearest(word: str, known: Iterable[str]) -> str:
     known = list(known)
-    near = nearest(word, known)
-    if near:
-        return f"; did you mean {near!r}?"
-    return f"; known here: {', '.join(known)}" if known else ""
+    return nearest_hint(word, known) or (f"; known here: {', '.join(known)}" if known else "")

@@ -8,26 +8,6 @@ from pydantic import Field, PositiveFloat, PositiveInt
 
 from bolt_ray.config.base import Section
 
-Dtype = Literal["auto", "float32", "bfloat16"]
-
-
-class ModelConfig(Section):
-    """``model:`` - a Hugging Face model directory, or the embedded tiny model."""
-
-    name_or_path: str = Field(
-        "arithmetic", description="a Hugging Face model directory, or 'arithmetic' for the embedded model"
-    )
-    trust_remote_code: bool = Field(False, description="run Python code shipped inside the model directory")
-    dtype: Dtype = Field("auto", description="auto: bfloat16 on GPUs, float32 on CPUs")
-    attention: Literal["sdpa", "eager", "flash_attention_2"] = Field(
-        "sdpa", description="of the learner; flash_attention_2 needs the package flash-attn"
-    )
-    gradient_checkpointing: bool = False
-    use_peft: bool = Field(False, description="train a LoRA adapter instead of all weights")
-    lora_r: PositiveInt = 16
-    lora_alpha: PositiveInt = 32
-    lora_target_modules: list[str] | Literal["all-linear"] = "all-linear"
-
 
 class ArithmeticConfig(Section):
     """``arithmetic:`` - the embedded task: its problems, its model and how far the model is pretrained."""

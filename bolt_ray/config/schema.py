@@ -1,92 +1,95 @@
-"""The whole configuration of a run, and the combinations of settings that cannot be."""
+"""The whole configuration of a run: the settings of its components composed, and what they must agree on."""
 
 from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from bolt_ray.config.base import Section
-from bolt_ray.config.cluster import (
-    CheckpointConfig,
-    ClusterConfig,
-    DeadlineConfig,
-    EvalConfig,
-    GeneratorConfig,
-    ScoringSection,
-)
-from bolt_ray.config.data import DataConfig, DatasetConfig
-from bolt_ray.config.model import ArithmeticConfig, ModelConfig
-from bolt_ray.config.optim import (
-    AdvantageConfig,
-    CorrectionConfig,
-    KLConfig,
-    LossConfig,
-    ReferenceConfig,
-    TrainConfig,
-)
+from bolt_ray.actors.settings import ClusterSettings, ScoringSettings, ShardedBaselineSettings
+from bolt_ray.config.model import ArithmeticConfig
 from bolt_ray.config.rewards import Reward, check_reward_references, reward_names
-from bolt_ray.config.rollout import BaselineConfig, CurriculumConfig, RolloutConfig, SamplingConfig
-from bolt_ray.core.losses import LossOptions, default_clip_range
+from bolt_ray.core.advantages import AdvantageOptions
+from bolt_ray.core.correction_options import CorrectionOptions
+from bolt_ray.core.curriculum.settings import CurriculumSettings
+from bolt_ray.core.kl_options import KLSettings
+from bolt_ray.core.losses.options import LossOptions
+from bolt_ray.data.settings import DatasetSettings, DataSettings
+from bolt_ray.engines.learner.settings import LearnerSettings, ReferenceSettings, TrainSettings
+from bolt_ray.engines.settings import ModelSettings, SamplingSettings
+from bolt_ray.engines.vllm.settings import GeneratorSettings
+from bolt_ray.training.settings import CheckpointSettings, DeadlineSettings, EvalSettings, RolloutSettings
+
+Algorithm = Literal["bolt", "baseline", "curriculum", "grpo", "spo", "spo++"]
 
 
-class RunConfig(Section):
-    """Everything ``bolt-ray train`` reads. Defaults live on these fields alone."""
+class RunConfig(BaseModel):
+    """Everything ``bolt-ray train`` reads, one section per component; see docs/configuration.md.
 
-    algo: Literal["bolt", "baseline", "curriculum", "grpo", "spo", "spo++"] = "bolt"
+    A section's settings, defaults and bounds stand with the component that reads them; here is only what several of
+    them have to agree on. ``bolt_ray.config.loading`` makes one from YAML; a script may give sections as dictionaries.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True, protected_namespaces=())
+
+    algo: Algorithm = Field("bolt", description="preset laid under the other settings, see the table of presets")
     name: str = Field("run", description="run directories are runs/<name>-<time> unless run_dir is given")
-    run_dir: str | None = None
+    run_dir: str | None = Field(None, description="directory of the run's files; default: runs/<name>-<time>")
     resume: str | None = Field(None, description="'auto', or the directory of the run to go on with")
-    seed: int = Field(0, ge=0)
+    seed: int = Field(0, ge=0, description="of draws, completions, mini-batches and new adapters")
 
-    model: ModelConfig = ModelConfig()
+    model: ModelSettings = ModelSettings()
     arithmetic: ArithmeticConfig = ArithmeticConfig()
-    datasets: list[DatasetConfig] = Field(min_length=1)
-    data: DataConfig = DataConfig()
-    rewards: list[Reward] = Field(min_length=1)
-    scoring: ScoringSection = ScoringSection()
-    sampling: SamplingConfig = SamplingConfig()
-    rollout: RolloutConfig = RolloutConfig()
-    baseline: BaselineConfig = BaselineConfig()
-    curriculum: CurriculumConfig = CurriculumConfig()
-    advantage: AdvantageConfig = AdvantageConfig()
-    loss: LossConfig = LossConfig()
-    correction: CorrectionConfig = CorrectionConfig()
-    kl: KLConfig = KLConfig()
-    reference: ReferenceConfig = ReferenceConfig()
-    train: TrainConfig = TrainConfig()
-    eval: EvalConfig = EvalConfig()
-    checkpoint: CheckpointConfig = CheckpointConfig()
-    cluster: ClusterConfig = ClusterConfig()
-    generator: GeneratorConfig = GeneratorConfig()
-    deadlines: DeadlineConfig = DeadlineConfig()
+    datasets: tuple[DatasetSettings, ...] = Field(min_length=1, description="where the prompts come from")
+    data: DataSettings = DataSettings()
+    rewards: list[Reward] = Field(min_length=1, description="what scores a completion; values are weighted and added")
+    scoring: ScoringSettings = ScoringSettings()
+    sampling: SamplingSettings = SamplingSettings()
+    rollout: RolloutSettings = RolloutSettings()
+    baseline: ShardedBaselineSettings = ShardedBaselineSettings()
+    curriculum: CurriculumSettings = CurriculumSettings()
+    advantage: AdvantageOptions = AdvantageOptions()
+    loss: LossOptions = LossOptions()
+    correction: CorrectionOptions = CorrectionOptions()
+    kl: KLSettings = KLSettings()
+    reference: ReferenceSettings = ReferenceSettings()
+    train: TrainSettings = TrainSettings()
+    eval: EvalSettings = EvalSettings()
+    checkpoint: CheckpointSettings = CheckpointSettings()
+    cluster: ClusterSettings = ClusterSettings()
+    generator: GeneratorSettings = GeneratorSettings()
+    deadlines: DeadlineSettings = DeadlineSettings()
 
     @property
     def prompts_per_step(self) -> int:
         return self.rollout.rollouts_per_step // self.rollout.group_size
 
-    def loss_options(self) -> LossOptions:
-        """The loss as the learner takes it, with the type's own clip range where none is given."""
-        loss = self.loss
-        low, high = default_clip_range(loss.type)
-        return LossOptions(
-            type=loss.type,
-            aggregation=loss.aggregation,
-            clip_low=low if loss.clip_low is None else loss.clip_low,
-            clip_high=high if loss.clip_high is None else loss.clip_high,
-            max_completion_tokens=self.sampling.max_new_tokens,
-            cispo_max=loss.cispo_max,
-            delta=loss.delta,
-            dual_clip=loss.dual_clip,
-            sapo_temperature_pos=loss.sapo_tau_positive,
-            sapo_temperature_neg=loss.sapo_tau_negative,
-            entropy_coef=loss.entropy_coef,
-        )
+    @property
+    def uses_gpu(self) -> bool:
+        """Whether learner and generators get GPUs; of a resolved configuration."""
+        assert self.cluster.use_gpu != "auto", "resolve() comes first"
+        return self.cluster.use_gpu == "yes"
 
-    @model_validator(mode="after")
-    def _loss_is_possible(self) -> RunConfig:
-        self.loss_options()
-        return self
+    def learner(self, *, model_path: str) -> LearnerSettings:
+        """What the learner is made from.
+
+        Raises:
+            SettingError: sections that contradict each other (a ValueError).
+        """
+        low, high = self.baseline.reward_range
+        return LearnerSettings(
+            model_path=model_path,
+            model=self.model,
+            train=self.train,
+            loss=self.loss,
+            kl=self.kl,
+            advantage=self.advantage,
+            correction=self.correction,
+            sampling=self.sampling,
+            reference=self.reference,
+            reward_width=high - low,
+            seed=self.seed,
+        )
 
     @model_validator(mode="after")
     def _reward_names(self) -> RunConfig:
@@ -104,6 +107,8 @@ class RunConfig(Section):
                 f"rollout.rollouts_per_step {rollouts} is not a multiple of rollout.group_size {k}; "
                 f"use {rollouts // k * k or k} or {(rollouts // k + 1) * k}"
             )
+        if self.curriculum.strategy == "sec" and self.curriculum.category is None:
+            raise ValueError("curriculum.category is needed by strategy 'sec': the metadata column of the categories")
         if self.curriculum.allocate_rollouts and k < 2:
             raise ValueError("curriculum.allocate_rollouts divides a group: it needs rollout.group_size of 2 or more")
         if self.advantage.baseline == "loo_posterior" and k < 2:
@@ -129,6 +134,5 @@ class RunConfig(Section):
                 f"train.minibatch_size {size} must lie between cluster.num_learners {ranks} and "
                 f"rollout.rollouts_per_step {rollouts}"
             )
-        if self.sampling.temperature == 0:
-            raise ValueError("sampling.temperature 0 explores nothing; training needs a temperature above 0")
+        self.learner(model_path="")
         return self

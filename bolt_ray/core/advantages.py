@@ -9,12 +9,14 @@ overlong) are left out of every statistic and get the advantage 0.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from bolt_ray.core.records import AdvantageInputs
+from bolt_ray.core.settings import Settings, require_choice, setting
 
 BASELINES = ("tracker", "group", "rloo", "loo_posterior")
 NORMALIZATIONS = ("token", "batch", "group", "none")
@@ -45,20 +47,6 @@ class AdvantageOutput:
     zero_variance_groups: int
 
 
-def check_advantage_options(*, baseline: str, normalize: str, clip: float | None) -> None:
-    """Refuse unknown names and a clip that is not positive.
-
-    Raises:
-        ValueError: the message names the option and the choices.
-    """
-    if baseline not in BASELINES:
-        raise ValueError(f"unknown advantage.baseline {baseline!r}; choose one of {', '.join(BASELINES)}")
-    if normalize not in NORMALIZATIONS:
-        raise ValueError(f"unknown advantage.normalize {normalize!r}; choose one of {', '.join(NORMALIZATIONS)}")
-    if clip is not None and not 0.0 < clip < math.inf:
-        raise ValueError(f"advantage.clip must be a positive number, got {clip}")
-
-
 def scale_rewards(rewards: ArrayLike, low: float = 0.0, high: float = 1.0) -> FloatArray:
     """r̃ = clip((r − low)/(high − low), 0, 1), float64 of the shape of ``rewards``.
 
@@ -76,15 +64,31 @@ def scale_rewards(rewards: ArrayLike, low: float = 0.0, high: float = 1.0) -> Fl
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class AdvantageOptions:
-    """Options of `compute_advantages`."""
+class AdvantageOptions(Settings):
+    """``advantage:`` - how a reward becomes an advantage.
 
-    baseline: str = "tracker"
-    normalize: str = "token"
-    clip: float | None = None
+    Raises:
+        SettingError: an unknown name or a clip that is not positive (a ValueError).
+    """
+
+    baseline: str = setting(
+        "tracker",
+        "what is subtracted from the reward: the prompt's persistent v̂ (tracker), the mean of its group (group, GRPO), "
+        "of the group's others (rloo), or the tracker's posterior with the group's others (loo_posterior)",
+        choices=lambda: list(BASELINES),
+    )
+    normalize: str = setting(
+        "token",
+        "token: center and scale by length-weighted statistics (SPO++); batch: by statistics over sequences (SPO); "
+        "group: divide by the group's standard deviation (GRPO); none",
+        choices=lambda: list(NORMALIZATIONS),
+    )
+    clip: float | None = setting(None, "limit of the absolute value, after normalizing; default: none", gt=0)
 
     def __post_init__(self) -> None:
-        check_advantage_options(baseline=self.baseline, normalize=self.normalize, clip=self.clip)
+        Settings.__post_init__(self)
+        require_choice("baseline", self.baseline, BASELINES)
+        require_choice("normalize", self.normalize, NORMALIZATIONS)
 
 
 def compute_advantages(
@@ -94,10 +98,8 @@ def compute_advantages(
     group_ids: ArrayLike | None,
     lengths: ArrayLike,
     *,
-    baseline: str = "tracker",
-    normalize: str = "token",
-    clip: float | None = None,
     active: ArrayLike | None = None,
+    **options: Any,
 ) -> AdvantageOutput:
     """Advantages of a global batch of B sequences.
 
@@ -108,19 +110,15 @@ def compute_advantages(
         group_ids: int [B], equal for completions of one draw of a prompt; None only with ``tracker`` and
             without ``normalize="group"``.
         lengths: int [B], active tokens of each sequence.
-        baseline: "tracker" A = r̃ − v̂ (SPO); "group" A = r̃ − mean (GRPO); "rloo" K/(K−1)·(r̃ − mean);
-            "loo_posterior" A = r̃ − b_i, b_i the tracker's posterior with the other completions added.
-        normalize: "token" centers and scales by length-weighted statistics (SPO++); "batch" by statistics
-            over sequences (SPO); "group" divides by the std of the group's rewards, where there is one
-            (GRPO); "none".
-        clip: bound of |A| after normalizing; None for none.
         active: bool [B]; None means all.
+        options: fields of `AdvantageOptions` by name.
 
     Raises:
         ValueError: an unknown option, arrays of different lengths, missing group ids, or a number of an
             active sequence that is not finite.
     """
-    check_advantage_options(baseline=baseline, normalize=normalize, clip=clip)
+    chosen = AdvantageOptions(**options)
+    baseline, normalize, clip = chosen.baseline, chosen.normalize, chosen.clip
     batch = _read_batch(rewards, v_hat, n_eff, lengths, active)
     groups = _read_groups(group_ids, batch, needed=baseline != "tracker" or normalize == "group")
 
@@ -151,10 +149,8 @@ def advantages_of(
         inputs.n_eff,
         inputs.group_ids,
         lengths,
-        baseline=options.baseline,
-        normalize=options.normalize,
-        clip=options.clip,
         active=active,
+        **asdict(options),
     )
 
 

@@ -14,44 +14,14 @@ difference cannot be counted twice.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from bolt_ray.core.correction_options import CorrectionOptions
 from bolt_ray.core.sequence_sums import MAX_EXPONENT, at_least_float32, require_shape, segment_lengths, segment_sum
-
-LEVELS = ("token", "sequence")
-MODES = ("truncate", "mask", "none")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class CorrectionOptions:
-    """How a difference between generator and learner is weighted.
-
-    Attributes:
-        level: "token": e^Δ_t. "sequence": e^{Σ_t Δ_t}, the same for all tokens of the sequence.
-        mode: "truncate": min(weight, cap). "mask": 0 where the weight exceeds cap. "none": no weight, the
-            difference is only measured.
-        cap: C.
-
-    Raises:
-        ValueError: an unknown name or a cap that is not positive.
-    """
-
-    level: str = "token"
-    mode: str = "truncate"
-    cap: float = 2.0
-
-    def __post_init__(self) -> None:
-        if self.level not in LEVELS:
-            raise ValueError(f"unknown correction.level {self.level!r}; choose one of {', '.join(LEVELS)}")
-        if self.mode not in MODES:
-            raise ValueError(f"unknown correction.mode {self.mode!r}; choose one of {', '.join(MODES)}")
-        if not 0.0 < self.cap < math.inf:
-            raise ValueError(f"correction.cap must be a positive number, got {self.cap}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

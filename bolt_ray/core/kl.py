@@ -15,86 +15,30 @@ drawn from π, is not what its value suggests:
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from bolt_ray.core.kl_options import ADAPTATIONS, ESTIMATORS, PLACEMENTS, SHAPES, UNITS, KLOptions, KLSettings
 from bolt_ray.core.sequence_sums import MAX_EXPONENT, segment_lengths, segment_sum
 
-ESTIMATORS = ("k1", "k2", "k3", "abs")
-SHAPES = ("clip", "sigmoid", "hinge", "softplus")
-ADAPTATIONS = (*SHAPES, "length_normalized")
-PLACEMENTS = ("loss", "reward")
-UNITS = ("token", "sequence")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class KLOptions:
-    """How the KL term is measured and shaped; refused on construction if contradictory.
-
-    Attributes:
-        estimator: one of ``ESTIMATORS``. Where an adaptation is on, K is k2 whatever stands here: it is
-            non-negative and its plain gradient is that of KL(π‖ref).
-        unbiased: multiplies k3 by the differentiable ratio r. The other estimators are left as they are: k2
-            has the right gradient already and r·k2 would not.
-        placement: "loss", or "reward" (subtracted from the reward, no gradient).
-        adaptation: at most one of ``SHAPES``, with or without "length_normalized".
-        unit: "token": the shape acts on each token's K. "sequence": on Σ_t K_t of the sequence, and the term
-            is the mean over sequences. "length_normalized" makes it the sequence's mean K.
-        clip_threshold: of ``clip``. Beyond it f is flat: no pull back to the reference at all.
-        target, temperature: of ``sigmoid``.
-        threshold: of ``hinge`` and ``softplus``.
-
-    Raises:
-        ValueError: an unknown name or an impossible combination.
-    """
-
-    estimator: str = "k3"
-    unbiased: bool = True
-    placement: str = "loss"
-    adaptation: tuple[str, ...] = ()
-    unit: str = "token"
-    clip_threshold: float = 1.0
-    target: float = 0.1
-    temperature: float = 1.0
-    threshold: float = 0.1
-
-    def __post_init__(self) -> None:
-        _check_names(self)
-        _check_combination(self)
-
-    @property
-    def shape(self) -> str | None:
-        return next((name for name in self.adaptation if name in SHAPES), None)
-
-    @property
-    def length_normalized(self) -> bool:
-        return "length_normalized" in self.adaptation
-
-
-def check_kl_options(options: KLOptions, *, coef: float, controller: str | None = None) -> None:
-    """Refuse a coefficient that makes the rest of the settings do nothing.
-
-    (``KLOptions`` itself refuses impossible combinations when it is built; one controller at most is what the
-    single ``controller`` argument can hold.)
-
-    Args:
-        coef: β₀.
-        controller: a name of ``kl_controllers.CONTROLLERS`` or None.
-
-    Raises:
-        ValueError: negative coefficient; a controller or an adaptation with coefficient 0.
-    """
-    if not 0.0 <= coef < math.inf:
-        raise ValueError(f"kl.coef must be 0 or more, got {coef}")
-    if coef == 0.0 and controller is not None:
-        raise ValueError(f"kl controller {controller!r} multiplies kl.coef, which is 0; set kl.coef above 0")
-    if coef == 0.0 and options.adaptation:
-        names = "+".join(options.adaptation)
-        raise ValueError(f"kl.adaptation {names!r} has no effect with kl.coef 0; set kl.coef above 0")
+__all__ = [
+    "ADAPTATIONS",
+    "ESTIMATORS",
+    "PLACEMENTS",
+    "SHAPES",
+    "UNITS",
+    "KLOptions",
+    "KLSettings",
+    "KLTerms",
+    "estimate_kl",
+    "kl_reward_penalty",
+    "kl_terms",
+    "shape_kl",
+    "unbiased_kl",
+]
 
 
 def estimate_kl(logprobs: Tensor, ref_logprobs: Tensor, estimator: str) -> Tensor:
@@ -194,36 +138,3 @@ def kl_reward_penalty(
     """
     kl = estimate_kl(logprobs.detach(), ref_logprobs.detach(), estimator)
     return segment_sum(kl, sequence_ids, num_sequences)
-
-
-def _check_names(options: KLOptions) -> None:
-    for field, value, allowed in (
-        ("estimator", options.estimator, ESTIMATORS),
-        ("placement", options.placement, PLACEMENTS),
-        ("unit", options.unit, UNITS),
-        *(("adaptation", name, ADAPTATIONS) for name in options.adaptation),
-    ):
-        if value not in allowed:
-            raise ValueError(f"unknown kl.{field} {value!r}; choose one of {', '.join(allowed)}")
-
-
-def _check_combination(options: KLOptions) -> None:
-    if options.estimator == "k1" and options.placement == "loss":
-        raise ValueError("kl.estimator k1 has zero expected gradient as a loss; use k2 or k3, or kl.placement: reward")
-    if len(set(options.adaptation)) != len(options.adaptation):
-        raise ValueError(f"kl.adaptation names one method twice: {', '.join(options.adaptation)}")
-    shapes = [name for name in options.adaptation if name in SHAPES]
-    if len(shapes) > 1:
-        raise ValueError(
-            f"kl.adaptation combines {' and '.join(shapes)}; length_normalized may go with at most one shape"
-        )
-    if options.adaptation and options.placement == "reward":
-        raise ValueError("kl.adaptation shapes a differentiable KL; it needs kl.placement: loss")
-    for field in ("clip_threshold", "temperature"):
-        value = getattr(options, field)
-        if not 0.0 < value < math.inf:
-            raise ValueError(f"kl.{field} must be a positive number, got {value}")
-    for field in ("target", "threshold"):
-        value = getattr(options, field)
-        if not 0.0 <= value < math.inf:
-            raise ValueError(f"kl.{field} must be 0 or more, got {value}")

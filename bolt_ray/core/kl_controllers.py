@@ -11,6 +11,8 @@ from collections import deque
 from collections.abc import Mapping
 from typing import Any, Protocol
 
+from bolt_ray.core.kl_options import KLSettings
+
 
 class KLController(Protocol):
     """The interface of a controller."""
@@ -43,10 +45,9 @@ class FixedController:
 
     kind = "fixed"
 
-    def __init__(self, beta: float) -> None:
-        if not 0.0 <= beta < math.inf:
-            raise ValueError(f"kl.coef must be 0 or more, got {beta}")
-        self._beta = beta
+    def __init__(self, settings: KLSettings) -> None:
+        self._settings = settings
+        self._beta = settings.coef
 
     @property
     def beta(self) -> float:
@@ -78,48 +79,18 @@ class FixedController:
         self._beta = beta
 
 
-class _Adaptive(FixedController):
-    """A controller that multiplies β, and so needs one above 0."""
-
-    def __init__(self, beta: float) -> None:
-        super().__init__(beta)
-        if beta == 0.0:
-            raise ValueError(f"the {self.kind} KL controller multiplies β, which is 0; set kl.coef above 0")
-
-
-class DynamicController(_Adaptive):
-    """Lower β while rewards are high, end at ``beta_min`` after ``schedule_steps``.
+class DynamicController(FixedController):
+    """Lower β while rewards are high, end at ``beta_min`` after ``beta_schedule_steps``.
 
     Once ``window`` rewards are held and their mean is above ``reward_threshold``, every step sets
-    β ← max(β·decay, beta_min).
+    β ← max(β·dynamic_beta_decay, beta_min).
     """
 
     kind = "dynamic"
 
-    def __init__(
-        self,
-        beta: float,
-        *,
-        window: int = 10,
-        reward_threshold: float = 0.8,
-        decay: float = 0.9,
-        beta_min: float = 0.0,
-        schedule_steps: int = 1000,
-    ) -> None:
-        super().__init__(beta)
-        if window < 1 or schedule_steps < 1:
-            raise ValueError(f"window and schedule_steps must be at least 1, got {window} and {schedule_steps}")
-        if not 0.0 < decay <= 1.0:
-            raise ValueError(f"dynamic_beta_decay must be in (0, 1], got {decay}")
-        if not 0.0 <= beta_min <= beta:
-            raise ValueError(f"beta_min must lie between 0 and kl.coef {beta}, got {beta_min}")
-        if not math.isfinite(reward_threshold):
-            raise ValueError(f"reward_threshold must be a finite number, got {reward_threshold}")
-        self._reward_threshold = reward_threshold
-        self._decay = decay
-        self._beta_min = beta_min
-        self._schedule_steps = schedule_steps
-        self._rewards: deque[float] = deque(maxlen=window)
+    def __init__(self, settings: KLSettings) -> None:
+        super().__init__(settings)
+        self._rewards: deque[float] = deque(maxlen=settings.window)
         self._step = 0
 
     def update(self, *, kl: float, mean_reward: float, num_sequences: int) -> float:
@@ -127,10 +98,10 @@ class DynamicController(_Adaptive):
         self._step += 1
         self._rewards.append(mean_reward)
         full = len(self._rewards) == self._rewards.maxlen
-        if full and math.fsum(self._rewards) / len(self._rewards) > self._reward_threshold:
-            self._beta = max(self._beta * self._decay, self._beta_min)
-        if self._step > self._schedule_steps:
-            self._beta = self._beta_min
+        if full and math.fsum(self._rewards) / len(self._rewards) > self._settings.reward_threshold:
+            self._beta = max(self._beta * self._settings.dynamic_beta_decay, self._settings.beta_min)
+        if self._step > self._settings.beta_schedule_steps:
+            self._beta = self._settings.beta_min
         return self._beta
 
     def state_dict(self) -> dict[str, Any]:
@@ -142,7 +113,7 @@ class DynamicController(_Adaptive):
         self._step = int(state["step"])
 
 
-class ZieglerController(_Adaptive):
+class ZieglerController(FixedController):
     """Proportional control to a target KL (arXiv 1909.08593, eq. 3).
 
     e = clip(KL/target − 1, ±0.2), β ← β·(1 + e·n/horizon), n the sequences of the step.
@@ -150,66 +121,41 @@ class ZieglerController(_Adaptive):
 
     kind = "ziegler"
 
-    def __init__(self, beta: float, *, target: float, horizon: float = 10_000.0) -> None:
-        super().__init__(beta)
-        _require_positive("target", target)
-        _require_positive("horizon", horizon)
-        self._target = target
-        self._horizon = horizon
-
     def update(self, *, kl: float, mean_reward: float, num_sequences: int) -> float:
         _require_finite("KL", kl)
-        error = min(max(kl / self._target - 1.0, -0.2), 0.2)
+        error = min(max(kl / self._settings.controller_target - 1.0, -0.2), 0.2)
         # Cut at 0: more than 5 horizons of sequences in one step would turn β negative.
-        self._beta *= max(1.0 + error * num_sequences / self._horizon, 0.0)
+        self._beta *= max(1.0 + error * num_sequences / self._settings.horizon, 0.0)
         return self._beta
 
 
-class PPOPenaltyController(_Adaptive):
+class PPOPenaltyController(FixedController):
     """Doubling and halving (arXiv 1707.06347, §4): KL > 1.5·target → 2β, KL < target/1.5 → β/2."""
 
     kind = "ppo_penalty"
 
-    def __init__(self, beta: float, *, target: float) -> None:
-        super().__init__(beta)
-        _require_positive("target", target)
-        self._target = target
-
     def update(self, *, kl: float, mean_reward: float, num_sequences: int) -> float:
         _require_finite("KL", kl)
-        if kl > 1.5 * self._target:
+        if kl > 1.5 * self._settings.controller_target:
             self._beta *= 2.0
-        elif kl < self._target / 1.5:
+        elif kl < self._settings.controller_target / 1.5:
             self._beta /= 2.0
         return self._beta
 
 
-CONTROLLERS = ("dynamic", "ziegler", "ppo_penalty")
+_CONTROLLERS: dict[str | None, type[FixedController]] = {
+    None: FixedController,
+    "dynamic": DynamicController,
+    "ziegler": ZieglerController,
+    "ppo_penalty": PPOPenaltyController,
+}
 
 
-def make_kl_controller(kind: str | None, beta: float, **parameters: Any) -> KLController:
-    """A controller by name; ``None`` keeps β fixed.
-
-    Raises:
-        ValueError: unknown name, β 0 with a controller, or a parameter out of range.
-        TypeError: a parameter that this controller does not have.
-    """
-    if kind is None:
-        return FixedController(beta, **parameters)
-    if kind == "dynamic":
-        return DynamicController(beta, **parameters)
-    if kind == "ziegler":
-        return ZieglerController(beta, **parameters)
-    if kind == "ppo_penalty":
-        return PPOPenaltyController(beta, **parameters)
-    raise ValueError(f"unknown KL controller {kind!r}; choose one of {', '.join(CONTROLLERS)}")
+def kl_controller(settings: KLSettings) -> KLController:
+    """The controller that ``kl:`` asks for; β stays fixed where it asks for none."""
+    return _CONTROLLERS[settings.controller](settings)
 
 
 def _require_finite(name: str, value: float) -> None:
     if not math.isfinite(value):
         raise ValueError(f"the {name} of a step must be finite, got {value}; skip the update of a failed step")
-
-
-def _require_positive(name: str, value: float) -> None:
-    if not 0.0 < value < math.inf:
-        raise ValueError(f"the KL controller's {name} must be a positive number, got {value}")

@@ -15,7 +15,7 @@ from typing import Literal, Protocol
 import xxhash
 
 from bolt_ray.core.records import Completion, RolloutRequest, ScoredCompletion, UnscoredCompletion
-from bolt_ray.engines.vllm.engine import SamplingSettings
+from bolt_ray.engines.settings import SamplingSettings
 
 Lane = Literal["train", "eval"]
 Outcome = ScoredCompletion | UnscoredCompletion

@@ -13,7 +13,7 @@ from bolt_ray.core.evaluation.answers import extract_answer
 from bolt_ray.core.evaluation.bootstrap import paired_bootstrap
 from bolt_ray.core.evaluation.pass_at_k import maj_at_k, pass_at_k, wilson_interval
 from bolt_ray.core.records import DrawnPrompt, RolloutRequest, ScoredCompletion
-from bolt_ray.engines.vllm.settings import SamplingSettings
+from bolt_ray.engines.settings import SamplingSettings
 from bolt_ray.training.completions import POLL_S, CompletionService, Outcome, request_seed
 
 BOOTSTRAP_SEED = 0

@@ -25,7 +25,7 @@ from bolt_ray.actors.learner_mailbox import (
 )
 from bolt_ray.core.errors import BoltRayError, RunError, StallError
 from bolt_ray.core.records import StepReport, TrainingBatch
-from bolt_ray.engines.learner.learner import LearnerSettings
+from bolt_ray.engines.learner.settings import LearnerSettings
 from bolt_ray.training.learner_worker import PublishedWeights, WorkerSettings, train_worker
 
 POLL_S = 0.05

@@ -20,7 +20,8 @@ from bolt_ray.actors.learner_mailbox import (
     TrainCommand,
 )
 from bolt_ray.core.errors import BoltRayError
-from bolt_ray.engines.learner.learner import DeepSpeedLearner, LearnerSettings
+from bolt_ray.engines.learner.learner import DeepSpeedLearner
+from bolt_ray.engines.learner.settings import LearnerSettings
 from bolt_ray.engines.weight_buckets import WeightManifest, pack_buckets
 
 BUCKET_BYTES = 256 * 1024 * 1024

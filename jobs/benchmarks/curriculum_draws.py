@@ -45,7 +45,7 @@ def choice_ms(weights: NDArray[np.float64], k: int, repeats: int) -> float:
 def weights_ms(strategy: str, columns: PromptColumns, repeats: int) -> float:
     """Milliseconds of one refresh of all weights, every option on."""
     settings = CurriculumSettings(strategy=strategy, skip_solved=True, staleness_bonus=1.0, exploration_floor=0.05)
-    made = Curriculum(settings)
+    made = Curriculum(settings, seed=0)
     return best_ms(lambda i: made.weights(columns, step=100, total_steps=1000, window=i), repeats)
 
 

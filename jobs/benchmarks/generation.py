@@ -22,7 +22,9 @@ import torch
 
 from bolt_ray.actors.generator_pool import GeneratorPool, GeneratorResources
 from bolt_ray.core.records import DrawnPrompt, Prompt, RolloutRequest
-from bolt_ray.engines.vllm.engine import EngineSettings, SamplingSettings, VLLMEngine
+from bolt_ray.engines.settings import SamplingSettings
+from bolt_ray.engines.vllm.engine import VLLMEngine
+from bolt_ray.engines.vllm.settings import EngineSettings, GeneratorSettings
 from bolt_ray.engines.weight_buckets import pack_buckets
 from bolt_ray.tasks.arithmetic.model import ModelSettings, create_model, save_model
 
@@ -93,10 +95,19 @@ def variants(
     """Everything measured, by name: a function from the first request id to tokens per second."""
     count, sampling = arguments.requests, SamplingSettings(max_new_tokens=arguments.tokens)
     nucleus = SamplingSettings(max_new_tokens=arguments.tokens, top_p=0.95)
-    settings = EngineSettings(model_dir=model_dir, max_model_len=128, max_num_seqs=count, kv_cache_bytes=64 << 20)
+    generator = GeneratorSettings(max_num_seqs=count, kv_cache_gib=1 / 16)
+    settings = EngineSettings(
+        model_dir=model_dir,
+        dtype="float32",
+        generator=generator,
+        max_model_len=128,
+        on_gpu=False,
+        tensor_parallel_size=1,
+        seed=0,
+    )
     engine = VLLMEngine(settings, sampling=sampling)
-    cached = VLLMEngine(replace(settings, prefix_caching=True), sampling=sampling)
-    narrow = VLLMEngine(replace(settings, max_num_seqs=count // 4), sampling=sampling)
+    cached = VLLMEngine(replace(settings, generator=replace(generator, prefix_caching=True)), sampling=sampling)
+    narrow = VLLMEngine(replace(settings, generator=replace(generator, max_num_seqs=count // 4)), sampling=sampling)
     pool = GeneratorPool.start(num_generators=1, engine=settings, sampling=sampling, resources=GeneratorResources())
     update_times(engine, model)
     return {

@@ -44,7 +44,7 @@ def make_model() -> PolicyModule:
     )
     with tempfile.TemporaryDirectory() as directory:
         Qwen2ForCausalLM(config).save_pretrained(directory)
-        return load_policy(LearnerSettings(model_path=directory), dtype=torch.float32)
+        return load_policy(LearnerSettings(model_path=directory, reward_width=1.0, seed=0), dtype=torch.float32)
 
 
 def long_tailed(count: int, *, longest: int, seed: int) -> NDArray[np.int64]:

@@ -27,12 +27,12 @@ import pyarrow.compute as pc
 import ray
 from numpy.typing import NDArray
 
-from bolt_ray.config.data import DatasetConfig
 from bolt_ray.core.records import Prompt
 from bolt_ray.data.ingest.build import build_store, rejects_path, sidecar_path
 from bolt_ray.data.ingest.finish import finish_store
 from bolt_ray.data.ingest.normalize import row_rules
 from bolt_ray.data.ingest.read_plan import Piece, ReadPlan, ReadUnit
+from bolt_ray.data.settings import DatasetSettings
 from bolt_ray.data.store import PromptStore
 from bolt_ray.data.store_files import PART_SCHEMA, PartWriter, part_path, write_json
 from bolt_ray.data.stream.draw_log import draw_indices, window_rng
@@ -58,7 +58,7 @@ def synthetic_store(directory: Path, num_rows: int) -> PromptStore:
     piece = Piece(path="synthetic", format="jsonl")
     plan = ReadPlan(
         sources=("synthetic",),
-        rules=(row_rules(DatasetConfig(name="x.jsonl"), preset=None, max_prompt_chars=1_000_000),),
+        rules=(row_rules(DatasetSettings(name="x.jsonl"), preset=None, max_prompt_chars=1_000_000),),
         drop_duplicates=(True,),
         units=tuple(ReadUnit(number=number, source=0, pieces=(piece,)) for number in range(len(starts))),
         address=f"synthetic-{num_rows}",
@@ -207,11 +207,11 @@ def bench_ingest(mib: int, cap_mib: int) -> bool:
         rows = write_large(path, mib << 20)
         small = Path(scratch) / "small.jsonl"
         write_large(small, 1 << 20)
-        build_store([DatasetConfig(name=str(small))], store_dir=Path(scratch) / "stores")
+        build_store([DatasetSettings(name=str(small))], store_dir=Path(scratch) / "stores")
         idle = family_mib()
         watch = MemoryWatch()
         begin = time.perf_counter()
-        store = build_store([DatasetConfig(name=str(path))], store_dir=Path(scratch) / "stores")
+        store = build_store([DatasetSettings(name=str(path))], store_dir=Path(scratch) / "stores")
         taken = time.perf_counter() - begin
         watch.close()
         assert store.num_rows == rows

@@ -15,11 +15,12 @@ import pytest
 import ray
 import torch
 from numpy.typing import NDArray
+from support.settings import engine_settings
 
 from bolt_ray.actors.generator_pool import GeneratorPool, GeneratorResources
 from bolt_ray.core.errors import DataError, ModelError, RunError, WeightSyncError
 from bolt_ray.core.records import Completion, DrawnPrompt, Prompt, RolloutRequest
-from bolt_ray.engines.vllm.engine import EngineSettings, SamplingSettings
+from bolt_ray.engines.settings import SamplingSettings
 from bolt_ray.engines.weight_buckets import pack_buckets
 from bolt_ray.tasks.arithmetic.model import ModelSettings, create_model, save_model
 
@@ -106,7 +107,7 @@ def served(ray_cluster: None, tmp_path_factory: pytest.TempPathFactory) -> Itera
     save_model(model, tokenizer, directory)
     pool = GeneratorPool.start(
         num_generators=2,
-        engine=EngineSettings(model_dir=str(directory), max_model_len=128, kv_cache_bytes=64 << 20),
+        engine=engine_settings(model_dir=str(directory), max_model_len=128, kv_cache_bytes=64 << 20),
         sampling=SamplingSettings(max_new_tokens=10),
         resources=GeneratorResources(num_cpus=1.0, num_threads=1),
         stall_s=20.0,
@@ -207,14 +208,14 @@ def test_a_start_that_cannot_succeed_says_why(ray_cluster: None, tmp_path: Path)
     with pytest.raises(ModelError, match=r"is not a Hugging Face model directory: it has no config\.json"):
         GeneratorPool.start(
             num_generators=1,
-            engine=EngineSettings(model_dir=str(tmp_path)),
+            engine=engine_settings(model_dir=str(tmp_path)),
             sampling=SamplingSettings(),
             resources=GeneratorResources(),
         )
     with pytest.raises(ValueError, match="a pool needs a generator, not 0"):
         GeneratorPool(
             num_generators=0,
-            engine=EngineSettings(model_dir=str(tmp_path)),
+            engine=engine_settings(model_dir=str(tmp_path)),
             sampling=SamplingSettings(),
             resources=GeneratorResources(),
         )

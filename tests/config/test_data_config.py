@@ -2,21 +2,22 @@ from __future__ import annotations
 
 import pytest
 from pydantic import ValidationError
+from support.settings import dataset as dataset_of
 
-from bolt_ray.config.data import DataConfig, DatasetConfig, template_columns
+from bolt_ray.data.settings import DataSettings, template_columns
 
 
 def test_name_and_split_are_enough() -> None:
-    dataset = DatasetConfig.model_validate({"name": "openai/gsm8k", "split": "train"})
+    dataset = dataset_of({"name": "openai/gsm8k", "split": "train"})
     assert (dataset.name, dataset.split, dataset.weight, dataset.preset) == ("openai/gsm8k", "train", None, None)
-    assert dataset.columns.prompt == "prompt"
+    assert dataset.columns.chosen == set()
     assert dataset.filters.drop_duplicates
 
 
 def test_columns_are_mapped_and_may_be_switched_off() -> None:
-    dataset = DatasetConfig.model_validate({"name": "a.csv", "columns": {"prompt": "q", "prompt_id": None}})
-    assert (dataset.columns.prompt, dataset.columns.answer, dataset.columns.prompt_id) == ("q", "answer", None)
-    assert dataset.columns.model_fields_set == {"prompt", "prompt_id"}
+    dataset = dataset_of({"name": "a.csv", "columns": {"prompt": "q", "prompt_id": None}})
+    assert (dataset.columns.prompt, dataset.columns.answer, dataset.columns.prompt_id) == ("q", "auto", None)
+    assert dataset.columns.chosen == {"prompt", "prompt_id"}
 
 
 @pytest.mark.parametrize(
@@ -25,7 +26,7 @@ def test_columns_are_mapped_and_may_be_switched_off() -> None:
         ({"nmae": "x"}, "nmae"),
         ({"name": ""}, "at least 1 character"),
         ({"name": "x", "weight": 0}, "greater than 0"),
-        ({"name": "x", "preset": "gms8k"}, "'gsm8k', 'math' or 'arithmetic'"),
+        ({"name": "x", "preset": "gms8k"}, "did you mean 'gsm8k'"),
         ({"name": "x", "system_prompt": "Be brief."}, "set chat: true"),
         ({"name": "x", "prompt_template": "no column"}, "names no column"),
         ({"name": "x", "prompt_template": "{a.b}"}, "plain name of a column"),
@@ -37,13 +38,13 @@ def test_columns_are_mapped_and_may_be_switched_off() -> None:
 )
 def test_wrong_dataset_settings_are_refused(settings: dict[str, object], message: str) -> None:
     with pytest.raises(ValidationError, match=message):
-        DatasetConfig.model_validate(settings)
+        dataset_of(settings)
 
 
 def test_heldout_is_a_fraction_or_a_size() -> None:
-    assert DataConfig(heldout_size=512).heldout_fraction == 0.0
-    with pytest.raises(ValidationError, match="not both"):
-        DataConfig(heldout_size=512, heldout_fraction=0.1)
+    assert DataSettings(heldout_size=512).heldout_fraction == 0.0
+    with pytest.raises(ValueError, match="give one of them"):
+        DataSettings(heldout_size=512, heldout_fraction=0.1)
 
 
 def test_template_columns() -> None:

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from pydantic import TypeAdapter, ValidationError
 
-from bolt_ray.config.cluster import ScoringSection
+from bolt_ray.actors.settings import ScoringSettings
 from bolt_ray.config.rewards import (
     REWARD_TYPES,
     FunctionReward,
@@ -136,8 +136,8 @@ def test_references_of_datasets() -> None:
 
 
 def test_scoring_limits() -> None:
-    assert ScoringSection().max_unscored_fraction == 0.5
-    with pytest.raises(ValidationError):
-        ScoringSection(max_unscored_fraction=1.5)
-    with pytest.raises(ValidationError):
-        ScoringSection(num_scorers=0)
+    assert ScoringSettings().max_unscored_fraction == 0.5
+    with pytest.raises(ValueError, match="max_unscored_fraction must be at most 1"):
+        ScoringSettings(max_unscored_fraction=1.5)
+    with pytest.raises(ValueError, match="num_scorers must be at least 1"):
+        ScoringSettings(num_scorers=0)

@@ -234,9 +234,9 @@ def test_rewards_are_scaled_and_cut_to_the_range() -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"baseline": "mean"}, "unknown advantage.baseline 'mean'; choose one of tracker, group"),
-        ({"normalize": "minmax"}, "unknown advantage.normalize 'minmax'"),
-        ({"clip": 0.0}, "advantage.clip must be a positive number, got 0.0"),
+        ({"baseline": "mean"}, "baseline is 'mean'; choose one of tracker, group"),
+        ({"normalize": "minmax"}, "normalize is 'minmax'"),
+        ({"clip": 0.0}, "clip must be above 0, not 0"),
         ({"lengths": [1, 2, 3]}, "lengths has shape"),
         ({"v_hat": [0.5]}, "v_hat has shape"),
     ],

@@ -163,10 +163,10 @@ def test_the_difference_is_counted_once_either_way() -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"level": "batch"}, "correction.level"),
-        ({"mode": "clip"}, "correction.mode"),
-        ({"cap": 0.0}, "correction.cap"),
-        ({"cap": math.inf}, "correction.cap"),
+        ({"level": "batch"}, "level is"),
+        ({"mode": "clip"}, "mode is"),
+        ({"cap": 0.0}, "cap must be above 0"),
+        ({"cap": math.inf}, "cap must be a finite number"),
     ],
 )
 def test_impossible_options_are_refused(options: dict[str, object], message: str) -> None:

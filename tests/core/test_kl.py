@@ -11,7 +11,7 @@ from torch import Tensor
 from bolt_ray.core.kl import (
     ESTIMATORS,
     KLOptions,
-    check_kl_options,
+    KLSettings,
     estimate_kl,
     kl_reward_penalty,
     kl_terms,
@@ -190,19 +190,19 @@ def test_reward_penalty_is_the_sum_over_the_sequence_without_gradient() -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"estimator": "k4"}, "unknown kl.estimator"),
-        ({"placement": "advantage"}, "unknown kl.placement"),
-        ({"unit": "batch"}, "unknown kl.unit"),
-        ({"adaptation": ("clamp",)}, "unknown kl.adaptation"),
+        ({"estimator": "k4"}, "estimator is"),
+        ({"placement": "advantage"}, "placement is"),
+        ({"unit": "batch"}, "unit is 'batch'; choose"),
+        ({"adaptation": ("clamp",)}, "adaptation is 'clamp'; choose"),
         ({"estimator": "k1"}, "zero expected gradient"),
         ({"adaptation": ("clip", "sigmoid")}, "at most one shape"),
         ({"adaptation": ("clip", "length_normalized", "hinge")}, "at most one shape"),
         ({"adaptation": ("clip", "clip")}, "twice"),
-        ({"adaptation": ("clip",), "placement": "reward"}, "kl.placement: loss"),
-        ({"clip_threshold": 0.0}, "kl.clip_threshold"),
-        ({"temperature": -1.0}, "kl.temperature"),
-        ({"threshold": -0.1}, "kl.threshold"),
-        ({"target": float("nan")}, "kl.target"),
+        ({"adaptation": ("clip",), "placement": "reward"}, "placement: loss"),
+        ({"clip_threshold": 0.0}, "clip_threshold must be above 0"),
+        ({"temperature": -1.0}, "temperature must be above 0"),
+        ({"threshold": -0.1}, "threshold must be at least 0"),
+        ({"target": float("nan")}, "target must be a finite number"),
     ],
 )
 def test_impossible_options_are_refused(options: dict[str, object], message: str) -> None:
@@ -212,14 +212,14 @@ def test_impossible_options_are_refused(options: dict[str, object], message: str
 
 def test_what_needs_a_coefficient_is_refused_without_one() -> None:
     with pytest.raises(ValueError, match=r"'ziegler' multiplies kl\.coef"):
-        check_kl_options(KLOptions(), coef=0.0, controller="ziegler")
+        KLSettings(controller="ziegler")
     with pytest.raises(ValueError, match=r"no effect with kl\.coef 0"):
-        check_kl_options(KLOptions(adaptation=("clip",)), coef=0.0)
-    with pytest.raises(ValueError, match="0 or more"):
-        check_kl_options(KLOptions(), coef=-0.1)
-    check_kl_options(KLOptions(), coef=0.0)
-    check_kl_options(KLOptions(adaptation=("length_normalized", "clip")), coef=0.1, controller="dynamic")
-    check_kl_options(KLOptions(estimator="k1", placement="reward"), coef=0.1)
+        KLSettings(adaptation=("clip",))
+    with pytest.raises(ValueError, match="coef must be at least 0"):
+        KLSettings(coef=-0.1)
+    assert KLSettings().coef == 0.0
+    assert KLSettings(adaptation=("length_normalized", "clip"), coef=0.1, controller="dynamic").shape == "clip"
+    assert KLSettings(estimator="k1", placement="reward", coef=0.1).estimator == "k1"
 
 
 def test_unknown_estimator_is_refused() -> None:

@@ -7,8 +7,9 @@ from typing import Any
 
 import pytest
 from support.learner_cases import make_model
+from support.settings import learner_settings
 
-from bolt_ray.engines.learner.learner import DeepSpeedLearner, LearnerSettings
+from bolt_ray.engines.learner.learner import DeepSpeedLearner
 
 
 @pytest.fixture(scope="module")
@@ -23,7 +24,7 @@ def learner_of(model_path: str) -> Iterator[Any]:
 
     def make(**changes: Any) -> DeepSpeedLearner:
         settings: dict[str, Any] = {"model_path": model_path, "dtype": "float32", "learning_rate": 1e-2} | changes
-        made.append(DeepSpeedLearner(LearnerSettings(**settings)))
+        made.append(DeepSpeedLearner(learner_settings(**settings)))
         return made[-1]
 
     yield make

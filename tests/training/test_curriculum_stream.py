@@ -13,11 +13,11 @@ import pytest
 from numpy.typing import NDArray
 from support.fakes import answer
 
-from bolt_ray.config.data import DatasetConfig
 from bolt_ray.core.baseline import BaselineSettings, BaselineStore
 from bolt_ray.core.curriculum import STRATEGIES, Curriculum, CurriculumSettings
 from bolt_ray.core.records import DrawnPrompt, Prompt, RolloutRequest, ScoredCompletion
 from bolt_ray.data.ingest.build import build_store
+from bolt_ray.data.settings import DatasetSettings
 from bolt_ray.data.stream.window_reader import Tokenize
 from bolt_ray.training.curriculum_stream import CurriculumPrompts, PromptSchedule
 from bolt_ray.training.rollout import StepRollouts
@@ -91,7 +91,7 @@ def opened(
     if not data.exists():
         rows = [{"prompt": f"{n}?", "prompt_id": f"row-{n}", "level": n % 3} for n in range(NUM_ROWS)]
         data.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    store = build_store([DatasetConfig(name=str(data))], store_dir=home / "stores", stall_timeout_s=120.0)
+    store = build_store([DatasetSettings(name=str(data))], store_dir=home / "stores", stall_timeout_s=120.0)
     rows, heldout = store.split_heldout(fraction=0.0, size=20)
     assert len(heldout) == 20
     baseline = BaselineStore(BaselineSettings())
@@ -113,7 +113,7 @@ def opened(
             on_bad_row="error",
             stall_timeout_s=120.0,
         ),
-        curriculum=Curriculum(CurriculumSettings(**curriculum)),
+        curriculum=Curriculum(CurriculumSettings(**curriculum), seed=0),
         baseline=baseline,
         tokenize=one_token(),
         draws_dir=home / f"draws-{name}",

@@ -25,7 +25,7 @@ from bolt_ray.core.records import (
     ScoredCompletion,
     UnscoredCompletion,
 )
-from bolt_ray.engines.vllm.settings import SamplingSettings
+from bolt_ray.engines.settings import SamplingSettings
 from bolt_ray.training.completions import CompletionService, Outcome
 from bolt_ray.training.evaluator import Evaluator, summarize
 

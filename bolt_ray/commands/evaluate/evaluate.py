@@ -10,9 +10,10 @@ import re
 import time
 from collections.abc import Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import typer
@@ -24,12 +25,13 @@ from bolt_ray.actors.scorer_pool import ScorerPool
 from bolt_ray.commands.evaluate.predictions import write_predictions
 from bolt_ray.commands.evaluate.report import EvaluationReport, compare_with_first
 from bolt_ray.commands.model_source import ModelSource, find_model
-from bolt_ray.commands.shared import settings as plain
-from bolt_ray.commands.shared.inference import launch_generators, start_scorers, wants_gpu
+from bolt_ray.commands.shared.gpus import resolve_here
+from bolt_ray.commands.shared.inference import launch_generators, start_scorers
 from bolt_ray.commands.shared.inputs import RunInputs, check_inputs, prepare_inputs, require_vllm
 from bolt_ray.commands.shared.prompts import heldout_problems, open_store
 from bolt_ray.commands.shared.ray_session import ray_session
 from bolt_ray.commands.shared.resources import resource_map
+from bolt_ray.config.resolve import eval_sampling
 from bolt_ray.config.schema import RunConfig
 from bolt_ray.core.errors import ConfigError
 from bolt_ray.core.records import DrawnPrompt, UnscoredCompletion
@@ -72,17 +74,16 @@ def evaluate(
     """
     console = console or Console()
     require_vllm()
-    config = heldout_only(config, request.dataset)
+    config = resolve_here(heldout_only(config, request.dataset))
     _check_numbers(config, k=request.k)
     sources = _sources(config, request)
     for source in sources:
         check_inputs(_of_model(config, source))
     output = _new_output(request.output, name=config.name)
-    use_gpu = wants_gpu(config)
     results: dict[str, EvaluationResult] = {}
     interrupted = False
     with (
-        ray_session(config.cluster, groups=resource_map(config, use_gpu=use_gpu, learners=False)),
+        ray_session(config.cluster, groups=resource_map(config, learners=False)),
         catch_interrupts() as interrupts,
         ExitStack() as stack,
     ):
@@ -90,7 +91,6 @@ def evaluate(
             config=config,
             k=request.k,
             base_dir=base_dir,
-            use_gpu=use_gpu,
             interrupts=interrupts,
             console=console,
             stack=stack,
@@ -105,7 +105,7 @@ def evaluate(
     if results:
         compared = compare_with_first(results) if request.compare else {}
         report = EvaluationReport(results=results, comparisons=compared, sources=sources)
-        report.write(output / "summary.json", settings=config.eval.model_dump(mode="json"))
+        report.write(output / "summary.json", settings=asdict(config.eval))
         report.print(console)
         console.print(f"Predictions: {output}", highlight=False, markup=False, soft_wrap=True)
     if interrupted:
@@ -124,7 +124,6 @@ class _Job:
         config: RunConfig,
         k: int | None,
         base_dir: Path,
-        use_gpu: bool,
         interrupts: InterruptFlag,
         console: Console,
         stack: ExitStack,
@@ -132,7 +131,6 @@ class _Job:
         self._config = config
         self._k = k
         self._base_dir = base_dir
-        self._use_gpu = use_gpu
         self._interrupts = interrupts
         self._console = console
         self._stack = stack
@@ -142,10 +140,10 @@ class _Job:
         config = _of_model(self._config, source)
         say = partial(self._console.print, highlight=False, markup=False, soft_wrap=True)
         inputs = prepare_inputs(config, say=say)
-        generators = launch_generators(config, inputs, use_gpu=self._use_gpu)
+        generators = launch_generators(config, inputs)
         try:
             if self._scorers is None:
-                self._scorers = start_scorers(config, inputs, base_dir=self._base_dir, use_gpu=self._use_gpu)
+                self._scorers = start_scorers(config, inputs, base_dir=self._base_dir)
                 self._stack.callback(self._scorers.close)
             problems = read_problems(config, inputs)
             say(f"{source.label}: {len(problems):,} problems × {config.eval.num_samples}")
@@ -163,7 +161,7 @@ class _Job:
         evaluator = Evaluator(
             service=service,
             problems=problems,
-            sampling=plain.eval_sampling(config.eval, training=plain.sampling_settings(config)),
+            sampling=eval_sampling(config),
             num_samples=config.eval.num_samples,
             seed=config.eval.seed,
             success_threshold=config.eval.success_reward,
@@ -230,11 +228,11 @@ def heldout_only(config: RunConfig, dataset: str | None) -> RunConfig:
     if dataset is not None:
         first = (chosen or config.datasets)[0]
         elsewhere = ("split", "config_name", "revision", "data_files", "source", "weight", "format", "delimiter")
-        changed = {"name": dataset, "preset": preset_of(first), **dict.fromkeys(elsewhere)}
-        chosen = [first.model_copy(update=changed)]
+        changed: dict[str, Any] = {"name": dataset, "preset": preset_of(first), **dict.fromkeys(elsewhere)}
+        chosen = (replace(first, **changed),)
     if not chosen:
         return config
-    evaluation = config.eval.model_copy(update={"datasets": chosen})
+    evaluation = replace(config.eval, datasets=chosen)
     return config.model_copy(update={"eval": evaluation, "datasets": chosen})
 
 
@@ -269,10 +267,10 @@ def _sources(config: RunConfig, request: EvaluationRequest) -> list[ModelSource]
 
 def _of_model(config: RunConfig, source: ModelSource) -> RunConfig:
     """The config with ``source`` as its model."""
-    changed = {"name_or_path": source.model, "use_peft": source.adapter is not None}
+    changed: dict[str, Any] = {"name_or_path": source.model, "use_peft": source.adapter is not None}
     if source.adapter is not None:
         changed["lora_r"] = source.lora_rank
-    return config.model_copy(update={"model": config.model.model_copy(update=changed)})
+    return config.model_copy(update={"model": replace(config.model, **changed)})
 
 
 def _new_output(output: Path | None, *, name: str) -> Path:

@@ -20,7 +20,6 @@ from rich.table import Table
 from rich.text import Text
 
 from bolt_ray.commands.inspect.picture import draw_baseline
-from bolt_ray.commands.shared import settings as plain
 from bolt_ray.config.loading import load_config
 from bolt_ray.config.schema import RunConfig
 from bolt_ray.core.baseline import BaselineStore
@@ -132,7 +131,7 @@ def read_baseline(checkpoint: Path, config: RunConfig, prompts: PromptStore | No
     """
     state = _state(checkpoint)
     snapshot = read_sharded_snapshot(checkpoint / "baseline")
-    store = BaselineStore(plain.baseline_settings(config))
+    store = BaselineStore(config.baseline)
     if prompts is not None:
         rows, _ = prompts.split_heldout(fraction=config.data.heldout_fraction, size=config.data.heldout_size)
         store.register(prompts.keys().take(rows).to_pylist())

@@ -12,7 +12,7 @@ import logging
 import time
 from collections import Counter
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -28,7 +28,8 @@ from bolt_ray.actors.generator_pool import GeneratorPool
 from bolt_ray.commands.precompute_baseline.prompt_scoring import PromptScorer, read_in_order
 from bolt_ray.commands.precompute_baseline.score_file import PromptScores, ScoreFile, check_output
 from bolt_ray.commands.precompute_baseline.score_fingerprint import score_fingerprint
-from bolt_ray.commands.shared.inference import launch_generators, start_scorers, wants_gpu
+from bolt_ray.commands.shared.gpus import resolve_here
+from bolt_ray.commands.shared.inference import launch_generators, start_scorers
 from bolt_ray.commands.shared.inputs import RunInputs, check_inputs, prepare_inputs, require_vllm
 from bolt_ray.commands.shared.prompts import open_store
 from bolt_ray.commands.shared.ray_session import ray_session
@@ -80,11 +81,10 @@ def precompute_baseline(
     check_output(output)
     require_vllm()
     check_inputs(config)
-    config = _with_adapter(config, adapter)
+    config = resolve_here(_with_adapter(config, adapter))
     inputs = prepare_inputs(config, say=partial(_say, console))
-    use_gpu = wants_gpu(config)
     with (
-        ray_session(config.cluster, groups=resource_map(config, use_gpu=use_gpu, learners=False)),
+        ray_session(config.cluster, groups=resource_map(config, learners=False)),
         catch_interrupts() as interrupts,
     ):
         run = _Precomputation(
@@ -95,7 +95,6 @@ def precompute_baseline(
             num_samples=num_samples,
             adapter=adapter,
             limit=limit,
-            use_gpu=use_gpu,
             interrupts=interrupts,
             console=console,
         )
@@ -116,7 +115,6 @@ class _Precomputation:
     num_samples: int
     adapter: Path | None
     limit: int | None
-    use_gpu: bool
     interrupts: InterruptFlag
     console: Console
 
@@ -153,9 +151,9 @@ class _Precomputation:
         """Do ``rows``; returns what was left out, in sentences."""
         config = self.config
         with ExitStack() as stack:
-            generators = launch_generators(config, self.inputs, use_gpu=self.use_gpu)
+            generators = launch_generators(config, self.inputs)
             stack.callback(generators.close)
-            scorers = start_scorers(config, self.inputs, base_dir=self.base_dir, use_gpu=self.use_gpu)
+            scorers = start_scorers(config, self.inputs, base_dir=self.base_dir)
             stack.callback(scorers.close)
             self._bring_up(generators)
             skipped: Counter[str] = Counter()
@@ -288,7 +286,7 @@ def _with_adapter(config: RunConfig, adapter: Path | None) -> RunConfig:
             changes["lora_r"] = max(int(rank) for rank in (settings["r"], *settings.get("rank_pattern", {}).values()))
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise ModelError(f"--adapter {adapter}: not the directory of a LoRA adapter ({error})") from None
-    return config.model_copy(update={"model": config.model.model_copy(update=changes)})
+    return config.model_copy(update={"model": replace(config.model, **changes)})
 
 
 def _left_out(scorer: PromptScorer, skipped: Counter[str]) -> list[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +35,7 @@ def score_fingerprint(
         "dataset": store_address,
         "rewards": _digest([rewards, own, by_source]),
         "num_samples": num_samples,
-        "sampling": config.sampling.model_dump(mode="json"),
+        "sampling": asdict(config.sampling),
         "skip_truncated": config.baseline.skip_truncated,
         "seed": config.seed,
     }

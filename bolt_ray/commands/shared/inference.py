@@ -5,40 +5,36 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from bolt_ray.actors.generator_pool import GeneratorPool
+from bolt_ray.actors.generator_pool import GeneratorPool, GeneratorResources
 from bolt_ray.actors.scorer_pool import ScorerPool
-from bolt_ray.commands.shared import settings as plain
 from bolt_ray.commands.shared.inputs import RunInputs
-from bolt_ray.commands.shared.ray_session import has_gpus
-from bolt_ray.config.data import DatasetConfig
+from bolt_ray.config.resolve import engine_settings
 from bolt_ray.config.schema import RunConfig
 from bolt_ray.data.ingest.read_plan import source_names
+from bolt_ray.data.settings import DatasetSettings
 from bolt_ray.rewards.configured import specs_of
 
 
-def wants_gpu(config: RunConfig) -> bool:
-    """Whether generators and learners ask for GPUs: ``cluster.use_gpu``, or whether there is one."""
-    choice = config.cluster.use_gpu
-    return choice == "yes" or (choice == "auto" and has_gpus(config.cluster.address))
-
-
-def launch_generators(config: RunConfig, inputs: RunInputs, *, use_gpu: bool, version: int = 0) -> GeneratorPool:
+def launch_generators(config: RunConfig, inputs: RunInputs, *, version: int = 0) -> GeneratorPool:
     """Launch the generators and return at once; ``wait_ready`` waits for them. The caller closes the pool."""
+    cluster = config.cluster
     return GeneratorPool(
-        num_generators=config.cluster.num_generators,
-        engine=plain.engine_settings(
-            config, model_path=inputs.model_path, context_tokens=inputs.context_tokens, use_gpu=use_gpu
+        num_generators=cluster.num_generators,
+        engine=engine_settings(config, model_path=str(inputs.model_path), context_tokens=inputs.context_tokens),
+        sampling=config.sampling,
+        resources=GeneratorResources(
+            num_cpus=cluster.cpus_per_generator,
+            num_gpus=cluster.gpus_per_generator * cluster.tensor_parallel_size if config.uses_gpu else 0.0,
+            num_threads=max(1, int(cluster.cpus_per_generator)),
         ),
-        sampling=plain.sampling_settings(config),
-        resources=plain.generator_resources(config, use_gpu=use_gpu),
         policy_version=version,
         startup_s=config.deadlines.startup_s,
         stall_s=config.deadlines.generation_s,
-        max_replacements=config.cluster.max_generator_replacements,
+        max_replacements=cluster.max_generator_replacements,
     )
 
 
-def start_scorers(config: RunConfig, inputs: RunInputs, *, base_dir: Path, use_gpu: bool) -> ScorerPool:
+def start_scorers(config: RunConfig, inputs: RunInputs, *, base_dir: Path) -> ScorerPool:
     """Start the scorers with every reward built. The caller closes the pool.
 
     Args:
@@ -53,13 +49,13 @@ def start_scorers(config: RunConfig, inputs: RunInputs, *, base_dir: Path, use_g
         eval_by_source=_rewards_by_source(inputs.heldout or inputs.train),
         num_scorers=scoring.num_scorers,
         cpus_per_scorer=scoring.cpus_per_scorer,
-        gpus_per_scorer=scoring.gpus_per_scorer if use_gpu else 0.0,
+        gpus_per_scorer=scoring.gpus_per_scorer if config.uses_gpu else 0.0,
         batch_size=scoring.batch_size,
         startup_timeout_s=scoring.startup_timeout_s,
     )
 
 
-def _rewards_by_source(datasets: Sequence[DatasetConfig]) -> dict[str, list[str]]:
+def _rewards_by_source(datasets: Sequence[DatasetSettings]) -> dict[str, list[str]]:
     """The rewards of the datasets that name theirs; the others get all of them."""
     return {
         source: [dataset.reward]

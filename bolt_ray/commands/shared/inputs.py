@@ -5,14 +5,14 @@ from __future__ import annotations
 import importlib.util
 import json
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from bolt_ray.config.data import DatasetConfig
 from bolt_ray.config.model import ArithmeticConfig
 from bolt_ray.config.schema import RunConfig
 from bolt_ray.core.errors import ConfigError, EnvironmentProblem, ModelError
 from bolt_ray.data.ingest.locate import find_files, is_hub_dataset
+from bolt_ray.data.settings import DatasetSettings
 
 EMBEDDED = "arithmetic"
 """The name under which the embedded model, and the embedded dataset, are asked for."""
@@ -30,8 +30,8 @@ class RunInputs:
     """
 
     model_path: Path
-    train: tuple[DatasetConfig, ...]
-    heldout: tuple[DatasetConfig, ...]
+    train: tuple[DatasetSettings, ...]
+    heldout: tuple[DatasetSettings, ...]
     context_tokens: int
 
 
@@ -75,9 +75,13 @@ def require_training_packages(config: RunConfig) -> None:
     """Refuse to start without what training needs.
 
     Raises:
-        EnvironmentProblem: vLLM or DeepSpeed is not installed.
+        EnvironmentProblem: vLLM, DeepSpeed or the attention asked for is not installed.
     """
     require_vllm()
+    if config.model.attention == "flash_attention_2" and importlib.util.find_spec("flash_attn") is None:
+        raise EnvironmentProblem(
+            "model.attention flash_attention_2 needs the package flash-attn; use model.attention sdpa"
+        )
     if importlib.util.find_spec("deepspeed") is None:
         train = config.train
         asked = [f"train.zero_stage {train.zero_stage}"]
@@ -88,8 +92,8 @@ def require_training_packages(config: RunConfig) -> None:
         )
 
 
-def check_inputs(config: RunConfig) -> Path:
-    """The model directory, and whether the dataset files are there; makes nothing.
+def check_inputs(config: RunConfig) -> None:
+    """Whether the model directory and the dataset files are there; makes nothing.
 
     Raises:
         ModelError, DataError: one is missing.
@@ -97,13 +101,8 @@ def check_inputs(config: RunConfig) -> Path:
     for dataset in (*config.datasets, *config.eval.datasets):
         if dataset.name != EMBEDDED and not is_hub_dataset(dataset):
             find_files(dataset)
-    if config.model.name_or_path == EMBEDDED:
-        from bolt_ray.commands.pretrain import embedded_model_dir
-
-        return embedded_model_dir(config.arithmetic)
-    path = _model_path(config, say=lambda text: None, show_progress=False)
-    model_context(path)
-    return path
+    if config.model.name_or_path != EMBEDDED:
+        model_context(_model_path(config, say=lambda text: None, show_progress=False))
 
 
 def model_context(model_path: Path) -> int:
@@ -154,18 +153,18 @@ def _from_hub(name: str, path: Path) -> Path:
         ) from None
 
 
-def _datasets(config: RunConfig) -> tuple[tuple[DatasetConfig, ...], tuple[DatasetConfig, ...]]:
+def _datasets(config: RunConfig) -> tuple[tuple[DatasetSettings, ...], tuple[DatasetSettings, ...]]:
     train, heldout = list(config.datasets), list(config.eval.datasets)
     for index, dataset in enumerate(train):
         if dataset.name == EMBEDDED:
             files = _embedded_files(config.arithmetic)
-            train[index] = dataset.model_copy(update={"name": str(files[0]), "source": dataset.source or EMBEDDED})
+            train[index] = replace(dataset, name=str(files[0]), source=dataset.source or EMBEDDED)
             if not heldout and config.data.heldout_fraction == 0 and config.data.heldout_size == 0:
-                heldout = [DatasetConfig(name=str(files[1]), source=EMBEDDED, reward=dataset.reward)]
+                heldout = [DatasetSettings(name=str(files[1]), source=EMBEDDED, reward=dataset.reward)]
     for index, dataset in enumerate(heldout):
         if dataset.name == EMBEDDED:
             path = str(_embedded_files(config.arithmetic)[1])
-            heldout[index] = dataset.model_copy(update={"name": path, "source": dataset.source or EMBEDDED})
+            heldout[index] = replace(dataset, name=path, source=dataset.source or EMBEDDED)
     return tuple(train), tuple(heldout)
 
 

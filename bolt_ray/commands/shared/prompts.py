@@ -8,11 +8,11 @@ from collections.abc import Callable, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from bolt_ray.config.data import DatasetConfig
 from bolt_ray.config.schema import RunConfig
 from bolt_ray.core.errors import DataError
 from bolt_ray.core.records import DrawnPrompt
 from bolt_ray.data.ingest.build import build_store
+from bolt_ray.data.settings import DatasetSettings
 from bolt_ray.data.store import PromptStore
 from bolt_ray.data.stream.window_reader import read_tokenized
 from bolt_ray.engines.tokenizer import PromptTokenizer
@@ -20,7 +20,7 @@ from bolt_ray.engines.tokenizer import PromptTokenizer
 log = logging.getLogger(__name__)
 
 
-def open_store(datasets: Sequence[DatasetConfig], config: RunConfig) -> PromptStore:
+def open_store(datasets: Sequence[DatasetSettings], config: RunConfig) -> PromptStore:
     """The prompt store of ``datasets``, built once and then found again."""
     store = build_store(
         list(datasets),

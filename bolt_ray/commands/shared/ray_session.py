@@ -9,8 +9,9 @@ from contextlib import contextmanager
 
 import ray
 
+from bolt_ray.actors.settings import ClusterSettings
+from bolt_ray.commands.shared.gpus import names_running_ray
 from bolt_ray.commands.shared.resources import ProcessGroup, total_demand
-from bolt_ray.config.cluster import ClusterConfig
 from bolt_ray.core.errors import EnvironmentProblem
 
 # Two seconds between Ray Train's looks at its workers is most of a step here.
@@ -28,7 +29,7 @@ _ENVIRONMENT = {
 
 
 @contextmanager
-def ray_session(cluster: ClusterConfig, *, groups: list[ProcessGroup]) -> Iterator[None]:
+def ray_session(cluster: ClusterSettings, *, groups: list[ProcessGroup]) -> Iterator[None]:
     """A connection to Ray with room for ``groups``; a Ray started here ends with it.
 
     A local Ray gets as many *logical* CPUs as the run asks for, even above the number of cores: most of its
@@ -41,7 +42,7 @@ def ray_session(cluster: ClusterConfig, *, groups: list[ProcessGroup]) -> Iterat
         os.environ.setdefault(key, value)
     address = cluster.address
     cpus, gpus = total_demand(groups)
-    started_here = not ray.is_initialized() and not _running_ray(address)
+    started_here = not ray.is_initialized() and not names_running_ray(address)
     if started_here:
         logical = max(os.cpu_count() or 1, int(cpus + 0.999))
         ray.init(
@@ -63,23 +64,6 @@ def ray_session(cluster: ClusterConfig, *, groups: list[ProcessGroup]) -> Iterat
     finally:
         if started_here:
             ray.shutdown()
-
-
-def has_gpus(address: str | None) -> bool:
-    """Whether the Ray to be joined, or this machine, has a GPU. Does not start Ray."""
-    if ray.is_initialized():
-        return bool(ray.cluster_resources().get("GPU", 0) > 0)
-    if _running_ray(address):
-        ray.init(address=address or "auto", log_to_driver=False, logging_level=logging.ERROR)
-        return bool(ray.cluster_resources().get("GPU", 0) > 0)
-    import torch
-
-    return bool(torch.cuda.is_available())
-
-
-def _running_ray(address: str | None) -> bool:
-    """Inside a submitted job, with RAY_ADDRESS, or with an address configured, there is a Ray to join."""
-    return address not in (None, "local") or (address is None and bool(os.environ.get("RAY_ADDRESS")))
 
 
 def _check_room(cpus: float, gpus: float, groups: list[ProcessGroup]) -> None:

@@ -21,14 +21,14 @@ RAY_DATA_CPUS = 1.0
 """Left free for the tasks that read and tokenize prompts; without it they would wait for ever."""
 
 
-def resource_map(config: RunConfig, *, use_gpu: bool, learners: bool = True) -> list[ProcessGroup]:
+def resource_map(config: RunConfig, *, learners: bool = True) -> list[ProcessGroup]:
     """Every long-lived process of a run, and the CPUs Ray Data needs beside them.
 
     Args:
         learners: False where nothing is trained: no learner ranks, and no baseline shards, which learn from training.
     """
     cluster = config.cluster
-    gpus = 1.0 if use_gpu else 0.0
+    gpus = 1.0 if config.uses_gpu else 0.0
     generators = ProcessGroup(
         role="generators (vLLM)",
         count=cluster.num_generators,

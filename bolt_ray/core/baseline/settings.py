@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from bolt_ray.core.baseline.evidence import Forgetting, KLSource, Prior
+from bolt_ray.core.settings import SettingError, Settings, setting
 
 _MEAN_PRIOR_STRENGTH = 2.0
 
@@ -15,52 +16,51 @@ V_HAT_UNITS = 2.0**36
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class BaselineSettings:
+class BaselineSettings(Settings):
     """How the baseline updates and forgets.
 
-    Attributes:
-        rho_min: decay per policy version under ``event``; strongest decay of a visit under ``kl``.
-        rho_max: decay per visit under ``constant``; weakest decay of a visit under ``kl``.
-        d_half: drift of the policy, in mean token |Δ log π|, that halves old evidence under ``kl``.
-        forgetting: ``event``, ``kl`` or ``constant``.
-        kl_source: ``drift``: the ``drift`` of each commit is the policy's movement in that step; it is
-            summed, and D is what was added since the prompt was last visited. ``batch``: the number given is
-            D itself.
-        prior: (α, β) of an unseen prompt, or ``mean``: 2 outcomes at the mean v̂ of the tracked prompts.
-        epsilon: added to the sampling weight, keeps every prompt's above 0.
-        reward_range: (lo, hi) that raw rewards are scaled from to [0, 1].
-
     Raises:
-        ValueError: a value is out of its range.
+        SettingError: a value is out of its range (a ValueError).
     """
 
-    rho_min: float = 0.875
-    rho_max: float = 0.96
-    d_half: float = 0.5
-    forgetting: Forgetting = "event"
-    kl_source: KLSource = "drift"
-    prior: tuple[float, float] | Literal["mean"] = (1.0, 1.0)
-    epsilon: float = 0.05
-    reward_range: tuple[float, float] = (0.0, 1.0)
+    forgetting: Forgetting = setting(
+        "event",
+        "how old outcomes lose weight: event: rho_min per policy version (SPO++); kl: per visit, by the policy's drift "
+        "since (SPO, BOLT); constant: rho_max per visit",
+    )
+    kl_source: KLSource = setting(
+        "drift",
+        "kl: drift: the policy's movement since the prompt was last visited; batch: one number for the whole batch",
+    )
+    rho_min: float = setting(
+        0.875, "decay per policy version under event; strongest decay of a visit under kl", gt=0, lt=1
+    )
+    rho_max: float = setting(0.96, "decay per visit under constant; weakest decay of a visit under kl", gt=0, le=1)
+    d_half: float = setting(
+        0.5, "kl: drift of the policy that halves old evidence", unit="nats (mean token |Δ log π|)", gt=0
+    )
+    prior: tuple[float, float] | Literal["mean"] = setting(
+        (1.0, 1.0), "(α, β) of an unseen prompt, or mean: 2 outcomes at the mean v̂ of the tracked prompts"
+    )
+    reward_range: tuple[float, float] = setting(
+        (0.0, 1.0), "[low, high] that rewards are scaled from to [0, 1]; what lies outside is cut"
+    )
 
     def __post_init__(self) -> None:
-        if not (0.0 < self.rho_min <= self.rho_max <= 1.0 and self.rho_min < 1.0):
-            raise ValueError(f"rho_min {self.rho_min}, rho_max {self.rho_max}: need 0 < rho_min <= rho_max <= 1")
-        if not (math.isfinite(self.d_half) and self.d_half > 0):
-            raise ValueError(f"d_half is {self.d_half}; it must be above 0")
+        Settings.__post_init__(self)
         if self.forgetting not in ("event", "kl", "constant"):
-            raise ValueError(f'forgetting is {self.forgetting!r}; choose "event", "kl" or "constant"')
+            raise SettingError("forgetting", f'is {self.forgetting!r}; choose "event", "kl" or "constant"')
         if self.kl_source not in ("drift", "batch"):
-            raise ValueError(f'kl_source is {self.kl_source!r}; choose "drift" or "batch"')
+            raise SettingError("kl_source", f'is {self.kl_source!r}; choose "drift" or "batch"')
+        if self.rho_min > self.rho_max:
+            raise SettingError("rho_min", f"{self.rho_min} is above rho_max {self.rho_max}")
         if self.prior != "mean":
             alpha, beta = self.prior
             if not (min(alpha, beta) >= 0 and 0 < alpha + beta < math.inf):
-                raise ValueError(f"prior is {self.prior}; (α, β) may not be negative, nor both 0")
-        if not (math.isfinite(self.epsilon) and self.epsilon >= 0):
-            raise ValueError(f"epsilon is {self.epsilon}; it may not be negative")
+                raise SettingError("prior", f"is {list(self.prior)}; (α, β) may not be negative, nor both 0")
         low, high = self.reward_range
         if not (math.isfinite(low) and math.isfinite(high) and low < high):
-            raise ValueError(f"reward_range is {self.reward_range}; need lo < hi")
+            raise SettingError("reward_range", f"{list(self.reward_range)} must be [low, high] with low < high")
 
     @property
     def warm_start_strength(self) -> float:

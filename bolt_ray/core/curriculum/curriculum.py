@@ -18,12 +18,16 @@ from bolt_ray.core.records import PromptColumns
 class Curriculum:
     """Weights over all prompts, refreshed once per window.
 
+    Args:
+        seed: of the curriculum's own generators, 0 to 2^64 - 1.
+
     Raises:
-        ValueError: The settings name an unknown strategy.
+        ValueError: The settings name a class that cannot be found.
     """
 
-    def __init__(self, settings: CurriculumSettings) -> None:
+    def __init__(self, settings: CurriculumSettings, *, seed: int) -> None:
         self.settings = settings
+        self.seed = seed
         self._strategy = make_strategy(settings)
         self._mean_weight: float | None = None
 
@@ -45,7 +49,7 @@ class Curriculum:
                 f"prompt {bad[0]} has v_hat {columns.v_hat[bad[0]]} and n_eff {columns.n_eff[bad[0]]} "
                 f"({bad.size} such prompts): the baseline columns are damaged"
             )
-        rng = window_generator(self.settings.seed, window, stream=0)
+        rng = window_generator(self.seed, window, stream=0)
         weights = self._strategy.weights(columns, step=step, total_steps=total_steps, rng=rng)
         if self.settings.skip_solved:
             weights = weights * keep_probability(columns.solved_streak)

@@ -1,58 +1,45 @@
-"""The plain settings of a curriculum."""
+"""Settings of the curriculum (``curriculum:``)."""
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
-from bolt_ray.core.curriculum.binning import MIN_TEMPERATURE
+from bolt_ray.core.curriculum.strategies.registry import check_strategy, strategy_names
+from bolt_ray.core.settings import Settings, setting
+
+MIN_TEMPERATURE = 0.01
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class CurriculumSettings:
-    """Which prompts are drawn more often than others.
-
-    Attributes:
-        strategy: a name of `bolt_ray.core.curriculum.strategies.registry.STRATEGIES`.
-        epsilon: ``uncertainty``: added to every weight.
-        gamma: ``uncertainty``: power of N_eff that divides the weight; 0 leaves N_eff out.
-        target: the success rate aimed at by ``thompson`` and taken as competent by ``competence_based``.
-        temperature: ``easy_first``, ``competence_based``, ``cures``, ``sec``; >= 0.01, lower is sharper.
-        num_bins: ``easy_first``, ``competence_based``: quantile bins of v_hat.
-        learning_rate: ``sec``: step of the bandit's Q values, in [0, 1].
-        skip_solved: draw prompts less often the longer they have been solved (GRESO).
-        exploration_floor: share of the draws made uniformly, in [0, 1].
-        staleness_bonus: by how much a prompt never seen is raised over one just seen; 0 is off.
-        seed: seeds the curriculum's own generators, 0 to 2^64 - 1.
+class CurriculumSettings(Settings):
+    """``curriculum:`` - which prompts are drawn more often than others.
 
     Raises:
-        ValueError: A number is outside its range.
+        SettingError: an unknown strategy, or a number outside its range (a ValueError).
     """
 
-    strategy: str = "uniform"
-    epsilon: float = 0.05
-    gamma: float = 0.0
-    target: float = 0.5
-    temperature: float = 1.0
-    num_bins: int = 5
-    learning_rate: float = 0.5
-    skip_solved: bool = False
-    exploration_floor: float = 0.0
-    staleness_bonus: float = 0.0
-    seed: int = 0
+    strategy: str = setting(
+        "uncertainty", "how prompts are weighted, or file.py:Class for one of your own", choices=strategy_names
+    )
+    update_freq: int = setting(10, "steps between two refreshes of the weights", unit="steps", ge=1)
+    epsilon: float = setting(0.05, "uncertainty: added to every weight, so that every prompt can be drawn", ge=0)
+    gamma: float = setting(0.0, "uncertainty: power of N_eff that divides the weight; 0 leaves N_eff out", ge=0)
+    target: float = setting(
+        0.5, "the success rate that thompson aims at and competence_based takes as competent", ge=0, le=1
+    )
+    temperature: float = setting(1.0, "easy_first, competence_based, cures, sec: lower is sharper", ge=MIN_TEMPERATURE)
+    num_bins: int = setting(5, "easy_first, competence_based: quantile bins of v̂", ge=1)
+    learning_rate: float = setting(0.5, "sec: step of the bandit's Q values", ge=0, le=1)
+    category: str | None = setting(None, "sec: the metadata column that names a prompt's category")
+    skip_solved: bool = setting(
+        False, "draw prompts less often the longer they have been solved (GRESO, arXiv 2506.02177)"
+    )
+    exploration_floor: float = setting(0.0, "share of the draws made uniformly", ge=0, le=1)
+    staleness_bonus: float = setting(0.0, "by how much a prompt never seen is raised over one just seen; 0: off", ge=0)
+    allocate_rollouts: bool = setting(
+        False, "with K > 1: more completions for more uncertain prompts (CurES, arXiv 2510.01037)"
+    )
 
     def __post_init__(self) -> None:
-        bounds = {
-            "epsilon": (self.epsilon, 0.0, math.inf),
-            "gamma": (self.gamma, 0.0, math.inf),
-            "target": (self.target, 0.0, 1.0),
-            "temperature": (self.temperature, MIN_TEMPERATURE, math.inf),
-            "num_bins": (self.num_bins, 1, math.inf),
-            "learning_rate": (self.learning_rate, 0.0, 1.0),
-            "exploration_floor": (self.exploration_floor, 0.0, 1.0),
-            "staleness_bonus": (self.staleness_bonus, 0.0, math.inf),
-            "seed": (self.seed, 0, 2**64 - 1),
-        }
-        for name, (value, low, high) in bounds.items():
-            if not (low <= value <= high and math.isfinite(value)):
-                raise ValueError(f"curriculum {name} is {value}; expected a number from {low} to {high}")
+        Settings.__post_init__(self)
+        check_strategy(self.strategy)

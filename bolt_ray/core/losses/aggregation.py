@@ -50,6 +50,9 @@ def token_weights(
 
     A sequence must lie in one micro-batch as a whole: L_i is counted here.
 
+    Raises:
+        ValueError: ``fixed_length`` without ``max_completion_tokens``.
+
     Args:
         sequence_ids: int64 [T], active tokens only.
         lengths: int64 [num_sequences], active tokens of each sequence in this micro-batch.
@@ -63,7 +66,8 @@ def token_weights(
     if aggregation == "sequence_mean":
         return 1.0 / (counts * sequences)
     if aggregation == "fixed_length":
-        assert max_completion_tokens is not None
+        if max_completion_tokens is None:
+            raise ValueError("aggregation fixed_length (dr_grpo) needs max_completion_tokens")
         return torch.full_like(counts, 1.0 / (sequences * max_completion_tokens))
     assert aggregation in ("token_mean", "local_token_mean")
     return torch.full_like(counts, 1.0 / tokens)

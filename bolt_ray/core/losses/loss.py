@@ -10,7 +10,7 @@ from bolt_ray.core.kl import KLOptions, kl_terms
 from bolt_ray.core.losses.aggregation import Denominators, token_weights
 from bolt_ray.core.losses.metrics import SUM_KEYS, ratio_sums
 from bolt_ray.core.losses.options import LossOptions
-from bolt_ray.core.losses.surrogates import surrogate
+from bolt_ray.core.losses.surrogates import SurrogateInput, surrogate
 from bolt_ray.core.sequence_sums import segment_lengths
 
 
@@ -68,12 +68,14 @@ def loss_of_active_tokens(
 
     log_ratio = batch.logprobs - batch.old_logprobs
     per_token, clipped = surrogate(
-        batch.logprobs,
-        log_ratio,
-        batch.advantages[batch.sequence_ids],
-        sequence_ids=batch.sequence_ids,
-        num_sequences=num_sequences,
-        options=options,
+        SurrogateInput(
+            logprobs=batch.logprobs,
+            log_ratio=log_ratio,
+            advantages=batch.advantages[batch.sequence_ids],
+            sequence_ids=batch.sequence_ids,
+            num_sequences=num_sequences,
+        ),
+        options,
     )
     if batch.selected is not None:
         per_token = per_token * batch.selected

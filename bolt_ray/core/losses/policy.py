@@ -10,6 +10,8 @@ there is one computation.
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -26,17 +28,6 @@ def policy_loss(
     advantages: Tensor,
     mask: Tensor,
     *,
-    type: str = "dapo",
-    aggregation: str | None = None,
-    clip_low: float = 0.2,
-    clip_high: float = 0.28,
-    max_completion_tokens: int | None = None,
-    cispo_max: float = 5.0,
-    delta: float | None = None,
-    dual_clip: float | None = None,
-    sapo_temperature_pos: float = 1.0,
-    sapo_temperature_neg: float = 1.05,
-    entropy_coef: float = 0.0,
     entropy: Tensor | None = None,
     top_entropy_mask: Tensor | None = None,
     correction_weights: Tensor | None = None,
@@ -45,8 +36,9 @@ def policy_loss(
     kl_options: KLOptions | None = None,
     truncated: Tensor | None = None,
     denominators: Denominators | None = None,
+    **options: Any,
 ) -> LossOutput:
-    """Policy loss of a padded batch. The options are those of ``LossOptions``.
+    """Policy loss of a padded batch.
 
     Args:
         logprobs: float [B, T], log π of each token, with gradient.
@@ -63,23 +55,11 @@ def policy_loss(
         kl_options: estimator and adaptive shape; None for the defaults.
         truncated: bool [B], overlong mask: these sequences are out of the loss and of every denominator.
         denominators: counts over the whole step; None takes those of this batch.
+        options: fields of ``LossOptions`` by name.
 
     Raises:
         ValueError: impossible options, a tensor of a wrong shape, or one that an option needs is missing.
     """
-    options = LossOptions(
-        type=type,
-        aggregation=aggregation,
-        clip_low=clip_low,
-        clip_high=clip_high,
-        max_completion_tokens=max_completion_tokens,
-        cispo_max=cispo_max,
-        delta=delta,
-        dual_clip=dual_clip,
-        sapo_temperature_pos=sapo_temperature_pos,
-        sapo_temperature_neg=sapo_temperature_neg,
-        entropy_coef=entropy_coef,
-    )
     if logprobs.dim() != 2:
         raise ValueError(f"logprobs must be [B, T], got shape {tuple(logprobs.shape)}")
     require_shape("mask", mask, logprobs.shape)
@@ -99,7 +79,7 @@ def policy_loss(
         advantages,
         rows,
         mask.reshape(-1),
-        options=options,
+        options=LossOptions(**options),
         entropy=flat(entropy, "entropy"),
         top_entropy_mask=flat(top_entropy_mask, "top_entropy_mask"),
         correction_weights=flat(correction_weights, "correction_weights"),

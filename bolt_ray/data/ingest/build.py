@@ -23,13 +23,13 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from bolt_ray.config.data import DatasetConfig
 from bolt_ray.core.errors import DataError, EnvironmentProblem, StallError
 from bolt_ray.data.background_feed import Feed
 from bolt_ray.data.ingest.fingerprints import FileScanner
 from bolt_ray.data.ingest.finish import finish_store
 from bolt_ray.data.ingest.ingest_source import BAD, FILTERED, ROW, UNREADABLE, read_units, rows_of_kind
 from bolt_ray.data.ingest.read_plan import ReadPlan, ReadUnit, make_plan
+from bolt_ray.data.settings import DatasetSettings
 from bolt_ray.data.store import PromptStore
 from bolt_ray.data.store_files import PART_SCHEMA, PartWriter, part_path, write_json
 
@@ -40,7 +40,7 @@ SKIP_HINT = "Fix it, or set data.on_bad_row: skip to leave such rows out."
 
 
 def build_store(
-    datasets: Sequence[DatasetConfig],
+    datasets: Sequence[DatasetSettings],
     *,
     store_dir: str | Path,
     on_bad_row: str = "error",

@@ -5,12 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from bolt_ray.config.data import DatasetConfig
 from bolt_ray.core.errors import DataError
 from bolt_ray.data.ingest.known_datasets import KNOWN_NAMES
+from bolt_ray.data.settings import DatasetSettings
 
 
-def hub_arguments(dataset: DatasetConfig) -> dict[str, Any]:
+def hub_arguments(dataset: DatasetSettings) -> dict[str, Any]:
     """Keyword arguments of ``load_dataset``; relative ``data_files`` made absolute: workers run elsewhere."""
     config_name = dataset.config_name
     if config_name is None and dataset.data_files is None:
@@ -28,7 +28,7 @@ def hub_arguments(dataset: DatasetConfig) -> dict[str, Any]:
 def _absolute(data_files: Any) -> Any:
     if isinstance(data_files, dict):
         return {split: _absolute(files) for split, files in data_files.items()}
-    if isinstance(data_files, list):
+    if isinstance(data_files, list | tuple):
         return [_absolute(entry) for entry in data_files]
     if isinstance(data_files, str) and Path(data_files).expanduser().exists():
         return str(Path(data_files).expanduser().absolute())

@@ -80,6 +80,11 @@ PRESETS: dict[str, Preset] = {
     "arithmetic": Preset(prompt="prompt", answer="answer"),
 }
 
+
+def preset_names() -> list[str]:
+    return list(PRESETS)
+
+
 KNOWN_NAMES: dict[str, tuple[str, str | None]] = {
     "gsm8k": ("gsm8k", "main"),
     "MATH-500": ("math", None),

@@ -11,9 +11,9 @@ from pathlib import Path, PurePosixPath
 import pyarrow as pa
 from pyarrow import fs
 
-from bolt_ray.config.data import DatasetConfig
 from bolt_ray.core.errors import DataError
 from bolt_ray.core.hints import nearest
+from bolt_ray.data.settings import DatasetSettings
 
 FORMATS = {
     ".json": "json",
@@ -68,7 +68,7 @@ def is_uri(name: str) -> bool:
     return _URI.match(name) is not None
 
 
-def is_hub_dataset(dataset: DatasetConfig) -> bool:
+def is_hub_dataset(dataset: DatasetSettings) -> bool:
     """True if the name is to be looked up by Hugging Face ``datasets`` rather than on a filesystem."""
     name = dataset.name
     if dataset.data_files is not None or dataset.config_name is not None or dataset.revision is not None:
@@ -101,7 +101,7 @@ def open_filesystem(path: str) -> tuple[fs.FileSystem, str]:
         ) from error
 
 
-def find_files(dataset: DatasetConfig) -> list[DataFile]:
+def find_files(dataset: DatasetSettings) -> list[DataFile]:
     """The files a dataset's name stands for, sorted by path.
 
     A directory is searched through; where names of files or folders in it tell splits (``train``, ``test``,
@@ -213,7 +213,7 @@ def choose_split(paths: list[str], *, base: str, split: str | None) -> set[str]:
     )
 
 
-def _data_file(info: _Info, dataset: DatasetConfig) -> DataFile:
+def _data_file(info: _Info, dataset: DatasetSettings) -> DataFile:
     path, size, mtime_ns = info
     file_format = dataset.format or format_of(path)
     if file_format is None:

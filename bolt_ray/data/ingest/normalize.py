@@ -10,11 +10,11 @@ from typing import Any
 
 import xxhash
 
-from bolt_ray.config.data import DatasetConfig, template_columns
 from bolt_ray.core.hints import nearest
 from bolt_ray.core.keys import prompt_key
 from bolt_ray.core.records import Messages
 from bolt_ray.data.ingest.known_datasets import PRESETS, Preset
+from bolt_ray.data.settings import DatasetSettings, template_columns
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -87,19 +87,19 @@ class RowRules:
     max_prompt_chars: int
 
 
-def row_rules(dataset: DatasetConfig, *, preset: str | None, max_prompt_chars: int) -> RowRules:
+def row_rules(dataset: DatasetSettings, *, preset: str | None, max_prompt_chars: int) -> RowRules:
     """Combine a preset (or none) with what the dataset's own settings say; the settings win."""
     columns = dataset.columns
-    chosen = columns.model_fields_set
+    chosen = columns.chosen
     known: Preset | None = PRESETS[preset] if preset else None
     answer_is_ours = "answer" in chosen or known is None
     template = dataset.prompt_template
     if template is None and known is not None and "prompt" not in chosen:
         template = known.template
     return RowRules(
-        prompt=columns.prompt if "prompt" in chosen or known is None else known.prompt,
-        answer=columns.answer if answer_is_ours else None,
-        prompt_id=columns.prompt_id,
+        prompt=columns.prompt if "prompt" in chosen else "prompt" if known is None else known.prompt,
+        answer=(columns.answer if "answer" in chosen else "answer") if answer_is_ours else None,
+        prompt_id=columns.prompt_id if "prompt_id" in chosen else "prompt_id",
         needs_answer="answer" in chosen and columns.answer is not None,
         needs_id="prompt_id" in chosen and columns.prompt_id is not None,
         metadata=None if columns.metadata is None else tuple(columns.metadata),

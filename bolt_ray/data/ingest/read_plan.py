@@ -12,13 +12,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import xxhash
 
-from bolt_ray.config.data import DatasetConfig
 from bolt_ray.core.errors import DataError
 from bolt_ray.data.ingest.fingerprints import FileScanner
 from bolt_ray.data.ingest.hub import hub_arguments, hub_fingerprint, load_hub
 from bolt_ray.data.ingest.known_datasets import KNOWN_NAMES
 from bolt_ray.data.ingest.locate import DataFile, find_files, is_hub_dataset, open_filesystem
 from bolt_ray.data.ingest.normalize import RowRules, row_rules
+from bolt_ray.data.settings import DatasetSettings
 
 STORE_FORMAT = 1
 HUB_ROWS_PER_PIECE = 50_000
@@ -80,7 +80,7 @@ class ReadPlan:
 
 
 def make_plan(
-    datasets: Sequence[DatasetConfig],
+    datasets: Sequence[DatasetSettings],
     *,
     scanner: FileScanner,
     unit_bytes: int,
@@ -125,7 +125,7 @@ def make_plan(
     )
 
 
-def source_names(datasets: Sequence[DatasetConfig]) -> list[str]:
+def source_names(datasets: Sequence[DatasetSettings]) -> list[str]:
     """One unique name per dataset: ``source``, else the last part of its name, the whole name, or name:split.
 
     Raises:
@@ -143,7 +143,7 @@ def source_names(datasets: Sequence[DatasetConfig]) -> list[str]:
     raise DataError(f"two datasets are called '{twice}'; give each its own source: name")
 
 
-def source_weights(datasets: Sequence[DatasetConfig]) -> dict[str, float] | None:
+def source_weights(datasets: Sequence[DatasetSettings]) -> dict[str, float] | None:
     """The mixing weights by source name; a dataset without one counts 1. None if no dataset has one."""
     if all(dataset.weight is None for dataset in datasets):
         return None
@@ -151,9 +151,9 @@ def source_weights(datasets: Sequence[DatasetConfig]) -> dict[str, float] | None
     return dict(zip(source_names(datasets), weights, strict=True))
 
 
-def preset_of(dataset: DatasetConfig) -> str | None:
+def preset_of(dataset: DatasetSettings) -> str | None:
     """The preset asked for, or the one of a known Hugging Face name whose columns were not mapped by hand."""
-    if dataset.preset is not None or dataset.columns.model_fields_set or dataset.prompt_template is not None:
+    if dataset.preset is not None or dataset.columns.chosen or dataset.prompt_template is not None:
         return dataset.preset
     if not is_hub_dataset(dataset) or dataset.data_files is not None:
         return None
@@ -165,7 +165,7 @@ def _short(name: str) -> str:
     return last if last.startswith(".") else last.split(".")[0]
 
 
-def _hub_pieces(dataset: DatasetConfig) -> tuple[list[Piece], list[str]]:
+def _hub_pieces(dataset: DatasetSettings) -> tuple[list[Piece], list[str]]:
     arguments = hub_arguments(dataset)
     loaded = load_hub(arguments)
     rows = int(loaded.num_rows)
@@ -185,7 +185,7 @@ def _hub_pieces(dataset: DatasetConfig) -> tuple[list[Piece], list[str]]:
     return pieces, [repr(arguments), hub_fingerprint(loaded)]
 
 
-def _file_pieces(dataset: DatasetConfig, scanner: FileScanner) -> tuple[list[Piece], list[str]]:
+def _file_pieces(dataset: DatasetSettings, scanner: FileScanner) -> tuple[list[Piece], list[str]]:
     pieces: list[Piece] = []
     fingerprints = []
     for file in find_files(dataset):

@@ -18,7 +18,7 @@ from bolt_ray.engines.learner.settings import LearnerSettings
 
 def effective_zero_stage(settings: LearnerSettings, dtype: torch.dtype) -> int:
     """Stage 0 has no float32 master weights, so bfloat16 runs as stage 1 (on one rank they are the same)."""
-    return 1 if settings.zero_stage == 0 and dtype == torch.bfloat16 else settings.zero_stage
+    return 1 if settings.train.zero_stage == 0 and dtype == torch.bfloat16 else settings.train.zero_stage
 
 
 def deepspeed_config(settings: LearnerSettings, *, dtype: torch.dtype, world_size: int) -> dict[str, Any]:
@@ -29,9 +29,9 @@ def deepspeed_config(settings: LearnerSettings, *, dtype: torch.dtype, world_siz
     """
     stage = effective_zero_stage(settings, dtype)
     zero: dict[str, Any] = {"stage": stage, "overlap_comm": False, "contiguous_gradients": True}
-    if settings.offload_optimizer:
+    if settings.train.offload_optimizer:
         zero["offload_optimizer"] = {"device": "cpu", "pin_memory": torch.cuda.is_available()}
-    if settings.offload_parameters:
+    if settings.train.offload_parameters:
         zero["offload_param"] = {"device": "cpu", "pin_memory": torch.cuda.is_available()}
     config: dict[str, Any] = {
         "train_micro_batch_size_per_gpu": 1,
@@ -40,10 +40,10 @@ def deepspeed_config(settings: LearnerSettings, *, dtype: torch.dtype, world_siz
         "optimizer": {
             "type": "AdamW",
             "params": {
-                "lr": settings.learning_rate,
-                "betas": list(settings.betas),
-                "eps": settings.adam_epsilon,
-                "weight_decay": settings.weight_decay,
+                "lr": settings.train.learning_rate,
+                "betas": list(settings.train.betas),
+                "eps": settings.train.adam_epsilon,
+                "weight_decay": settings.train.weight_decay,
                 # The compiled Adams of DeepSpeed need a compiler and a CUDA toolkit at run time.
                 "torch_adam": True,
                 "adam_w_mode": True,
@@ -53,7 +53,7 @@ def deepspeed_config(settings: LearnerSettings, *, dtype: torch.dtype, world_siz
         "zero_allow_untested_optimizer": True,
         "zero_force_ds_cpu_optimizer": False,
         # Stage 0 is clipped by the learner, which has to look at the norm before the step anyway.
-        "gradient_clipping": settings.max_grad_norm if stage > 0 else 0.0,
+        "gradient_clipping": settings.train.max_grad_norm if stage > 0 else 0.0,
         "communication_data_type": "fp32",
         "steps_per_print": 2**31,
         "wall_clock_breakdown": False,

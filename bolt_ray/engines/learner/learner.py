@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from bolt_ray.core.errors import ModelError, UnhealthyTrainingError
-from bolt_ray.core.kl_controllers import make_kl_controller
+from bolt_ray.core.kl_controllers import kl_controller
 from bolt_ray.core.records import StepReport, TrainingBatch
 from bolt_ray.engines.learner.checkpoint import Counters, load_state, save_state
 from bolt_ray.engines.learner.deepspeed import (
@@ -37,17 +37,15 @@ from bolt_ray.engines.learner.model import (
     copy_model_files,
     load_policy,
     probe,
-    resolve_dtype,
+    torch_dtype,
     training_device,
 )
 from bolt_ray.engines.learner.packing import TokenColumns
 from bolt_ray.engines.learner.passes import PassPlanner
 from bolt_ray.engines.learner.reference import make_reference
-from bolt_ray.engines.learner.settings import LearnerSettings, LoraSettings, ReferenceSettings
+from bolt_ray.engines.learner.settings import LearnerSettings
 from bolt_ray.engines.learner.step import BatchOutcome, BatchTrainer
 from bolt_ray.engines.learner.weights import iter_named_weights, write_safetensors
-
-__all__ = ["DeepSpeedLearner", "LearnerSettings", "LoraSettings", "ReferenceSettings"]
 
 log = logging.getLogger(__name__)
 
@@ -73,27 +71,25 @@ class DeepSpeedLearner:
         prepare_deepspeed()
         self.settings = settings
         self.counters = Counters()
-        self._dtype, self._device = resolve_dtype(settings.dtype), training_device()
+        self._dtype, self._device = torch_dtype(settings.model.dtype), training_device()
         self._stage = effective_zero_stage(settings, self._dtype)
         config = deepspeed_config(settings, dtype=self._dtype, world_size=dist.get_world_size())
         with partitioned_loading(config if self._stage == 3 else None):
             self._module = load_policy(settings, dtype=self._dtype)
         self._peft: Any = None
-        if settings.lora is not None:
-            self._peft = attach_adapter(self._module.model, settings.lora, seed=settings.seed)
+        if settings.model.use_peft:
+            self._peft = attach_adapter(self._module.model, settings.model, seed=settings.seed)
         trainable = [parameter for parameter in self._module.parameters() if parameter.requires_grad]
         self._engine = initialize_engine(self._module, parameters=trainable, config=config)
         self._engine.train()
         packs = probe(self._engine, self._module, dtype=self._dtype, device=self._device)
         planner = PassPlanner(
-            token_budget=settings.micro_batch_tokens,
-            packing=packs and settings.packing,
+            token_budget=settings.train.micro_batch_tokens,
+            packing=packs and settings.train.packing,
             # This kernel skips what lies between sequences, so one long row costs it nothing.
-            row_capacity=settings.micro_batch_tokens if settings.attention == "flash_attention_2" else None,
+            row_capacity=settings.train.micro_batch_tokens if settings.model.attention == "flash_attention_2" else None,
         )
-        self._controller = make_kl_controller(
-            settings.kl_controller, settings.kl_coef, **settings.kl_controller_parameters
-        )
+        self._controller = kl_controller(settings.kl)
         self.reference = make_reference(
             settings,
             engine=self._engine,
@@ -142,7 +138,7 @@ class DeepSpeedLearner:
             UnhealthyTrainingError: ``max_bad_steps`` batches in a row met a non-finite loss or gradient.
             ValueError: columns of the batch do not fit each other.
         """
-        rate = self.settings.schedule.at(batch.step)
+        rate = self.settings.train.schedule.at(batch.step)
         for group in self._engine.optimizer.param_groups:
             group["lr"] = rate
         outcome = self._trainer.train(batch)
@@ -311,7 +307,7 @@ class DeepSpeedLearner:
         self.counters.bad_total += 1
         count = self.counters.bad_in_a_row
         log.warning("step %d: non-finite loss or gradient, update skipped (%d in a row)", step, count)
-        if count < self.settings.max_bad_steps:
+        if count < self.settings.train.max_bad_steps:
             return
         gap = outcome.gap.get("policy/logprob_gap", float("nan"))
         raise UnhealthyTrainingError(

@@ -12,13 +12,13 @@ from torch import Tensor
 
 from bolt_ray.core.errors import ModelError
 from bolt_ray.engines.learner.model import copy_model_files
-from bolt_ray.engines.learner.settings import LoraSettings
 from bolt_ray.engines.learner.weights import gathered, iter_named_weights, write_safetensors
+from bolt_ray.engines.settings import ModelSettings
 
 ADAPTER = "default"
 
 
-def attach_adapter(model: Any, settings: LoraSettings, *, seed: int) -> Any:
+def attach_adapter(model: Any, settings: ModelSettings, *, seed: int) -> Any:
     """Put a new adapter into ``model`` (in place) and freeze the rest.
 
     A is drawn from the seed and B is 0, so the policy starts as the base model; all ranks draw the same A.
@@ -31,15 +31,15 @@ def attach_adapter(model: Any, settings: LoraSettings, *, seed: int) -> Any:
     """
     import peft
 
-    targets: Any = settings.target_modules
+    targets: Any = settings.lora_target_modules
     if not isinstance(targets, str):
         targets = list(targets)
         if "lm_head" in targets:
             raise ModelError("lora.target_modules names lm_head; adapters go on the inner layers only")
     config = peft.LoraConfig(
         task_type="CAUSAL_LM",
-        r=settings.rank,
-        lora_alpha=settings.alpha,
+        r=settings.lora_r,
+        lora_alpha=settings.lora_alpha,
         lora_dropout=0.0,
         target_modules=targets,
     )
@@ -48,7 +48,7 @@ def attach_adapter(model: Any, settings: LoraSettings, *, seed: int) -> Any:
         try:
             wrapped = peft.get_peft_model(model, config, autocast_adapter_dtype=False)
         except ValueError as error:
-            raise ModelError(f"no adapter can be put on {settings.target_modules}: {error}") from error
+            raise ModelError(f"no adapter can be put on {settings.lora_target_modules}: {error}") from error
     return wrapped
 
 

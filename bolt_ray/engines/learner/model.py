@@ -32,10 +32,8 @@ TOKENIZER_FILES = (
 """Files copied along with an exported model, where the model directory has them."""
 
 
-def resolve_dtype(name: str) -> torch.dtype:
-    """ "auto": bfloat16 on a GPU that has it, float32 elsewhere (on CPU it is the safe and often faster one)."""
-    if name == "auto":
-        return torch.bfloat16 if torch.cuda.is_available() and torch.cuda.is_bf16_supported() else torch.float32
+def torch_dtype(name: str) -> torch.dtype:
+    """The dtype of a definite name; "auto" is made definite for the whole run when its settings are resolved."""
     return {"float32": torch.float32, "bfloat16": torch.bfloat16}[name]
 
 
@@ -83,10 +81,10 @@ def logit_shape(config: Any, settings: LearnerSettings) -> LogitShape:
     return LogitShape(
         scale=scale,
         softcap=float(softcap) if softcap else None,
-        temperature=settings.temperature,
-        min_p=settings.min_p,
-        top_k=settings.top_k,
-        top_p=settings.top_p,
+        temperature=settings.sampling.temperature,
+        min_p=settings.sampling.min_p,
+        top_k=settings.sampling.top_k,
+        top_p=settings.sampling.top_p,
     )
 
 
@@ -141,10 +139,10 @@ def load_policy(settings: LearnerSettings, *, dtype: torch.dtype) -> PolicyModul
     model: Any = load_causal_lm(
         settings.model_path,
         dtype=dtype,
-        attention=settings.attention,
-        trust_remote_code=settings.trust_remote_code,
+        attention=settings.model.attention,
+        trust_remote_code=settings.model.trust_remote_code,
     )
-    if settings.gradient_checkpointing:
+    if settings.model.gradient_checkpointing:
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
     return PolicyModule(model, settings=settings)
 

@@ -17,7 +17,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from bolt_ray.core.batching import MicroBatchPlan, plan_micro_batches
-from bolt_ray.core.corrections import CorrectionOptions, old_policy
+from bolt_ray.core.correction_options import CorrectionOptions
+from bolt_ray.core.corrections import old_policy
 from bolt_ray.core.kl import KLOptions
 from bolt_ray.core.losses import Denominators, LossOptions, policy_loss_packed
 from bolt_ray.engines.learner.logprobs import Beside

@@ -196,8 +196,8 @@ def make_reference(
         model: Any = load_causal_lm(
             settings.reference.path or settings.model_path,
             dtype=wanted,
-            attention=settings.attention,
-            trust_remote_code=settings.trust_remote_code,
+            attention=settings.model.attention,
+            trust_remote_code=settings.model.trust_remote_code,
         )
     frozen = PolicyModule(model, settings=settings).requires_grad_(False)
     call: Any = frozen.to(where) if config is None else initialize_engine(frozen, parameters=None, config=config)

@@ -114,19 +114,19 @@ class BatchTrainer:
 
     def _updates(self, active: NDArray[np.int64], *, step: int) -> list[NDArray[np.int64]]:
         """The sequences of each optimizer step; the shuffle is that of (seed, step, epoch) on every rank."""
-        s = self._settings
+        train, seed = self._settings.train, self._settings.seed
         return [
             part
-            for epoch in range(s.ppo_epochs)
-            for part in split_minibatches(active, s.minibatch_size, np.random.default_rng((s.seed, step, epoch)))
+            for epoch in range(train.ppo_epochs)
+            for part in split_minibatches(active, train.minibatch_size, np.random.default_rng((seed, step, epoch)))
         ]
 
     def _inputs(
         self, batch: TrainingBatch, columns: TokenColumns, active: NDArray[np.int64], *, several_updates: bool
     ) -> UpdateInputs:
-        s = self._settings
-        recompute = several_updates if s.recompute_old_logprobs is None else s.recompute_old_logprobs
-        select = s.top_entropy_fraction < 1.0
+        asked = self._settings.train.recompute_old_logprobs
+        recompute = several_updates if asked is None else asked
+        select = self._settings.loss.top_entropy_fraction < 1.0
         before: Column | None = None
         entropy: Column | None = None
         # With a single update the training pass itself gives π_old: nothing has moved yet.
@@ -184,7 +184,7 @@ class BatchTrainer:
         if inputs.entropy is not None:
             tokens = completion_tokens(inputs.columns, indices)
             values = torch.from_numpy(inputs.entropy[tokens])
-            threshold = entropy_threshold(values, self._settings.top_entropy_fraction)
+            threshold = entropy_threshold(values, self._settings.loss.top_entropy_fraction)
             selected = np.zeros(inputs.entropy.shape, dtype=np.bool_)
             selected[tokens] = inputs.entropy[tokens] >= threshold
         done = accumulate(
@@ -210,7 +210,7 @@ class BatchTrainer:
             self._engine.step()
             return float(self._engine.get_global_grad_norm()) if self._engine.was_step_applied() else None
         # Plain float32 DeepSpeed has no overflow check and would write NaN into the weights.
-        norm = float(torch.nn.utils.clip_grad_norm_(self._trainable, self._settings.max_grad_norm))
+        norm = float(torch.nn.utils.clip_grad_norm_(self._trainable, self._settings.train.max_grad_norm))
         if not np.isfinite(norm):
             self._engine.zero_grad()
             return None

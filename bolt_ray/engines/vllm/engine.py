@@ -21,12 +21,11 @@ from numpy.typing import NDArray
 
 from bolt_ray.core.errors import DataError, ModelError, WeightSyncError
 from bolt_ray.core.records import Completion, RolloutRequest
+from bolt_ray.engines.settings import SamplingSettings
 from bolt_ray.engines.vllm.launch import start_vllm
-from bolt_ray.engines.vllm.settings import EngineSettings, SamplingSettings, native_bfloat16, resolve_dtype
+from bolt_ray.engines.vllm.settings import EngineSettings
 from bolt_ray.engines.vllm.weights import PoisonedEngineError, load_buckets
 from bolt_ray.engines.weight_buckets import WeightManifest, check_buckets, check_complete, checkpoint_shapes
-
-__all__ = ["EngineSettings", "SamplingSettings", "VLLMEngine", "native_bfloat16", "resolve_dtype"]
 
 
 @dataclass(slots=True)

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from bolt_ray.core.errors import EnvironmentProblem, ModelError
-from bolt_ray.engines.vllm.settings import EngineSettings, native_bfloat16, resolve_dtype
+from bolt_ray.engines.vllm.settings import EngineSettings
 
 LORA_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
 """The ranks vLLM has kernels for; another one is rounded up."""
@@ -38,7 +38,7 @@ def start_vllm(settings: EngineSettings) -> Any:
         ) from error
     # On an error it logs every request in flight, megabytes of them; the error itself is raised.
     logging.getLogger("vllm.logging_utils.dump_input").setLevel(logging.CRITICAL + 1)
-    if settings.enforce_eager:
+    if settings.generator.enforce_eager:
         # Eager still compiles one small function of the sampler: seconds at the first step, and a C++ compiler needed.
         torch._dynamo.config.disable = True
     try:
@@ -55,17 +55,17 @@ def start_vllm(settings: EngineSettings) -> Any:
 def _engine_args(settings: EngineSettings, *, on_cpu: bool) -> dict[str, Any]:
     arguments: dict[str, Any] = {
         "model": settings.model_dir,
-        "dtype": resolve_dtype(settings.dtype),
+        "dtype": settings.dtype,
         "max_model_len": settings.max_model_len,
-        "max_num_seqs": settings.max_num_seqs,
-        "max_num_batched_tokens": settings.max_num_batched_tokens,
+        "max_num_seqs": settings.generator.max_num_seqs,
+        "max_num_batched_tokens": settings.generator.max_num_batched_tokens,
         "kv_cache_memory_bytes": settings.kv_cache_bytes,
-        "gpu_memory_utilization": settings.gpu_memory_utilization,
+        "gpu_memory_utilization": settings.generator.gpu_memory_utilization,
         "tensor_parallel_size": settings.tensor_parallel_size,
         "distributed_executor_backend": "uni" if settings.tensor_parallel_size == 1 else "mp",
-        "enable_prefix_caching": settings.prefix_caching,
-        "enforce_eager": settings.enforce_eager,
-        "trust_remote_code": settings.trust_remote_code,
+        "enable_prefix_caching": settings.generator.prefix_caching,
+        "enforce_eager": settings.generator.enforce_eager,
+        "trust_remote_code": settings.model.trust_remote_code,
         "seed": settings.seed,
         # The log-probs of the distribution sampled from, and sampling as asked for, not as the model suggests.
         "logprobs_mode": "processed_logprobs",
@@ -75,14 +75,15 @@ def _engine_args(settings: EngineSettings, *, on_cpu: bool) -> dict[str, Any]:
         "disable_log_stats": True,
         "use_tqdm_on_load": False,
     }
-    if resolve_dtype(settings.dtype) == "bfloat16":
-        native_bfloat16()
     if on_cpu:
+        if settings.dtype == "bfloat16":
+            # Without this call the first bfloat16 matrix product of a machine with AMX ends the process with SIGILL.
+            torch.cpu._init_amx()
         # On CPU a prompt prefilled in parts ends the engine when its request has a seed ("CPU Generator does not
         # use offset"), so a step must have room for the longest one; without a number vLLM sees to that.
         arguments["enable_chunked_prefill"] = False
         length = settings.max_model_len
-        arguments["max_num_batched_tokens"] = length and max(settings.max_num_batched_tokens, length)
+        arguments["max_num_batched_tokens"] = length and max(settings.generator.max_num_batched_tokens, length)
     if settings.lora_rank is not None:
         if settings.lora_rank > LORA_RANKS[-1]:
             raise ModelError(f"vLLM serves adapters up to rank {LORA_RANKS[-1]}, not {settings.lora_rank}")

@@ -1,79 +1,67 @@
-"""What is generated with: plain values, read without importing vLLM."""
+"""Settings of the generators' engine (``generator:``), read without importing vLLM."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
-import torch
+from bolt_ray.core.settings import Settings, setting
+from bolt_ray.engines.settings import Dtype, ModelSettings
 
-Dtype = Literal["auto", "float32", "bfloat16"]
+GIB = 1024**3
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class SamplingSettings:
-    """How tokens are drawn. Each completion draws from its request's own seed, whatever else is in the batch.
+class GeneratorSettings(Settings):
+    """``generator:`` - the vLLM engine."""
 
-    Attributes:
-        temperature: 0 takes the most likely token.
-        top_p, top_k, min_p: truncations of the distribution; 1, 0 and 0 leave it whole.
-        max_new_tokens: length limit of a completion.
-        stop: strings that end a completion.
-    """
-
-    temperature: float = 1.0
-    top_p: float = 1.0
-    top_k: int = 0
-    min_p: float = 0.0
-    max_new_tokens: int = 512
-    stop: tuple[str, ...] = ()
+    dtype: Dtype | None = setting(None, "arithmetic of the generators; default: model.dtype")
+    max_num_seqs: int = setting(256, "requests decoded together", ge=1)
+    max_num_batched_tokens: int = setting(8192, "tokens of one engine step, prompts included", unit="tokens", ge=1)
+    kv_cache_gib: float = setting(
+        0.5, "CPU: memory of the key-value cache; GPU: see gpu_memory_utilization", unit="GiB", gt=0
+    )
+    gpu_memory_utilization: float = setting(
+        0.85, "GPU: share of its memory that weights and cache may take", gt=0, le=1
+    )
+    prefix_caching: bool = setting(False, "share the key-value cache of equal prefixes between requests")
+    enforce_eager: bool = setting(True, "run the model without compiling or capturing it")
+    max_logprob_gap: float | None = setting(
+        None,
+        "stop when generator and learner disagree by more on any token; default: 0.01 in float32, 0.5 in bfloat16",
+        unit="nats",
+        gt=0,
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EngineSettings:
-    """What is served, and with how much memory.
+    """Everything a `VLLMEngine` is made from.
 
     Attributes:
         model_dir: a Hugging Face model directory with safetensors files and a tokenizer.
-        max_model_len: longest prompt plus completion, in tokens; None: what the model's config says.
-        dtype: "auto" is bfloat16 where the hardware multiplies it natively, else float32.
-        max_num_seqs: requests decoded together.
-        max_num_batched_tokens: tokens of one engine step, prompts included.
-        kv_cache_bytes: size of the key-value cache; None only on GPU, where ``gpu_memory_utilization`` sets it.
-        gpu_memory_utilization: share of a GPU's memory that weights and cache may take.
+        dtype: of the engine, definite.
+        max_model_len: longest prompt plus completion, tokens; None: what the model's config says.
+        on_gpu: the key-value cache is sized by ``gpu_memory_utilization`` instead of ``kv_cache_gib``.
         tensor_parallel_size: GPUs one engine spans.
-        prefix_caching: share the key-value cache of equal prefixes between requests.
-        enforce_eager: run the model without compiling or capturing it.
-        trust_remote_code: run Python code shipped in the model directory.
-        lora_rank: rank of the adapters ``update_adapter`` will bring; None serves plain weights.
-        seed: seed of what is drawn without a request's own seed.
+        seed: of what is drawn without a request's own seed.
     """
 
     model_dir: str
-    max_model_len: int | None = None
-    dtype: Dtype = "float32"
-    max_num_seqs: int = 256
-    max_num_batched_tokens: int = 8192
-    kv_cache_bytes: int | None = 512 * 1024 * 1024
-    gpu_memory_utilization: float = 0.85
-    tensor_parallel_size: int = 1
-    prefix_caching: bool = False
-    enforce_eager: bool = True
-    trust_remote_code: bool = False
-    lora_rank: int | None = None
-    seed: int = 0
+    dtype: Literal["float32", "bfloat16"]
+    model: ModelSettings = field(default_factory=ModelSettings)
+    generator: GeneratorSettings = field(default_factory=GeneratorSettings)
+    max_model_len: int | None
+    on_gpu: bool
+    tensor_parallel_size: int
+    seed: int
 
+    @property
+    def lora_rank(self) -> int | None:
+        """Rank of the adapters ``update_adapter`` will bring; None serves plain weights."""
+        return self.model.lora_r if self.model.use_peft else None
 
-def native_bfloat16() -> bool:
-    """True if this machine multiplies bfloat16 natively: a GPU, or a CPU with AMX (which this call enables)."""
-    if torch.cuda.is_available():
-        return bool(torch.cuda.is_bf16_supported())
-    # Without this call the first bfloat16 matrix product of an AMX machine ends the process with SIGILL.
-    return bool(torch.cpu._init_amx())
-
-
-def resolve_dtype(dtype: Dtype) -> Literal["float32", "bfloat16"]:
-    """``auto`` made definite for this machine."""
-    if dtype == "auto":
-        return "bfloat16" if native_bfloat16() else "float32"
-    return dtype
+    @property
+    def kv_cache_bytes(self) -> int | None:
+        """Size of the key-value cache; None where a share of the GPU sets it."""
+        return None if self.on_gpu else int(self.generator.kv_cache_gib * GIB)

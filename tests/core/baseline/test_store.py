@@ -226,7 +226,6 @@ def test_entries_without_a_completion_are_no_evidence() -> None:
         {"kl_source": "guess"},
         {"prior": (0.0, 0.0)},
         {"prior": (-1.0, 3.0)},
-        {"epsilon": -1.0},
         {"reward_range": (1.0, 1.0)},
         {"reward_range": (0.0, math.inf)},
     ],

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from bolt_ray.core.kl import KLOptions
 from bolt_ray.core.losses import (
-    LOSS_TYPES,
+    LOSSES,
     Denominators,
     LossOptions,
     add_sums,
@@ -21,7 +21,7 @@ from bolt_ray.core.losses import (
     summarize,
 )
 
-CUT_INVARIANT = [name for name in LOSS_TYPES if name != "bnpo"]
+CUT_INVARIANT = [name for name in LOSSES if name != "bnpo"]
 KL_VARIANTS = (
     KLOptions(),
     KLOptions(adaptation=("softplus",), unit="sequence"),
@@ -169,7 +169,7 @@ def test_bnpo_depends_on_the_cut_by_definition() -> None:
     assert (cut - whole).abs().max() > 1e-3
 
 
-@pytest.mark.parametrize("loss_type", LOSS_TYPES)
+@pytest.mark.parametrize("loss_type", LOSSES)
 @pytest.mark.parametrize("kl", KL_VARIANTS)
 def test_packed_equals_padded(loss_type: str, kl: KLOptions) -> None:
     batch = make_batch([4, 1, 9, 6], 11)

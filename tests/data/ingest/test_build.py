@@ -11,8 +11,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from support.settings import dataset as dataset_of
 
-from bolt_ray.config.data import DatasetConfig
 from bolt_ray.core.errors import DataError, EnvironmentProblem
 from bolt_ray.data.ingest.build import build_store
 from bolt_ray.data.store import PromptStore
@@ -29,7 +29,7 @@ def write_jsonl(path: Path, rows: list[Any]) -> Path:
 
 def build(tmp_path: Path, *datasets: dict[str, Any] | Path, **settings: Any) -> PromptStore:
     entries = [{"name": str(entry)} if isinstance(entry, Path) else entry for entry in datasets]
-    configs = [DatasetConfig.model_validate(entry) for entry in entries]
+    configs = [dataset_of(entry) for entry in entries]
     return build_store(configs, store_dir=tmp_path / "stores", stall_timeout_s=120, **settings)
 
 

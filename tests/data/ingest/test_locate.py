@@ -3,18 +3,19 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from support.settings import dataset as dataset_of
 
-from bolt_ray.config.data import DatasetConfig
 from bolt_ray.core.errors import DataError
 from bolt_ray.data.ingest.locate import choose_split, find_files, format_of, is_hub_dataset
 from bolt_ray.data.ingest.read_plan import preset_of, source_names, source_weights
+from bolt_ray.data.settings import DatasetSettings
 
 
-def named(name: object, **settings: object) -> DatasetConfig:
-    return DatasetConfig.model_validate({"name": str(name), **settings})
+def named(name: object, **settings: object) -> DatasetSettings:
+    return dataset_of({"name": str(name), **settings})
 
 
-def names(dataset: DatasetConfig) -> list[str]:
+def names(dataset: DatasetSettings) -> list[str]:
     return [Path(file.path).name for file in find_files(dataset)]
 
 

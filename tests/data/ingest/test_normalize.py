@@ -5,8 +5,8 @@ import json
 from typing import Any
 
 import pytest
+from support.settings import dataset as dataset_of
 
-from bolt_ray.config.data import DatasetConfig
 from bolt_ray.core.keys import prompt_key
 from bolt_ray.data.ingest.normalize import (
     BadRow,
@@ -21,7 +21,7 @@ from bolt_ray.data.ingest.normalize import (
 
 
 def rules(preset: str | None = None, max_prompt_chars: int = 1000, **settings: Any) -> RowRules:
-    dataset = DatasetConfig.model_validate({"name": "x.jsonl", **settings})
+    dataset = dataset_of({"name": "x.jsonl", **settings})
     return row_rules(dataset, preset=preset, max_prompt_chars=max_prompt_chars)
 
 

@@ -14,11 +14,11 @@ from numpy.typing import NDArray
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
-from bolt_ray.config.data import DatasetConfig
 from bolt_ray.core.errors import CheckpointError, DataError, ModelError, RunError, StallError
 from bolt_ray.core.records import Prompt
 from bolt_ray.data.ingest.build import build_store
 from bolt_ray.data.ingest.read_plan import source_weights
+from bolt_ray.data.settings import DatasetSettings
 from bolt_ray.data.store import PromptStore
 from bolt_ray.data.stream.draw_log import DrawLog
 from bolt_ray.data.stream.stream import PromptStream
@@ -45,7 +45,7 @@ def store(tmp_path_factory: pytest.TempPathFactory, ray_cluster: None) -> Prompt
     for name, count in (("large", 300), ("small", 100)):
         rows = [{"prompt": f"{name} {number}", "answer": str(number)} for number in range(count)]
         (home / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    datasets = [DatasetConfig(name=str(home / f"{name}.jsonl")) for name in ("large", "small")]
+    datasets = [DatasetSettings(name=str(home / f"{name}.jsonl")) for name in ("large", "small")]
     return build_store(datasets, store_dir=home / "stores", stall_timeout_s=120)
 
 
@@ -108,8 +108,8 @@ def test_chat_and_text_prompts_with_a_real_tokenizer(tmp_path: Path) -> None:
     (tmp_path / "text.jsonl").write_text('{"prompt": "ab"}\n')
     (tmp_path / "chat.jsonl").write_text('{"prompt": "b"}\n')
     datasets = [
-        DatasetConfig(name=str(tmp_path / "text.jsonl")),
-        DatasetConfig(name=str(tmp_path / "chat.jsonl"), chat=True, system_prompt="u"),
+        DatasetSettings(name=str(tmp_path / "text.jsonl")),
+        DatasetSettings(name=str(tmp_path / "chat.jsonl"), chat=True, system_prompt="u"),
     ]
     both = build_store(datasets, store_dir=tmp_path / "stores", stall_timeout_s=120)
     tokenize = PromptTokenizer(path=str(tmp_path / "model"))
@@ -234,7 +234,7 @@ def test_failures_reach_the_consumer(
 
 
 def test_two_datasets_come_out_at_their_weights(store: PromptStore, tmp_path: Path) -> None:
-    datasets = [DatasetConfig(name="large.jsonl", weight=1), DatasetConfig(name="small.jsonl", weight=3)]
+    datasets = [DatasetSettings(name="large.jsonl", weight=1), DatasetSettings(name="small.jsonl", weight=3)]
     stream = make(store, tmp_path, source_weights=source_weights(datasets))
     for _ in range(2):
         sources = [drawn.prompt.source for drawn in stream.take(64)]

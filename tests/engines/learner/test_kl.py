@@ -26,7 +26,7 @@ from torch import Tensor
 from bolt_ray.core.advantages import AdvantageOptions, compute_advantages
 from bolt_ray.core.kl import KLOptions
 from bolt_ray.core.records import AdvantageInputs, TrainingBatch
-from bolt_ray.engines.learner.learner import ReferenceSettings
+from bolt_ray.engines.learner.settings import ReferenceSettings
 
 COEF = 0.5
 SHAPES: dict[str, tuple[KLOptions, Callable[[Tensor], Tensor]]] = {

@@ -20,12 +20,14 @@ from support.learner_cases import (
     split_sequences,
     weights_of,
 )
+from support.settings import learner_settings
 
 from bolt_ray.core.corrections import CorrectionOptions
 from bolt_ray.core.errors import ConfigError, ModelError, UnhealthyTrainingError
 from bolt_ray.core.losses import LossOptions, policy_loss
 from bolt_ray.core.records import TrainingBatch
-from bolt_ray.engines.learner.learner import DeepSpeedLearner, LearnerSettings, LoraSettings, ReferenceSettings
+from bolt_ray.engines.learner.learner import DeepSpeedLearner
+from bolt_ray.engines.learner.settings import ReferenceSettings
 
 
 def test_logprobs_are_those_of_the_model_one_sequence_at_a_time(learner_of: Any, model_path: str) -> None:
@@ -273,7 +275,7 @@ def test_broken_columns_are_refused(learner_of: Any) -> None:
 
 def test_a_missing_model_is_the_users_error(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match="cannot load"):
-        DeepSpeedLearner(LearnerSettings(model_path=str(tmp_path)))
+        DeepSpeedLearner(learner_settings(model_path=str(tmp_path)))
 
 
 @pytest.mark.parametrize(
@@ -285,11 +287,11 @@ def test_a_missing_model_is_the_users_error(tmp_path: Path) -> None:
         ({"offload_parameters": True, "zero_stage": 2}, "needs zero_stage 3"),
         ({"learning_rate": 0.0}, "learning_rate"),
         ({"minibatch_size": 0}, "minibatch_size"),
-        ({"lora": LoraSettings(), "reference": ReferenceSettings(mode="ema")}, "only an adapter is trained"),
+        ({"use_peft": True, "reference": ReferenceSettings(mode="ema")}, "only an adapter is trained"),
         ({"lr_schedule": "cosine"}, "total_steps"),
         ({"zero_stage": 4}, "zero_stage"),
     ],
 )
 def test_impossible_settings_are_refused(changes: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
-        LearnerSettings(model_path="unused", **changes)
+        learner_settings(model_path="unused", **changes)

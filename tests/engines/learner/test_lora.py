@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 import torch
 from support.learner_cases import make_batch, make_model, run_on_ranks, split_sequences
+from support.settings import learner_settings
 
 from bolt_ray.core.errors import ModelError
-from bolt_ray.engines.learner.learner import DeepSpeedLearner, LearnerSettings, LoraSettings
+from bolt_ray.engines.learner.learner import DeepSpeedLearner
 from bolt_ray.engines.learner.lora import export_merged
 
 
@@ -31,8 +32,14 @@ def trained(model_path: str) -> Iterator[DeepSpeedLearner]:
 
 
 def adapter_learner(model_path: str, **changes: Any) -> DeepSpeedLearner:
-    settings: dict[str, Any] = {"dtype": "float32", "learning_rate": 1e-2, "lora": LoraSettings(rank=4, alpha=8.0)}
-    return DeepSpeedLearner(LearnerSettings(model_path=model_path, **(settings | changes)))
+    settings: dict[str, Any] = {
+        "dtype": "float32",
+        "learning_rate": 1e-2,
+        "use_peft": True,
+        "lora_r": 4,
+        "lora_alpha": 8.0,
+    }
+    return DeepSpeedLearner(learner_settings(model_path=model_path, **(settings | changes)))
 
 
 def logprobs(learner: DeepSpeedLearner) -> np.ndarray:
@@ -41,7 +48,7 @@ def logprobs(learner: DeepSpeedLearner) -> np.ndarray:
 
 
 def plain_learner(path: Path | str) -> DeepSpeedLearner:
-    return DeepSpeedLearner(LearnerSettings(model_path=str(path), dtype="float32"))
+    return DeepSpeedLearner(learner_settings(model_path=str(path), dtype="float32"))
 
 
 def test_a_new_adapter_is_the_base_model(model_path: str) -> None:
@@ -103,9 +110,9 @@ def test_checkpoint_of_an_adapter(trained: DeepSpeedLearner, model_path: str, tm
 
 def test_wrong_adapters_are_refused(model_path: str, tmp_path: Path) -> None:
     with pytest.raises(ModelError, match="lm_head"):
-        adapter_learner(model_path, lora=LoraSettings(target_modules=("lm_head",)))
+        adapter_learner(model_path, use_peft=True, lora_target_modules=("lm_head",))
     with pytest.raises(ModelError, match="no adapter can be put"):
-        adapter_learner(model_path, lora=LoraSettings(target_modules=("no_such_layer",)))
+        adapter_learner(model_path, use_peft=True, lora_target_modules=("no_such_layer",))
     with pytest.raises(ModelError, match="no adapter directory"):
         export_merged(model_path, str(tmp_path), tmp_path / "out")
     learner = plain_learner(model_path)

@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 import torch
 from support.learner_cases import largest_difference, make_batch, make_model, weights_of
+from support.settings import learner_settings
 
 from bolt_ray.core.batching import EMPTY_MICRO_BATCH, MicroBatchPlan
-from bolt_ray.engines.learner.learner import DeepSpeedLearner, LearnerSettings
+from bolt_ray.engines.learner.learner import DeepSpeedLearner
 from bolt_ray.engines.learner.packing import TokenColumns, build_micro_batch, ragged_arange
 
 CPU = torch.device("cpu")
@@ -62,7 +63,7 @@ def test_packed_and_padded_train_alike(tmp_path: Path, loss_budget: int) -> None
     results = []
     for packing in (True, False):
         learner = DeepSpeedLearner(
-            LearnerSettings(
+            learner_settings(
                 model_path=path,
                 dtype="float32",
                 learning_rate=1e4,

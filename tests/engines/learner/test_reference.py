@@ -9,10 +9,12 @@ import numpy as np
 import pytest
 import torch
 from support.learner_cases import largest_difference, make_batch, make_model, run_on_ranks, split_sequences, weights_of
+from support.settings import learner_settings
 
 from bolt_ray.core.errors import ModelError
-from bolt_ray.engines.learner.learner import DeepSpeedLearner, LearnerSettings, LoraSettings, ReferenceSettings
+from bolt_ray.engines.learner.learner import DeepSpeedLearner
 from bolt_ray.engines.learner.packing import TokenColumns
+from bolt_ray.engines.learner.settings import ReferenceSettings
 
 
 @pytest.fixture(scope="module")
@@ -22,7 +24,7 @@ def model_path(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 def learner_of(model_path: str, **changes: Any) -> DeepSpeedLearner:
     settings: dict[str, Any] = {"dtype": "float32", "learning_rate": 1e-2, "kl_coef": 0.1} | changes
-    return DeepSpeedLearner(LearnerSettings(model_path=model_path, **settings))
+    return DeepSpeedLearner(learner_settings(model_path=model_path, **settings))
 
 
 def reference_of(learner: DeepSpeedLearner) -> dict[str, torch.Tensor]:
@@ -112,7 +114,7 @@ def test_following_reference_is_in_the_checkpoint(model_path: str, tmp_path: Pat
 
 
 def test_adapter_off_is_the_base_model(model_path: str) -> None:
-    learner = learner_of(model_path, lora=LoraSettings(rank=4))
+    learner = learner_of(model_path, use_peft=True, lora_r=4)
     base = policy_logprobs(learner)
     for step in range(2):
         learner.train_step(make_batch(step))

@@ -13,6 +13,7 @@ import pytest
 import torch
 import torch.distributed as dist
 from support.learner_cases import largest_difference, make_batch, make_model, run_on_ranks, weights_of
+from support.settings import learner_settings
 
 from bolt_ray.core.errors import CheckpointError
 from bolt_ray.core.kl import KLOptions
@@ -35,10 +36,10 @@ SPLITS: list[dict[str, Any]] = [
 
 def gradients(rank: int, model: str, out: str) -> None:
     """Write the gradient and the loss of one batch for every split, on rank 0."""
-    from bolt_ray.engines.learner.learner import DeepSpeedLearner, LearnerSettings
+    from bolt_ray.engines.learner.learner import DeepSpeedLearner
 
     for number, split in enumerate(SPLITS):
-        settings = LearnerSettings(
+        settings = learner_settings(
             model_path=model,
             dtype="float32",
             learning_rate=1e4,
@@ -115,9 +116,8 @@ def resume(rank: int, model: str, out: str, cases: list[tuple[int, str]]) -> Non
 
 
 def _training(model: str, stage: int) -> Any:
-    from bolt_ray.engines.learner.learner import LearnerSettings
 
-    return LearnerSettings(
+    return learner_settings(
         model_path=model, dtype="float32", learning_rate=1e-3, zero_stage=stage, micro_batch_tokens=100
     )
 

@@ -14,10 +14,12 @@ import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
+from support.settings import engine_settings
 
 from bolt_ray.core.errors import DataError, ModelError, WeightSyncError
 from bolt_ray.core.records import Completion, DrawnPrompt, Prompt, RolloutRequest
-from bolt_ray.engines.vllm.engine import EngineSettings, SamplingSettings, VLLMEngine, native_bfloat16
+from bolt_ray.engines.settings import SamplingSettings
+from bolt_ray.engines.vllm.engine import VLLMEngine
 from bolt_ray.engines.vllm.weights import PoisonedEngineError
 from bolt_ray.engines.weight_buckets import pack_buckets
 from bolt_ray.tasks.arithmetic.model import ModelSettings, create_model, save_model
@@ -121,7 +123,7 @@ def _serve(kind: str, directory: Path, **settings: Any) -> Served:
     _perturb(model, seed=0)
     save_model(model, tokenizer, directory)
     engine = VLLMEngine(
-        EngineSettings(
+        engine_settings(
             model_dir=str(directory),
             **{"max_model_len": CONTEXT, "max_num_seqs": 16, "kv_cache_bytes": 64 << 20, **settings},
         ),
@@ -373,13 +375,13 @@ def test_bfloat16_agrees_within_its_precision(tmp_path: Path) -> None:
 def test_what_is_no_model_is_refused(tmp_path: Path) -> None:
     sampling = SamplingSettings()
     with pytest.raises(ModelError, match=r"is not a Hugging Face model directory: it has no config\.json"):
-        VLLMEngine(EngineSettings(model_dir=str(tmp_path / "nowhere")), sampling=sampling)
+        VLLMEngine(engine_settings(model_dir=str(tmp_path / "nowhere")), sampling=sampling)
     model, tokenizer = create_model(KINDS["tied"], seed=0)
     save_model(model, tokenizer, tmp_path)
     config = json.loads((tmp_path / "config.json").read_text())
     (tmp_path / "config.json").write_text(json.dumps({**config, "architectures": ["NoSuchModel"]}))
     with pytest.raises(ModelError, match=f"vLLM could not serve {tmp_path}: .*NoSuchModel"):
-        VLLMEngine(EngineSettings(model_dir=str(tmp_path)), sampling=sampling)
+        VLLMEngine(engine_settings(model_dir=str(tmp_path)), sampling=sampling)
 
 
 def test_without_vllm_the_error_names_the_extra(tmp_path: Path) -> None:
@@ -390,7 +392,7 @@ def test_without_vllm_the_error_names_the_extra(tmp_path: Path) -> None:
     (tmp_path / "vllm" / "__init__.py").write_text("raise ImportError('no vllm here')")
     program = (
         "from bolt_ray.engines.vllm.engine import *\n"
-        f"VLLMEngine(EngineSettings(model_dir={str(tmp_path / 'model')!r}), sampling=SamplingSettings())"
+        f"VLLMEngine(engine_settings(model_dir={str(tmp_path / 'model')!r}), sampling=SamplingSettings())"
     )
     root = Path(__file__).parents[3]
     run = subprocess.run(

@@ -1,40 +1,49 @@
-"""The strategies by name: a new one is one file and one line here."""
+"""The strategies by name: a new one is one file and one line here; one's own is ``strategy: file.py:Class``."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, cast
 
-from bolt_ray.core.curriculum.settings import CurriculumSettings
-from bolt_ray.core.curriculum.strategies.base import Strategy
-from bolt_ray.core.curriculum.strategies.competence_based import CompetenceBased
-from bolt_ray.core.curriculum.strategies.cures import Cures
-from bolt_ray.core.curriculum.strategies.easy_first import EasyFirst
-from bolt_ray.core.curriculum.strategies.sec import Sec
-from bolt_ray.core.curriculum.strategies.thompson import Thompson
-from bolt_ray.core.curriculum.strategies.uncertainty import Uncertainty
-from bolt_ray.core.curriculum.strategies.uniform import Uniform
-from bolt_ray.core.hints import nearest
+from bolt_ray.core.plugins import is_reference, load_object
+from bolt_ray.core.settings import require_choice
 
-STRATEGIES: dict[str, Callable[[CurriculumSettings], Strategy]] = {
-    "uniform": Uniform,
-    "uncertainty": Uncertainty,
-    "thompson": Thompson,
-    "easy_first": EasyFirst,
-    "competence_based": CompetenceBased,
-    "cures": Cures,
-    "sec": Sec,
+if TYPE_CHECKING:
+    from bolt_ray.core.curriculum.settings import CurriculumSettings
+    from bolt_ray.core.curriculum.strategies.base import Strategy
+
+_HERE = __name__.rpartition(".")[0]
+
+STRATEGIES: Mapping[str, str] = {
+    "uniform": f"{_HERE}.uniform:Uniform",
+    "uncertainty": f"{_HERE}.uncertainty:Uncertainty",
+    "thompson": f"{_HERE}.thompson:Thompson",
+    "easy_first": f"{_HERE}.easy_first:EasyFirst",
+    "competence_based": f"{_HERE}.competence_based:CompetenceBased",
+    "cures": f"{_HERE}.cures:Cures",
+    "sec": f"{_HERE}.sec:Sec",
 }
+"""Names, and where the class is: it takes the `CurriculumSettings` and is a `Strategy`."""
+
+
+def strategy_names() -> list[str]:
+    return list(STRATEGIES)
+
+
+def check_strategy(name: str) -> None:
+    """Refuse a name that is neither here nor a reference to a user's class.
+
+    Raises:
+        SettingError: names the nearest.
+    """
+    if not is_reference(name):
+        require_choice("strategy", name, STRATEGIES)
 
 
 def make_strategy(settings: CurriculumSettings) -> Strategy:
     """The strategy the settings name.
 
     Raises:
-        ValueError: There is none of that name.
+        ValueError: a user's class cannot be found.
     """
-    build = STRATEGIES.get(settings.strategy)
-    if build is None:
-        near = nearest(settings.strategy, STRATEGIES)
-        hint = f"; did you mean {near!r}?" if near else ""
-        raise ValueError(f"unknown curriculum strategy {settings.strategy!r}; known: {', '.join(STRATEGIES)}{hint}")
-    return build(settings)
+    return cast("Strategy", load_object(STRATEGIES.get(settings.strategy, settings.strategy))(settings))

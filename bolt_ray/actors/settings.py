@@ -1,0 +1,63 @@
+"""Settings of the processes: how many and what each asks Ray for (``cluster:``), the scorers (``scoring:``), and the
+sharded baseline (``baseline:``).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from bolt_ray.core.baseline.settings import BaselineSettings
+from bolt_ray.core.settings import Settings, setting
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ClusterSettings(Settings):
+    """``cluster:`` - how many of each process, and what each asks Ray for."""
+
+    address: str | None = setting(
+        None, "a Ray to join; default: the one RAY_ADDRESS names, within a submitted job that cluster, else start one"
+    )
+    dashboard: bool = setting(False, "with a Ray started here: its dashboard on 127.0.0.1:8265")
+    wait_for_nodes: bool = setting(False, "start although resources are missing: an autoscaler adds nodes")
+    use_gpu: Literal["auto", "yes", "no"] = setting("auto", "auto: if the cluster, or this machine, has one")
+    num_learners: int = setting(1, "learner ranks (DeepSpeed)", ge=1)
+    num_generators: int = setting(1, "generators (vLLM)", ge=1)
+    cpus_per_learner: float = setting(1.0, "CPUs of a rank; its threads", unit="CPUs", gt=0)
+    cpus_per_generator: float = setting(1.0, "CPUs of a generator; its threads", unit="CPUs", gt=0)
+    cpus_per_shard: float = setting(0.1, "CPUs of a baseline shard", unit="CPUs", gt=0)
+    gpus_per_learner: float = setting(1.0, "GPUs of a rank, where GPUs are used", unit="GPUs", ge=0)
+    gpus_per_generator: float = setting(
+        1.0, "GPUs of a generator and tensor-parallel part, where GPUs are used", unit="GPUs", ge=0
+    )
+    tensor_parallel_size: int = setting(1, "GPUs one generator spans", ge=1)
+    max_generator_replacements: int = setting(8, "generators replaced in a run before it gives up", ge=0)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ScoringSettings(Settings):
+    """``scoring:`` - the scorers, and the processes the rewards run in."""
+
+    num_scorers: int = setting(1, "scorer actors", ge=1)
+    cpus_per_scorer: float = setting(0.25, "CPUs of a scorer", unit="CPUs", gt=0)
+    gpus_per_scorer: float = setting(0.0, "GPUs of a scorer; only for reward models", unit="GPUs", ge=0)
+    batch_size: int = setting(16, "completions a scorer takes at a time", unit="completions", ge=1)
+    timeout_s: float = setting(10.0, "wall-clock limit of one call of a reward", unit="s", gt=0)
+    startup_timeout_s: float = setting(120.0, "limit on a scorer's start, with imports and models", unit="s", gt=0)
+    memory_mb: int = setting(4096, "private memory of one reward process", unit="MiB", ge=64)
+    max_unscored_fraction: float = setting(
+        0.5, "the run stops when a larger share of completions gets no verdict", ge=0, le=1
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ShardedBaselineSettings(BaselineSettings):
+    """``baseline:`` - the persistent estimate v̂ of every prompt (SPO, BOLT), and where it is kept."""
+
+    num_shards: int = setting(2, "actors the prompts are spread over", ge=1)
+    skip_truncated: bool = setting(False, "truncated completions are no evidence for the baseline")
+    warm_start: str | None = setting(None, "a file written by 'bolt-ray precompute-baseline'")
+    warm_start_allow_pickle: bool = setting(False, "read the old .pkl form with a restricted reader")
+
+    def __post_init__(self) -> None:
+        BaselineSettings.__post_init__(self)

@@ -1,0 +1,44 @@
+"""Whether a run gets GPUs, found out without starting Ray and, where there is no driver, without loading torch."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+from pathlib import Path
+
+from bolt_ray.config.resolve import resolve
+from bolt_ray.config.schema import RunConfig
+
+_DRIVERS = ("/dev/nvidiactl", "/dev/kfd")
+
+
+def resolve_here(config: RunConfig) -> RunConfig:
+    """The configuration made definite for the machines this run will have."""
+    return resolve(config, use_gpu=wants_gpu(config))
+
+
+def wants_gpu(config: RunConfig) -> bool:
+    """Whether generators and learners ask for GPUs: ``cluster.use_gpu``, or whether there is one."""
+    choice = config.cluster.use_gpu
+    return choice == "yes" or (choice == "auto" and has_gpus(config.cluster.address))
+
+
+def has_gpus(address: str | None) -> bool:
+    """Whether the Ray to be joined, or this machine, has a GPU. Does not start Ray."""
+    if names_running_ray(address) or ("ray" in sys.modules and sys.modules["ray"].is_initialized()):
+        import ray
+
+        if not ray.is_initialized():
+            ray.init(address=address or "auto", log_to_driver=False, logging_level=logging.ERROR)
+        return bool(ray.cluster_resources().get("GPU", 0) > 0)
+    if not any(Path(driver).exists() for driver in _DRIVERS):
+        return False
+    import torch
+
+    return bool(torch.cuda.is_available())
+
+
+def names_running_ray(address: str | None) -> bool:
+    """Inside a submitted job, with RAY_ADDRESS, or with an address configured, there is a Ray to join."""
+    return address not in (None, "local") or (address is None and bool(os.environ.get("RAY_ADDRESS")))

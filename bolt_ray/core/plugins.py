@@ -1,0 +1,75 @@
+"""Objects named by text: ``package.module:name``, or ``path/to/file.py:name`` for a user's own code."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import xxhash
+
+
+def is_reference(name: str) -> bool:
+    """True for ``module:name`` and ``file.py:name``, False for the plain name of something built in."""
+    return ":" in name
+
+
+def load_object(reference: str, *, base_dirs: Sequence[str] = ()) -> Any:
+    """What ``module:name`` or ``file.py:name`` names.
+
+    Args:
+        base_dirs: where a relative file is looked for, before the working directory.
+
+    Raises:
+        ValueError: malformed, or the file, module or name does not exist; says which.
+    """
+    place, _, name = reference.rpartition(":")
+    if not place or not name.isidentifier():
+        raise ValueError(f"{reference!r}: write it as module:name or path/to/file.py:name")
+    if place.endswith(".py"):
+        module = _load_file(place, base_dirs)
+    else:
+        try:
+            module = importlib.import_module(place)
+        except ImportError as error:
+            raise ValueError(f"{reference!r}: module {place!r} cannot be imported ({error})") from error
+    try:
+        return getattr(module, name)
+    except AttributeError:
+        raise ValueError(f"{reference!r}: {place} has no {name!r}") from None
+
+
+def find_file(place: str, base_dirs: Sequence[str] = ()) -> Path:
+    """The absolute path of a user's file.
+
+    Raises:
+        ValueError: it is in none of the places.
+    """
+    given = Path(place).expanduser()
+    tried = [given] if given.is_absolute() else [*(Path(base) / given for base in base_dirs), Path.cwd() / given]
+    for path in tried:
+        if path.is_file():
+            return path.resolve()
+    raise ValueError(f"there is no file {' or '.join(str(path) for path in dict.fromkeys(tried))}")
+
+
+def _load_file(place: str, base_dirs: Sequence[str]) -> ModuleType:
+    path = find_file(place, base_dirs)
+    # One module per file and content of its name, so that two files called alike do not meet.
+    name = f"bolt_ray_user_{path.stem}_{xxhash.xxh32_hexdigest(str(path).encode())}"
+    if name in sys.modules:
+        return sys.modules[name]
+    spec = importlib.util.spec_from_file_location(name, path)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    try:
+        spec.loader.exec_module(module)
+    except BaseException:
+        del sys.modules[name]
+        raise
+    return module

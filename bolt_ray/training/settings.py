@@ -1,0 +1,71 @@
+"""Settings of a training run: what is generated (``rollout:``), evaluated (``eval:``) and saved (``checkpoint:``), and
+how long each wait may take (``deadlines:``).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from bolt_ray.core.settings import Settings, setting
+from bolt_ray.data.settings import DatasetSettings
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RolloutSettings(Settings):
+    """``rollout:`` - how much is generated for one optimizer step, and how old it may be."""
+
+    rollouts_per_step: int = setting(
+        256, "completions in one optimizer step (prompts = rollouts_per_step / group_size)", unit="completions", ge=1
+    )
+    group_size: int = setting(1, "K, completions per prompt", unit="completions", ge=1)
+    max_staleness: int = setting(
+        0, "0: strictly on-policy; n: train completions up to n policy versions old", unit="versions", ge=0
+    )
+    dynamic_sampling: bool = setting(False, "refill groups whose rewards are all equal (DAPO, arXiv 2503.14476)")
+    dynamic_sampling_rounds: int = setting(
+        3, "dynamic_sampling: at most so many times rollouts_per_step completions are refilled", ge=1
+    )
+    max_context_tokens: int | None = setting(
+        None, "longest prompt plus completion; default: the model's own limit", unit="tokens", ge=1
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EvalSettings(Settings):
+    """``eval:`` - held-out problems, never seen by the baseline."""
+
+    every_steps: int = setting(50, "0: only before and after training", unit="steps", ge=0)
+    datasets: tuple[DatasetSettings, ...] = setting(
+        (), "problems; default: the prompts that data.heldout_* keeps out of training"
+    )
+    num_problems: int | None = setting(None, "default: all held-out problems", ge=1)
+    num_samples: int = setting(1, "completions per problem", ge=1)
+    success_reward: float = setting(1.0, "a completion is right when its reward reaches this")
+    temperature: float = setting(1.0, "of sampling; 0: always the most likely token", ge=0)
+    top_p: float = setting(1.0, "draw from the smallest set of tokens with this much probability", gt=0, le=1)
+    max_new_tokens: int | None = setting(
+        None, "length limit of a completion; default: sampling.max_new_tokens", unit="tokens", ge=1
+    )
+    seed: int = setting(1234, "of the completions: the same at every evaluation, so that scores compare", ge=0)
+    at_start: bool = setting(True, "evaluate before the first step")
+    at_end: bool = setting(True, "evaluate after the last step")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CheckpointSettings(Settings):
+    """``checkpoint:`` - what is saved and kept."""
+
+    every_steps: int = setting(100, "0: only at the end", unit="steps", ge=0)
+    keep: int = setting(2, "newest checkpoints kept", ge=1)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DeadlineSettings(Settings):
+    """``deadlines:`` - how long each wait may take before the run stops and says what it waited for."""
+
+    startup_s: float = setting(600.0, "start of a generator or of the learner ranks", unit="s", gt=0)
+    generation_s: float = setting(600.0, "a generator without any progress", unit="s", gt=0)
+    step_s: float = setting(1800.0, "one optimizer step, and one collective operation", unit="s", gt=0)
+    sync_s: float = setting(300.0, "one weight sync", unit="s", gt=0)
+    baseline_s: float = setting(60.0, "an answer of the baseline shards", unit="s", gt=0)
+    prompts_s: float = setting(300.0, "the next prompts", unit="s", gt=0)
