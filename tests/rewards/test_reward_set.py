@@ -90,6 +90,24 @@ def test_a_completion_without_one_part_has_no_reward() -> None:
     ]
 
 
+def test_a_completion_without_a_verdict_is_not_handed_to_the_next_reward(tmp_path: Path) -> None:
+    asked = tmp_path / "asked"
+    specs = [
+        RewardSpec(name="first", type="function", options={"function": f"{HOSTILE}:score"}),
+        RewardSpec(
+            name="costly", type="function", options={"function": f"{HOSTILE}:record", "options": {"file": str(asked)}}
+        ),
+    ]
+    results = score(specs, [item("1"), item("raise"), item("none"), item("2")])
+    assert [r if isinstance(r, str) else r.parts for r in results] == [
+        {"first": 1.0, "costly": 0.0},
+        "first: exception: ValueError: on purpose",
+        "first: no_verdict: returned None",
+        {"first": 2.0, "costly": 0.0},
+    ]
+    assert asked.read_text().split() == ["1", "2"]
+
+
 def test_a_reward_that_cannot_start_leaves_no_process() -> None:
     specs = [
         RewardSpec(name="right", type="exact"),
