@@ -1,9 +1,9 @@
 """Programs that try to get out of the sandbox, to keep running in it, or to use up the machine.
 
 Each is bounded by itself, so that even without a sandbox it could not harm the machine the tests run on. What a
-program tries goes through ``attempt``, which prints ESCAPED if it worked. An attempt that may fail without a sandbox too
-(no network, no terminal, arguments the kernel finds wrong) says ``errno.EPERM``: it must fail with that error, which
-the sandbox gives, and prints UNPROVEN if another got in the way.
+program tries goes through ``attempt``, which prints ESCAPED if it worked. An attempt that may fail without a sandbox
+too (no network, no terminal, arguments the kernel finds wrong) names the sandbox's own error, ``errno.EPERM``: with any
+other it prints UNPROVEN.
 """
 
 from __future__ import annotations

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 from bolt_ray.rewards import RewardInput, Unscored
 
@@ -86,7 +87,7 @@ def print_and_score(item: RewardInput) -> float:
 
 
 def record(item: RewardInput, *, file: str) -> float:
-    with open(file, "a") as log:
+    with Path(file).open("a") as log:
         log.write(f"{item.completion}\n")
     return 0.0
 

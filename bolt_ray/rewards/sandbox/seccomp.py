@@ -1,8 +1,8 @@
 """The seccomp filter: which system calls a sandboxed program is refused.
 
-A list of what is refused, not of what is allowed: namespaces or Landlock confine the program, and the filter closes what
-they leave open (io_uring, memfd, keys, other processes, metadata of files outside). System calls newer than the list
-do not exist for the program (ENOSYS, on which libraries fall back), so the list does not go stale with the kernel.
+A list of what is refused, not of what is allowed: namespaces or Landlock confine the program, and the filter closes
+what they leave open (io_uring, memfd, keys, other processes, metadata of files outside). System calls newer than the
+list do not exist for the program (ENOSYS, on which libraries fall back), so the list does not go stale.
 """
 
 from __future__ import annotations
