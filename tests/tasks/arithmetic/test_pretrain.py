@@ -51,6 +51,7 @@ def test_a_short_pretraining_lowers_the_loss(tmp_path: Path) -> None:
             model, tokenizer, held_out, temperature=temperature, max_new_tokens=24, seed=SHORT.seed
         )
 
+
 def test_demonstrations_without_steps_come_last_and_change_the_weights(tmp_path: Path) -> None:
     settings = dataclasses.replace(
         SHORT, problems=ProblemSettings(), steps=2, answer_only_steps=2, answer_only_fraction=1.0, evaluation_problems=0
