@@ -125,8 +125,8 @@ def test_a_sandbox_works_on_this_machine() -> None:
     if problem and os.environ.get("BOLT_RAY_NO_SANDBOX") == "1":
         pytest.skip("BOLT_RAY_NO_SANDBOX=1: neither the sandbox nor the `code` reward is tested here")
     assert not problem, (
-        f"{problem}.\nEvery test of the sandbox and of the `code` reward is skipped on this machine. Where that cannot be "
-        "helped (a container that forbids both mechanisms), accept it with BOLT_RAY_NO_SANDBOX=1"
+        f"{problem}.\nEvery test of the sandbox and of the `code` reward is skipped on this machine. Where that "
+        "cannot be helped (a container that forbids both mechanisms), accept it with BOLT_RAY_NO_SANDBOX=1"
     )
     assert "seccomp" in description
 
