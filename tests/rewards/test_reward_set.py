@@ -151,6 +151,10 @@ def test_too_many_unscored_completions_stop_the_run() -> None:
     check_unscored(num_scored=6, reasons=counted, max_unscored_fraction=0.5)
     check_unscored(num_scored=0, reasons={}, max_unscored_fraction=0.0)
     check_unscored(num_scored=0, reasons={"a": 3}, max_unscored_fraction=0.5, min_completions=4)
+    with pytest.raises(UnhealthyTrainingError, match="not one of 1 completions"):
+        check_unscored(num_scored=0, reasons={"a": 1}, max_unscored_fraction=1.0)
+    with pytest.raises(UnhealthyTrainingError, match="2 of 4 completions"):
+        check_unscored(num_scored=2, reasons={"a": 2}, max_unscored_fraction=0.4, min_completions=4)
     with pytest.raises(UnhealthyTrainingError, match=r"6 of 11 .*55%.*50%.*: 4 × own: crash; 2 × own: timeout"):
         check_unscored(num_scored=5, reasons=counted, max_unscored_fraction=0.5)
     with pytest.raises(UnhealthyTrainingError, match="not one of 3 completions could be scored: 3 × own: crash"):
