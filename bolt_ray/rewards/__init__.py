@@ -1,4 +1,4 @@
-"""Reward functions, and the processes they are shut up in.
+"""Reward functions, and the isolated processes they run in.
 
 A reward of your own needs nothing but :class:`RewardInput`; see ``configs/rewards/example_reward.py``.
 """

@@ -1,4 +1,4 @@
-"""The ``http`` reward, and the careful POST it shares with the judge."""
+"""The ``http`` reward, and the HTTP client with retries that ``llm_judge`` also uses."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class Endpoint:
         url: where to.
         api_key_env: environment variable with the key, sent as ``Authorization: Bearer``; None: no key.
         request_timeout_s: limit of one try.
-        max_retries: further tries after a failed connection or a status that may pass.
+        max_retries: further tries after a failed connection or a temporary status.
         backoff_s: wait before the first of them; doubles, with jitter; ``Retry-After`` is honored up to 30 s.
 
     Raises:
@@ -76,7 +76,7 @@ class Endpoint:
         """The endpoint's JSON answer.
 
         Raises:
-            EndpointError: no answer after all tries, a status that will not pass, or no JSON.
+            EndpointError: no answer after all tries, a permanent error status, or an answer that is not JSON.
         """
         problem = EndpointError("not tried")
         for attempt in range(self._max_retries + 1):
@@ -130,11 +130,11 @@ def _retry_after_s(value: str | None) -> float:
 class HttpReward:
     """A reward behind HTTP: POSTs ``{"inputs": [RewardInput, …]}``, reads ``{"rewards": [number | null, …]}``.
 
-    A request that fails for good leaves its completions unscored, the others keep their rewards.
+    A request that still fails after its retries leaves its completions unscored; the others keep their rewards.
 
     Args:
         url, api_key_env, request_timeout_s, max_retries, backoff_s: see :class:`Endpoint`.
-        concurrency: requests under way at a time.
+        concurrency: requests in flight at a time.
         batch_size: completions in one request.
     """
 

@@ -23,7 +23,7 @@ class LlmJudgeReward:
         min_score, max_score: range of the grades.
         max_tokens, temperature: the judge's sampling.
         api_key_env, request_timeout_s, max_retries, backoff_s: see :class:`Endpoint`.
-        concurrency: requests under way at a time.
+        concurrency: requests in flight at a time.
     """
 
     batched = True

@@ -1,7 +1,7 @@
 """The ``math`` reward: is the completion's answer mathematically equal to the reference?
 
 Parsing and comparing are math-verify's. It interrupts itself with ``signal.alarm``, which works in a main
-thread only; reward processes score in theirs. What even the alarm cannot stop, the process's own timeout does.
+thread only; reward processes score in theirs. What the alarm cannot stop is stopped by the process's own timeout.
 """
 
 from __future__ import annotations

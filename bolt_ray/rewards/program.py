@@ -18,8 +18,8 @@ Check = Literal["tests", "output"]
 _FENCED = re.compile(r"```[ \t]*([\w+-]*)[^\n]*\n(.*?)(?:```|\Z)", re.DOTALL)
 
 # Runs inside the sandbox. A test counts when its line, with the run's secret, is written; a program that exits
-# before its tests has written none. The program shares a process with this, so one that digs the secret out
-# of the interpreter's frames could still lie.
+# before its tests has written none. The program runs in this process, so one that finds the secret in the
+# interpreter's frames could still fake a pass.
 HARNESS = """
 import json, os, sys
 job = json.load(sys.stdin)
@@ -62,9 +62,9 @@ def plain_output(text: str) -> str:
 class CodeReward:
     """1.0 if the program passes, else 0.0; with ``partial`` the share of tests or cases it passes.
 
-    Tests share the program's interpreter: one that looks for them there can fake a pass; ``output`` has no such door.
-    A program that fails, hangs or is stopped by a limit is wrong: 0. A row without tests, or a sandbox that
-    could not be built, is no verdict.
+    Tests share the program's interpreter, so a program that looks for them can fake a pass; with ``output`` it cannot.
+    A program that fails, hangs or is stopped by a limit is wrong: 0. A row without tests, or a sandbox that cannot be
+    set up, gives no verdict.
 
     Args:
         check: ``tests``: the column holds Python test code, as text or a list of texts; a ``check(candidate)``
@@ -142,7 +142,7 @@ class CodeReward:
             result = self._sandbox.run(program, stdin=given)
             right = result.ok and plain_output(result.stdout) == plain_output(expected)
             passed += right
-            # A program that is wrong once has lost; one that hangs would cost the full time for every case.
+            # Without partial credit one wrong case decides; one that hangs would take the full time for every case.
             if not right and (not self._partial or result.end == "wall_time"):
                 break
         return passed / len(cases)

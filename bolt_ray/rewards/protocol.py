@@ -1,7 +1,7 @@
-"""What a reward is given, what it answers, and the protocol every reward follows.
+"""The input of a reward, its verdict, and the protocol every reward implements.
 
-A reward is a small class (or a user's function) in a file of its own. It runs in a process of its own, see
-``isolation.py``, and never in the process that trains.
+A reward is a small class in a file of its own, or a user's function. It runs in a separate process (see
+``process/isolation.py``), never in the process that trains.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ class Unscored:
     Attributes:
         kind: a word for counting: "exception", "timeout", "crash", "not_finite", "wrong_type", "wrong_count",
             "no_verdict", or a reward's own.
-        detail: one line for a person.
+        detail: one line for the user.
     """
 
     kind: str
@@ -66,15 +66,15 @@ class Reward(Protocol):
 
     Attributes:
         batched: False: ``score`` is called with one completion at a time, so a failure names its completion.
-            True: it is called with the whole batch; after a failure the batch is halved until the culprit
-            stands alone.
+            True: it is called with the whole batch; after a failure the batch is halved until the
+            failing completion is alone.
     """
 
     @property
     def batched(self) -> bool: ...
 
     def score(self, inputs: Sequence[RewardInput]) -> Sequence[object]:
-        """One number per completion, in order; ``None`` or :class:`Unscored` where there is no verdict."""
+        """One number per completion, in order; ``None`` or :class:`Unscored` for no verdict."""
         ...
 
 

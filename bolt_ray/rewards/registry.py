@@ -1,4 +1,4 @@
-"""A reward as plain values that can cross a process boundary, and where its class is."""
+"""The reward types with their classes, and a reward as plain values that can be sent to another process."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ IMPLEMENTATIONS: Mapping[str, str] = {
 }
 
 SHARED_PROCESS = frozenset({"arithmetic", "exact", "contains", "regex", "format", "length", "overlong"})
-"""Types that start at once and share one process; every other reward gets a process of its own, so that a
-user's crash does not cost a reward model its reload."""
+"""Types that start fast and share one process. Every other reward gets its own, so that a crash in a user's function
+does not force a reward model to be loaded again."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

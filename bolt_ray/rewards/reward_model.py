@@ -62,7 +62,7 @@ class RewardModelReward:
 
     def score(self, inputs: Sequence[RewardInput]) -> list[float]:
         texts = [self._text(item) for item in inputs]
-        # Texts of like length together: less padding. The rewards go back to the order of the inputs.
+        # Texts of similar length together: less padding. The rewards go back to the order of the inputs.
         order = sorted(range(len(texts)), key=lambda i: len(texts[i]))
         rewards = [0.0] * len(texts)
         for start in range(0, len(order), self._batch_size):

@@ -1,4 +1,4 @@
-"""All rewards of a run over one batch: each in its process, the parts combined by weight."""
+"""Scores a batch with all rewards of a run, each in its process, and combines the parts by weight."""
 
 from __future__ import annotations
 
@@ -108,13 +108,8 @@ class RewardSet:
         return [reasons.get(i) or self._sum(parts[i]) for i in range(len(inputs))]
 
     @property
-    def process_starts(self) -> int:
-        """Processes started so far; above the number of processes, the difference was killed or died."""
-        return sum(process.starts for process in self._processes)
-
-    @property
     def pids(self) -> list[int]:
-        """The reward processes there are at the moment."""
+        """Process ids of the reward processes that run at the moment."""
         return [process.pid for process in self._processes if process.pid is not None]
 
     def close(self) -> None:

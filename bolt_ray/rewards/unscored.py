@@ -1,4 +1,4 @@
-"""Completions without a verdict, counted: some are noise, many mean the reward itself is broken."""
+"""Counts completions without a verdict: a few are noise, many mean that the reward itself is broken."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""Tasks that need no data set: generators of problems with their rewards."""
+"""Tasks that need no dataset: generators of problems with their rewards."""

@@ -40,8 +40,9 @@ def score(item):
         open(item.metadata["flag"], "w").close()
         os.kill(os.getppid(), signal.SIGKILL)
         time.sleep(60)
-    if item.completion == "slow":
-        time.sleep(1.5)
+    if item.completion == "gate":        # waits until the test opens it
+        while not os.path.exists(item.metadata["gate"]):
+            time.sleep(0.01)
     if item.completion == "hang":
         time.sleep(60)
     if item.completion == "raise":
@@ -62,8 +63,8 @@ def rewards(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def own(path: Path, function: str = "score", *, timeout_s: float = 3.0) -> RewardSpec:
-    return RewardSpec(name="own", type="function", timeout_s=timeout_s, options={"function": f"{path}:{function}"})
+def own(path: Path, function: str = "score", *, name: str = "own", timeout_s: float = 60.0) -> RewardSpec:
+    return RewardSpec(name=name, type="function", timeout_s=timeout_s, options={"function": f"{path}:{function}"})
 
 
 def completion(number: int, text: str, *, answer: str = "4", source: str = "", **metadata: Any) -> Completion:
@@ -129,16 +130,19 @@ def test_rewards_parts_and_the_trackers_reward() -> None:
 
 
 def test_failing_rewards_are_unscored_and_counted(rewards: Path) -> None:
-    with pool_of([own(rewards, timeout_s=1.0)], batch_size=2) as pool:
-        pool.submit([completion(i, text) for i, text in enumerate(["a", "raise", "hang", "b", "raise"])])
+    # Only what hangs is scored by the reward with little time.
+    specs = [own(rewards), own(rewards, name="brief", timeout_s=0.5)]
+    with pool_of(specs, batch_size=2, by_source={"": ["own"], "hangs": ["brief"]}) as pool:
+        texts = ["a", "raise", "hang", "b", "raise"]
+        pool.submit([completion(i, text, source="hangs" * (text == "hang")) for i, text in enumerate(texts)])
         done = drain(pool)
         reasons = {i: o.reason for i, o in done.items() if isinstance(o, UnscoredCompletion)}
         assert reasons == {
             1: "own: exception: ValueError: on purpose",
-            2: "own: timeout: no answer within 1 s",
+            2: "brief: timeout: no answer within 0.5 s",
             4: "own: exception: ValueError: on purpose",
         }
-        assert (pool.num_scored, pool.reasons) == (2, {"own: exception": 2, "own: timeout": 1})
+        assert (pool.num_scored, pool.reasons) == (2, {"own: exception": 2, "brief: timeout": 1})
         metrics = pool.metrics()
         assert metrics["reward/unscored_fraction"] == 0.6
         assert metrics["reward/unscored/own/exception"] == 2.0
@@ -146,10 +150,12 @@ def test_failing_rewards_are_unscored_and_counted(rewards: Path) -> None:
         assert pool.metrics()["reward/unscored_fraction"] == 0.0
 
 
-def test_submit_and_poll_do_not_wait(rewards: Path) -> None:
-    with pool_of([own(rewards, timeout_s=30.0)], num_scorers=1, batch_size=1) as pool:
-        pool.submit([completion(i, "slow") for i in range(2)])
-        assert pool.poll() == [] and pool.num_pending == 2  # each of them takes 1.5 s
+def test_submit_and_poll_do_not_wait(rewards: Path, tmp_path: Path) -> None:
+    gate = tmp_path / "gate"
+    with pool_of([own(rewards, timeout_s=120.0)], num_scorers=1, batch_size=1) as pool:
+        pool.submit([completion(i, "gate", gate=str(gate)) for i in range(2)])
+        assert pool.poll() == [] and pool.num_pending == 2  # both calls came back, and the gate is closed
+        gate.touch()
         assert len(drain(pool)) == 2
 
 

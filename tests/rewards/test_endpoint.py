@@ -174,13 +174,17 @@ def test_a_server_that_is_not_there_and_one_that_is_slow() -> None:
 
 
 def test_no_more_requests_at_once_than_allowed() -> None:
-    def slow(body: dict[str, Any]) -> tuple[int, Any, dict[str, str]]:
-        time.sleep(0.02)
+    three = threading.Barrier(3)
+
+    def together(body: dict[str, Any]) -> tuple[int, Any, dict[str, str]]:
+        three.wait(60)  # answers come when three requests are under way, never to fewer
+        time.sleep(0.02)  # a fourth that is under way has arrived by then
         return lengths(body)
 
-    with serve(slow) as (url, recorder):
-        HttpReward(url=url, batch_size=1, concurrency=3).score(inputs(*["x"] * 12))
-    assert 2 <= recorder.most_running <= 3
+    with serve(together) as (url, recorder):
+        reward = HttpReward(url=url, batch_size=1, concurrency=3, request_timeout_s=60)
+        assert reward.score(inputs(*["x"] * 12)) == [1.0] * 12
+    assert recorder.most_running == 3
 
 
 def test_the_key_is_sent_and_never_shown(monkeypatch: pytest.MonkeyPatch) -> None:

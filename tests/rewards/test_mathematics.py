@@ -5,7 +5,7 @@ import threading
 import pytest
 from support.math_pairs import PAIRS
 
-from bolt_ray.rewards.mathematics import MathReward, last_boxed, last_number
+from bolt_ray.rewards.mathematics import MathReward
 from bolt_ray.rewards.process.isolation import RewardProcess
 from bolt_ray.rewards.protocol import RewardInput, Unscored, Verdict
 from bolt_ray.rewards.registry import RewardSpec
@@ -17,43 +17,7 @@ def one(reward: MathReward, completion: str, answer: str) -> Verdict:
 
 def test_written_answer_pairs() -> None:
     reward = MathReward()
-    wrong = [pair for pair in PAIRS if one(reward, *pair[:2]) != float(pair[2])]
-    assert len(PAIRS) >= 100
-    assert sum(not equal for *_, equal in PAIRS) >= 25
-    assert wrong == []
-
-
-@pytest.mark.parametrize(
-    ("text", "boxed"),
-    [
-        (r"\boxed{\frac{1}{2}}", r"\frac{1}{2}"),
-        (r"\boxed{1} \boxed {2}", "2"),
-        (r"\boxed{1} and \boxed{2", "1"),
-        (r"\boxed{\{1\}}", r"\{1\}"),
-        (r"\fbox{3}", "3"),
-        ("none", None),
-    ],
-)
-def test_last_boxed(text: str, boxed: str | None) -> None:
-    assert last_boxed(text) == boxed
-
-
-@pytest.mark.parametrize(
-    ("text", "number"),
-    [
-        ("3 and 3/4", "3/4"),
-        ("-1,234.5 km", "-1,234.5"),
-        ("10-5", "5"),
-        (r"about 12\% of", "12%"),
-        ("It is 5.", "5"),
-        ("costs $1,250.", "1,250"),
-        (".5", ".5"),
-        ("none", None),
-        ("", None),
-    ],
-)
-def test_last_number(text: str, number: str | None) -> None:
-    assert last_number(text) == number
+    assert [pair for pair in PAIRS if one(reward, *pair[:2]) != float(pair[2])] == []
 
 
 def test_extraction_modes() -> None:
@@ -72,20 +36,53 @@ def test_no_reference_is_no_verdict() -> None:
     assert isinstance(unreadable, Unscored) and unreadable.kind == "bad_answer"
 
 
+@pytest.mark.parametrize(
+    ("answer", "value"),
+    [
+        ("He answered 43-3=40 questions.\n#### 40", "40"),
+        ("The answer is 5 per box, for 4 boxes.\n#### 20", "20"),
+        ("First $x=\\boxed{5}$, so the sum is 12.\n#### 12", "12"),
+        ("#### 3 is not it\n#### 1,234", "1234"),
+    ],
+)
+def test_a_reference_counts_from_its_last_mark_on(answer: str, value: str) -> None:
+    assert one(MathReward(), rf"\boxed{{{value}}}", answer) == 1.0
+    assert one(MathReward(), r"\boxed{5}", answer) == 0.0
+
+
+def test_the_last_answer_tag_counts() -> None:
+    text = "<answer>3</answer> no, <answer>4</answer>"
+    assert one(MathReward(), text, "4") == 1.0
+    assert one(MathReward(), text, "3") == 0.0
+
+
+# Both would take minutes at least: the one to read, the other to compare.
+ENDLESS = [(r"\boxed{9^{9^{9^{9}}}}", "2"), (r"\boxed{\sum_{k=1}^{10^{15}} \frac{1}{k^2+x}}", "3")]
+
+
+def timed_out(verdict: Verdict) -> bool:
+    return isinstance(verdict, Unscored) and verdict.kind == "timeout"
+
+
+@pytest.mark.parametrize(("completion", "answer"), ENDLESS, ids=["reading", "comparing"])
+def test_what_takes_too_long_is_no_verdict(completion: str, answer: str) -> None:
+    assert timed_out(one(MathReward(parse_timeout_s=1), completion, answer))
+
+
 @pytest.mark.slow
-def test_its_time_out_works_in_the_reward_process_even_when_the_caller_is_a_thread() -> None:
-    spec = RewardSpec(name="math", type="math", timeout_s=30.0, options={"parse_timeout_s": 1})
-    items = [
-        RewardInput(prompt="", completion=r"\boxed{2}", answer="2"),
-        RewardInput(prompt="", completion=r"\boxed{9^{9^{9^{9}}}}", answer="2"),
-        RewardInput(prompt="", completion=r"\boxed{(x+y+z)^{200} - (x+z+y)^{200}}", answer="(a+b+c+d)^{300}"),
-        RewardInput(prompt="", completion=r"\boxed{3}", answer="2"),
-    ]
+def test_its_timeout_works_in_the_reward_process_even_when_the_caller_is_a_thread() -> None:
+    patient = RewardSpec(name="patient", type="math", timeout_s=120.0, options={"parse_timeout_s": 60})
+    impatient = RewardSpec(name="impatient", type="math", timeout_s=60.0, options={"parse_timeout_s": 1})
     got: list[Verdict] = []
 
+    def score(process: RewardProcess, reward: int, *pairs: tuple[str, str]) -> None:
+        got.extend(process.score(reward, [RewardInput(prompt="", completion=c, answer=a) for c, a in pairs]))
+
     def work() -> None:
-        process = RewardProcess(rewards=[spec])
-        got.extend(process.score(0, items))
+        process = RewardProcess(rewards=[patient, impatient])
+        score(process, 0, (r"\boxed{2}", "2"))
+        score(process, 1, *ENDLESS)
+        score(process, 0, (r"\boxed{3}", "2"))
         got.append(float(process.starts))
         process.close()
 
@@ -93,5 +90,5 @@ def test_its_time_out_works_in_the_reward_process_even_when_the_caller_is_a_thre
     thread.start()
     thread.join()
     assert (got[0], got[3]) == (1.0, 0.0)
-    assert all(verdict == 0.0 or isinstance(verdict, Unscored) for verdict in got[1:3])
+    assert timed_out(got[1]) and timed_out(got[2])
     assert got[4] == 1.0  # math-verify stopped itself: the process was never killed

@@ -14,8 +14,9 @@ ADD = "Here:\n```python\ndef add(a, b):\n    return a + b\n```\nDone."
 TESTS = ["assert add(1, 2) == 3", "assert add(-1, 1) == 0", "assert add('a', 'b') == 'ab'"]
 
 
-@pytest.fixture(scope="module", autouse=True)
-def _needs_a_sandbox() -> None:
+@pytest.fixture(scope="module")
+def sandboxed() -> None:
+    """For tests that run programs; that some sandbox works is demanded in test_sandbox.py."""
     try:
         Sandbox()
     except EnvironmentProblem as problem:
@@ -36,7 +37,7 @@ def test_the_program_is_found() -> None:
     assert plain_output(" 1 \n2  \n\n") == "1\n2"
 
 
-def test_tests() -> None:
+def test_tests(sandboxed: None) -> None:
     reward = CodeReward()
     assert one(reward, ADD, TESTS) == 1.0
     assert one(reward, ADD, "\n".join(TESTS)) == 1.0
@@ -47,7 +48,7 @@ def test_tests() -> None:
     assert isinstance(missing, Unscored) and missing.kind == "no_tests"
 
 
-def test_partial_and_columns_and_check_functions() -> None:
+def test_partial_and_columns_and_check_functions(sandboxed: None) -> None:
     partial = CodeReward(partial=True, tests_column="tests")
     wrong = "def add(a, b):\n    return a + b if isinstance(a, int) else None"
     assert one(partial, wrong, tests=TESTS) == pytest.approx(2 / 3)
@@ -67,18 +68,18 @@ def test_partial_and_columns_and_check_functions() -> None:
         "import builtins\nbuiltins.AssertionError = None\nopen('tests.txt')",
     ],
 )
-def test_ending_early_is_not_passing(cheat: str) -> None:
+def test_ending_early_is_not_passing(sandboxed: None, cheat: str) -> None:
     assert one(CodeReward(), f"```python\n{cheat}\n```", TESTS) == 0.0
 
 
 @pytest.mark.slow
-def test_a_program_that_hangs_is_wrong_and_keeps_what_it_passed() -> None:
+def test_a_program_that_hangs_is_wrong_and_keeps_what_it_passed(sandboxed: None) -> None:
     source = "def add(a, b):\n    while a == -1: pass\n    return a + b"
     assert one(CodeReward(wall_s=3.0), source, TESTS) == 0.0
     assert one(CodeReward(wall_s=3.0, partial=True), source, TESTS) == pytest.approx(1 / 3)
 
 
-def test_output() -> None:
+def test_output(sandboxed: None) -> None:
     reward = CodeReward(check="output", partial=True)
     double = "```python\nprint(int(input()) * 2)\n```"
     cases = [{"input": "2\n", "output": "4"}, {"input": "3\n", "output": "6\n"}, {"input": "x", "output": "0"}]

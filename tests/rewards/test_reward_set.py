@@ -90,6 +90,24 @@ def test_a_completion_without_one_part_has_no_reward() -> None:
     ]
 
 
+def test_a_completion_without_a_verdict_is_not_handed_to_the_next_reward(tmp_path: Path) -> None:
+    asked = tmp_path / "asked"
+    specs = [
+        RewardSpec(name="first", type="function", options={"function": f"{HOSTILE}:score"}),
+        RewardSpec(
+            name="costly", type="function", options={"function": f"{HOSTILE}:record", "options": {"file": str(asked)}}
+        ),
+    ]
+    results = score(specs, [item("1"), item("raise"), item("none"), item("2")])
+    assert [r if isinstance(r, str) else r.parts for r in results] == [
+        {"first": 1.0, "costly": 0.0},
+        "first: exception: ValueError: on purpose",
+        "first: no_verdict: returned None",
+        {"first": 2.0, "costly": 0.0},
+    ]
+    assert asked.read_text().split() == ["1", "2"]
+
+
 def test_a_reward_that_cannot_start_leaves_no_process() -> None:
     specs = [
         RewardSpec(name="right", type="exact"),
@@ -133,6 +151,10 @@ def test_too_many_unscored_completions_stop_the_run() -> None:
     check_unscored(num_scored=6, reasons=counted, max_unscored_fraction=0.5)
     check_unscored(num_scored=0, reasons={}, max_unscored_fraction=0.0)
     check_unscored(num_scored=0, reasons={"a": 3}, max_unscored_fraction=0.5, min_completions=4)
+    with pytest.raises(UnhealthyTrainingError, match="not one of 1 completions"):
+        check_unscored(num_scored=0, reasons={"a": 1}, max_unscored_fraction=1.0)
+    with pytest.raises(UnhealthyTrainingError, match="2 of 4 completions"):
+        check_unscored(num_scored=2, reasons={"a": 2}, max_unscored_fraction=0.4, min_completions=4)
     with pytest.raises(UnhealthyTrainingError, match=r"6 of 11 .*55%.*50%.*: 4 × own: crash; 2 × own: timeout"):
         check_unscored(num_scored=5, reasons=counted, max_unscored_fraction=0.5)
     with pytest.raises(UnhealthyTrainingError, match="not one of 3 completions could be scored: 3 × own: crash"):

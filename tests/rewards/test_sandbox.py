@@ -1,4 +1,4 @@
-"""The sandbox against programs that mean harm: all contained, the host unharmed, nothing left."""
+"""The sandbox against hostile programs: all are contained, the host is unharmed, nothing is left."""
 
 from __future__ import annotations
 
@@ -6,12 +6,13 @@ import ctypes
 import dataclasses
 import json
 import os
+import re
 import socket
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,17 @@ from bolt_ray.rewards.sandbox.usage import descendants
 LIMITS = SandboxLimits(wall_s=30.0, cpu_s=20, memory_mb=256, max_processes=12, file_mb=8, output_kb=64)
 SHORT = dataclasses.replace(LIMITS, wall_s=3.0, cpu_s=2)  # for programs that end no other way
 CANARY = "the host's own\n"
+STARTED = {"zombies": 10, "daemon": 1, "daemon_that_keeps_the_output_open": 1, "stopped_children": 3}
+# One of each kind of wall: files, network, processes, seccomp, capabilities, sealed input, limits.
+FAST = {
+    "read_canary",
+    "tcp_to_the_host",
+    "kill_a_process_outside",
+    "odd_system_calls",
+    "write_to_stdin",
+    "huge_output",
+    "daemon",
+}
 
 
 @pytest.fixture(scope="module", params=["namespaces", "landlock"])
@@ -40,7 +52,7 @@ def sandbox(request: pytest.FixtureRequest) -> Sandbox:
 @pytest.fixture(scope="module")
 def host(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Any]]:
     """Things of the host's that a program could harm: a file, a process, listening sockets."""
-    ctypes.CDLL(None).prctl(36, 1, 0, 0, 0)  # orphans of the sandbox would become our children
+    ctypes.CDLL(None).prctl(36, 1, 0, 0, 0)  # orphans of the sandbox become our children
     outside = tmp_path_factory.mktemp("outside")
     (outside / "canary").write_text(CANARY)
     victim = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"], env={"SECRET": "s3cret"})
@@ -74,13 +86,13 @@ def run(sandbox: Sandbox, host: dict[str, Any]) -> Iterator[Any]:
     """Runs a program, then checks that the host is as it was and that the sandbox still works."""
     before = set(descendants(os.getpid()))
     temporary = set(Path(tempfile.gettempdir()).glob("bolt-ray-sandbox-*"))
-    told = {key: host[key] for key in ("canary", "outside", "victim", "port", "unix", "abstract")}
-    told["may_chmod"] = sandbox.mechanism == "namespaces"
+    facts = {key: host[key] for key in ("canary", "outside", "victim", "port", "unix", "abstract")}
+    facts["may_chmod"] = sandbox.mechanism == "namespaces"
 
     def run_with(source: str, limits: SandboxLimits = LIMITS) -> RunResult:
         sandbox.limits = limits
         try:
-            return sandbox.run(PREAMBLE + source, stdin=json.dumps(told))
+            return sandbox.run(PREAMBLE + source, stdin=json.dumps(facts))
         finally:
             sandbox.limits = LIMITS
 
@@ -100,17 +112,34 @@ def run(sandbox: Sandbox, host: dict[str, Any]) -> Iterator[Any]:
     assert sandbox.run("print(input())", stdin="still here\n").stdout == "still here\n"
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("name", REFUSED)
+def some_fast(names: Iterable[str], fast: set[str]) -> list[Any]:
+    """All names as parameters; but a few are left to the slow tests."""
+    return [pytest.param(name, marks=() if name in fast else pytest.mark.slow) for name in names]
+
+
+def test_a_sandbox_works_on_this_machine() -> None:
+    try:
+        problem, description = "", Sandbox().describe()
+    except EnvironmentProblem as error:
+        problem, description = str(error), ""
+    if problem and os.environ.get("BOLT_RAY_NO_SANDBOX") == "1":
+        pytest.skip("BOLT_RAY_NO_SANDBOX=1: neither the sandbox nor the `code` reward is tested here")
+    assert not problem, (
+        f"{problem}.\nEvery test of the sandbox and of the `code` reward is skipped on this machine. Where that "
+        "cannot be helped (a container that forbids both mechanisms), accept it with BOLT_RAY_NO_SANDBOX=1"
+    )
+    assert "seccomp" in description
+
+
+@pytest.mark.parametrize("name", some_fast(REFUSED, FAST))
 def test_nothing_forbidden_works(name: str, run: Any) -> None:
     result = run(REFUSED[name])
-    assert "ESCAPED" not in result.stdout
+    assert "ESCAPED" not in result.stdout and "UNPROVEN" not in result.stdout, result.stdout
     assert "refused" in result.stdout or result.end in ("killed", "disk")
     assert "Traceback" not in result.stderr
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("name", ENDS)
+@pytest.mark.parametrize("name", some_fast(ENDS, FAST))
 def test_every_program_ends(name: str, run: Any) -> None:
     source, ends = ENDS[name]
     started = time.monotonic()
@@ -121,21 +150,20 @@ def test_every_program_ends(name: str, run: Any) -> None:
     assert len(result.stdout) + len(result.stderr) <= LIMITS.output_kb * 1024
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("name", PROCESSES)
+@pytest.mark.parametrize("name", some_fast(PROCESSES, FAST))
 def test_no_process_survives(name: str, run: Any, sandbox: Sandbox) -> None:
     result = run(PROCESSES[name])
+    started = [int(number) for number in re.findall(r"started (\d+)", result.stdout)]
     if sandbox.mechanism == "landlock":
-        assert "started 0" in result.stdout or "started" not in result.stdout
+        assert result.stdout.startswith("fork refused\n") and started in ([], [0])
     elif name == "many_memory_hogs":
         assert result.end == "memory"
     elif name == "fork_bomb":
-        assert 1 <= int(result.stdout.split()[1]) < LIMITS.max_processes
-
-
-@pytest.mark.slow
-def test_there_are_at_least_thirty_hostile_programs() -> None:
-    assert len(REFUSED) + len(ENDS) + len(PROCESSES) >= 60
+        assert 1 <= started[0] < LIMITS.max_processes and "fork refused" in result.stdout
+    elif name == "exponential_fork_bomb":
+        assert "fork refused" in result.stdout
+    else:
+        assert started == [STARTED[name]]
 
 
 def test_the_program_sees_an_environment_of_its_own(sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -166,8 +194,3 @@ def test_no_mechanism_is_a_refusal_unless_allowed() -> None:
     assert allowed.describe() == "NO SANDBOX: resource limits only"
     assert allowed.run("print(6 * 7)").stdout == "42\n"
     assert allowed.run("while True: pass").end in ("wall_time", "killed")
-
-
-def test_the_mechanism_is_reported(sandbox: Sandbox) -> None:
-    assert sandbox.mechanism in ("namespaces", "landlock")
-    assert "seccomp" in sandbox.describe()

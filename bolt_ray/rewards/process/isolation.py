@@ -1,11 +1,11 @@
-"""Rewards shut up in a process: whatever a reward does, the caller gets a verdict or a reason, in bounded time.
+"""Runs rewards in an isolated process: whatever a reward does, the caller gets a verdict or a reason in bounded time.
 
     scorer ──frames──▶ RewardProcess ──▶ child process (worker.py): raises, hangs, exits, segfaults, eats memory
-       ▲                    │ killed with everything it started, and started anew for the next call
+       ▲                    │ killed with everything it started; the next call starts a new one
        └── Verdict per completion: a finite float, or Unscored(kind, detail)
 
-A reward that scores one completion at a time names its own culprit. A batched one is called again with halves
-of the batch until the culprit stands alone.
+When a reward that scores one completion at a time fails, the failing completion is known. A batched one is called
+again with halves of the batch until the failing completion is alone.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from bolt_ray.rewards.registry import RewardSpec
 
 TAG_VARIABLE = "BOLT_RAY_REWARD_PROCESS"
 MAX_BATCH_TIMEOUTS = 16
-"""A batched reward that hangs this often on one batch is not called again for the rest of it."""
+"""After so many timeouts on one batch, a batched reward is not called again for the rest of it."""
 
 _START = (
     "import json, sys; path, fd, parent = json.loads(sys.argv[1]); sys.path[:] = path;"
@@ -45,8 +45,8 @@ class CallOutcome:
     """What one call of one reward gave.
 
     Attributes:
-        verdicts: by position in the call's inputs; without the positions the failure left open.
-        failure: why the call did not come to its end, or None.
+        verdicts: by position in the call's inputs; positions without a verdict because of the failure are missing.
+        failure: why the call did not complete, or None.
     """
 
     verdicts: Mapping[int, Verdict]
@@ -74,7 +74,7 @@ class RewardProcess:
         self._process: subprocess.Popen[bytes] | None = None
         self._channel: FrameSocket | None = None
         self._death_fd = -1
-        self._batched: list[bool] = []  # known from the first start on
+        self._batched: list[bool] = []  # known after the first start
         self._ready = False
         self.tag = ""
         self.starts = 0
@@ -106,7 +106,7 @@ class RewardProcess:
             "memory_mb": max(r.memory_mb for r in self._rewards),
             "rewards": [{"type": r.type, "options": r.options} for r in self._rewards],
         }
-        # A child that is dead already shows when its answer is waited for.
+        # If the child is dead already, start() finds out when it waits for the answer.
         with contextlib.suppress(PeerGoneError, PeerTimeoutError):
             self._channel.send(hello, timeout_s=self._startup_timeout_s)
 
@@ -179,7 +179,7 @@ class RewardProcess:
         """One call of one reward, without a second try. The timeout counts from each verdict to the next."""
         spec = self._rewards[index]
         if self._process is not None and self._process.poll() is not None:
-            self.close()  # it ended between two calls: no completion of this one is to blame
+            self.close()  # it ended between two calls: no completion of this call is the cause
         if not self._ready:
             try:
                 self.start()
@@ -205,7 +205,7 @@ class RewardProcess:
             self.close()
             failure = Unscored("timeout", f"no answer within {spec.timeout_s:g} s")
         except (PeerGoneError, KeyError, TypeError, ValueError) as problem:
-            end = self._end_of_child() if isinstance(problem, PeerGoneError) else "it sent what is no verdict"
+            end = self._end_of_child() if isinstance(problem, PeerGoneError) else "it sent no verdict"
             self.close()
             failure = Unscored("crash", end)
         return CallOutcome(verdicts=verdicts, failure=failure)
@@ -226,7 +226,7 @@ class RewardProcess:
         return CallOutcome(verdicts={}, failure=Unscored("wrong_count", f"{len(verdicts)} verdicts of {count}"))
 
     def _end_of_child(self) -> str:
-        """How the child ended, for a person: its exit status, or the signal that killed it."""
+        """How the child ended, as text: its exit status, or the signal that killed it."""
         assert self._process is not None
         try:
             status = self._process.wait(timeout=1.0)

@@ -23,7 +23,7 @@ class PeerTimeoutError(Exception):
 
 
 class PeerGoneError(Exception):
-    """The other side closed the connection, died, or sent what is not a frame."""
+    """The other side closed the connection, died, or sent something that is not a frame."""
 
 
 def plain(value: object) -> object:
@@ -45,7 +45,7 @@ class FrameSocket:
     Args:
         sock: a connected stream socket; owned by this object from now on.
         death_fd: a descriptor that becomes readable when the other side's process ends (a pidfd). The
-            socket alone does not tell: a grandchild may hold a copy of it open.
+            socket alone is not enough: a grandchild may hold a copy of it open.
     """
 
     def __init__(self, sock: socket.socket, *, death_fd: int | None = None) -> None:
@@ -61,15 +61,15 @@ class FrameSocket:
         """Send one message.
 
         Raises:
-            PeerTimeoutError: it was not taken within ``timeout_s``.
-            PeerGoneError: nobody is there to take it.
+            PeerTimeoutError: it was not received within ``timeout_s``.
+            PeerGoneError: the other side is gone.
         """
         body = json.dumps(message, default=plain).encode()
         self._sock.settimeout(timeout_s)
         try:
             self._sock.sendall(_HEADER.pack(len(body)) + body)
         except TimeoutError as problem:
-            raise PeerTimeoutError("the message was not taken in time") from problem
+            raise PeerTimeoutError("the message was not received in time") from problem
         except OSError as problem:
             raise PeerGoneError(str(problem)) from problem
 
@@ -117,7 +117,7 @@ class FrameSocket:
         ready = {key.fd for key, _ in self._selector.select(remaining)}
         if not ready:
             raise PeerTimeoutError("no answer in time")
-        # What was sent before the peer died still counts, so the socket is read before its death is believed.
+        # What was sent before the peer died still counts, so the socket is read first.
         if self._sock.fileno() not in ready:
             raise PeerGoneError("its process ended")
         self._sock.settimeout(0)

@@ -1,18 +1,16 @@
-"""The reward process: builds the rewards it is told to, then scores what it is sent, until the socket closes.
+"""The reward process: builds the rewards it is sent, then scores completions until the socket closes.
 
 Started by ``isolation.RewardProcess``. Messages in: ``{"score": index, "inputs": [...], "cpu_s": n}``. Messages
 out: one ``{"item": i, "value": v}`` or ``{"item": i, "unscored": [kind, detail]}`` per completion, then
-``{"done": true}``; or ``{"failed": [kind, detail]}`` if the call as a whole failed. A reward that is not batched
-answers completion by completion, so the scorer knows which one a crash or a hang belongs to.
+``{"done": true}``; or ``{"failed": [kind, detail]}`` if the call as a whole failed. The verdicts of a
+reward that is not batched are sent one by one, so the scorer knows which completion caused a crash or a hang.
 """
 
 from __future__ import annotations
 
-import ctypes
 import importlib
 import os
 import resource
-import signal
 import socket
 import sys
 from collections.abc import Sequence
@@ -22,12 +20,11 @@ from typing import Any, cast
 from bolt_ray.rewards.process.json_socket import FrameSocket, PeerGoneError
 from bolt_ray.rewards.protocol import DETAIL_CHARS, Reward, RewardInput, Unscored, verdict_of
 from bolt_ray.rewards.registry import IMPLEMENTATIONS
-
-_PR_SET_PDEATHSIG = 1
+from bolt_ray.rewards.sandbox.kernel import die_with_parent
 
 
 class Caught:
-    """Keeps what a reward raised, whatever it is, as one line; the process lives on."""
+    """Keeps whatever a reward raised as one line, so that the process continues."""
 
     def __init__(self) -> None:
         self.detail: str | None = None
@@ -42,13 +39,6 @@ class Caught:
             return False
         self.detail = f"{kind.__name__}: {problem}"[:DETAIL_CHARS]
         return True
-
-
-def die_with_parent(parent_pid: int) -> None:
-    """Have the kernel kill this process when the thread that started it ends, even while it hangs."""
-    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-    if os.getppid() != parent_pid:
-        os._exit(1)
 
 
 def limit_memory(memory_mb: int) -> None:
@@ -105,7 +95,9 @@ def answer(channel: FrameSocket, reward: Reward, inputs: list[RewardInput], cpu_
 
 def main(fd: int, parent_pid: int) -> None:
     """Serve one scorer. Prints of a reward go to stderr; its stdin is empty."""
-    die_with_parent(parent_pid)
+    die_with_parent()
+    if os.getppid() != parent_pid:  # the scorer ended before the kernel was asked to watch it
+        os._exit(1)
     os.dup2(2, 1)
     os.set_inheritable(fd, False)
     channel = FrameSocket(socket.socket(fileno=fd))

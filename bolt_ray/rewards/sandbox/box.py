@@ -1,4 +1,4 @@
-"""Run a Python program nobody trusts: no network, no files but its own, bounded in everything, gone afterwards.
+"""Runs an untrusted Python program: no network, no files but its own, all resources limited, nothing left afterwards.
 
 Two mechanisms, the strongest that works on this machine is taken:
 
@@ -11,9 +11,9 @@ Two mechanisms, the strongest that works on this machine is taken:
     fresh temporary directory, seccomp refuses sockets, child processes, signals and changes to file metadata.
     Needs Linux 6.2.
 
-Each is tried before it is trusted: a probe program must run, and must fail to read a file outside, to open a
-socket, and (``landlock``) to start a process. Without either :class:`Sandbox` refuses to work unless told
-``allow_unsafe``: then there are resource limits and an empty environment, and no walls.
+Each is tested before it is used: a probe program must run, and must fail to read a file outside, to open a socket,
+and (``landlock``) to start a process. Without either mechanism :class:`Sandbox` raises, unless ``allow_unsafe``: then
+the program gets resource limits and an empty environment, but no isolation.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ _ENVIRONMENT = {
 
 @dataclass(slots=True, kw_only=True)
 class _Running:
-    """One program under way: its launcher and what has come out of it."""
+    """One running program: its launcher and its output so far."""
 
     launcher: subprocess.Popen[bytes]
     deadline: float
@@ -69,13 +69,12 @@ class _Running:
 
 
 class Sandbox:
-    """Runs Python programs shut in.
+    """Runs Python programs in isolation.
 
     Args:
         limits: of each run.
         mechanism: None takes the strongest that works.
         allow_unsafe: accept a machine without any mechanism.
-        extra_paths: more that the program may read: directories with modules it needs.
 
     Raises:
         EnvironmentProblem: the mechanism asked for, or any at all, does not work here.
@@ -87,11 +86,8 @@ class Sandbox:
         limits: SandboxLimits | None = None,
         mechanism: Mechanism | None = None,
         allow_unsafe: bool = False,
-        extra_paths: Sequence[str] = (),
     ) -> None:
         self.limits = limits or SandboxLimits()
-        self._read_only = [*interpreter_paths(), *extra_paths]
-        self._environment = {**_ENVIRONMENT, "PYTHONPATH": os.pathsep.join(extra_paths)}
         self.mechanism: Mechanism = "none"
         refusals = []
         candidates: list[Mechanism] = [mechanism] if mechanism else ["namespaces", "landlock"]
@@ -105,7 +101,7 @@ class Sandbox:
         if not allow_unsafe or mechanism:
             raise EnvironmentProblem(
                 f"no sandbox works on this machine ({'; '.join(refusals)}); code rewards need unprivileged user "
-                "namespaces, or Linux 6.2 with Landlock. `allow_unsafe: true` runs programs without walls: only "
+                "namespaces, or Linux 6.2 with Landlock. `allow_unsafe: true` runs programs without isolation: only "
                 "for programs you would run yourself"
             )
 
@@ -129,7 +125,7 @@ class Sandbox:
 
         Raises:
             ValueError: a file name with a directory in it.
-            EnvironmentProblem: the sandbox could not be built this time; the program was not run.
+            EnvironmentProblem: the sandbox could not be set up this time; the program was not run.
         """
         everything = {**(files or {}), PROGRAM: source}
         if any(Path(name).name != name for name in everything):
@@ -170,17 +166,17 @@ class Sandbox:
 
     def _result(self, running: _Running, messages: Sequence[Mapping[str, Any]], wall_s: float) -> RunResult:
         output = {name: bytes(data).decode("utf-8", errors="replace") for name, data in running.output.items()}
-        said = {key: value for message in messages for key, value in message.items()}
-        if "setup" in said or (running.end is None and not said):
-            reason = said.get("setup") or output.get("stderr", "")[-500:] or "the launcher ended"
-            raise EnvironmentProblem(f"the sandbox ({self.mechanism}) could not be built: {reason}")
-        code = None if running.end else int(said["exit"]) if "exit" in said else -int(said["signal"])
-        end: End = running.end or ("exited" if "exit" in said else "killed")
+        reported = {key: value for message in messages for key, value in message.items()}
+        if "setup" in reported or (running.end is None and not reported):
+            reason = reported.get("setup") or output.get("stderr", "")[-500:] or "the launcher ended"
+            raise EnvironmentProblem(f"the sandbox ({self.mechanism}) could not be set up: {reason}")
+        code = None if running.end else int(reported["exit"]) if "exit" in reported else -int(reported["signal"])
+        end: End = running.end or ("exited" if "exit" in reported else "killed")
         out, err = output.get("stdout", ""), output.get("stderr", "")
         return RunResult(end=end, exit_code=code, stdout=out, stderr=err, wall_s=wall_s)
 
     def _watch(self, running: _Running) -> None:
-        """Collect output until both pipes end, the launcher with them, or a limit is passed."""
+        """Collect output until both pipes are closed and the launcher has ended, or a limit is exceeded."""
         budget = self.limits.output_kb * 1024
         pipes = {"stdout": running.launcher.stdout, "stderr": running.launcher.stderr}
         with selectors.DefaultSelector() as selector:
@@ -230,11 +226,11 @@ class Sandbox:
             "namespaces": self.mechanism == "namespaces",
             "confine": self.mechanism != "none",
             "landlock": kernel.landlock_abi() > 0,
-            "read_only": self._read_only,
+            "read_only": interpreter_paths(),
             "work_dir": work_dir,
             "files": dict(files),
             "command": [interpreter, "-s", "-B", PROGRAM],
-            "environment": self._environment,
+            "environment": _ENVIRONMENT,
             "disk_bytes": self._disk_bytes,
             "rlimits": {
                 "memory_bytes": self.limits.memory_mb * 1024 * 1024,
@@ -246,7 +242,7 @@ class Sandbox:
         }
 
     def _probe(self) -> str | None:
-        """Why the mechanism cannot be trusted here, or None if it holds."""
+        """Why the mechanism cannot be used here, or None if it works."""
         if not seccomp.supported():
             return "the system calls of this architecture are not known"
         if self.mechanism == "landlock" and kernel.landlock_abi() < 3:
@@ -257,7 +253,7 @@ class Sandbox:
                 result = self.run(_PROBE, stdin=json.dumps(questions))
             except EnvironmentProblem as problem:
                 return str(problem)
-        if result.ok and result.stdout.strip() == "shut in":
+        if result.ok and result.stdout.strip() == "isolated":
             return None
         return f"the probe got out or failed: {result.end} {result.exit_code} {result.stdout} {result.stderr}"[:500]
 
@@ -279,12 +275,12 @@ assert refused(os.fork) or asked["children"], "started a process"
 assert asked["children"] is False or os.getppid() == 1, "sees processes outside"
 open("own", "w").write("x")
 assert open("own").read() == "x"
-print("shut in")
+print("isolated")
 """
 
 
 def _stop(launcher: subprocess.Popen[bytes]) -> None:
-    """End a launcher and the program with it, and return when nothing of them is left."""
+    """End a launcher and the program with it; returns when both are gone."""
     if launcher.poll() is None:
         launcher.terminate()
         try:

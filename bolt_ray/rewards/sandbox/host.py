@@ -1,4 +1,4 @@
-"""What the sandbox takes from the host and gives back to it: paths, sealed memory, a directory to remove."""
+"""What the sandbox needs of the host: the interpreter's paths, sealed memory, removal of a directory."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def interpreter_paths() -> list[str]:
 
 
 def remove_tree(directory: str) -> None:
-    """Remove a directory a program wrote in, whatever modes it gave to what is inside; links are not followed."""
+    """Remove a directory a program wrote in, whatever file modes it set there; links are not followed."""
     Path(directory).chmod(0o700)
     for parent, names, _ in os.walk(directory):
         for name in names:
@@ -31,7 +31,7 @@ def remove_tree(directory: str) -> None:
 
 
 def sealed(data: bytes) -> int:
-    """A descriptor to read ``data`` from, which nobody can change."""
+    """A descriptor to read ``data`` from that cannot be written to."""
     fd = os.memfd_create("bolt-ray", os.MFD_ALLOW_SEALING | os.MFD_CLOEXEC)
     with os.fdopen(os.dup(fd), "wb") as file:
         file.write(data)

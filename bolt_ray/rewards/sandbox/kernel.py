@@ -1,6 +1,6 @@
 """The kernel calls the sandbox needs, by ctypes: namespaces, mounts, capabilities, Landlock.
 
-Nothing but the standard library: this runs in the launcher, before the program is shut in.
+Standard library only: this runs in the launcher, before the program is isolated.
 """
 
 from __future__ import annotations
@@ -44,12 +44,12 @@ def _syscall(what: str, number: int, *arguments: object) -> int:
 
 
 def die_with_parent() -> None:
-    """SIGKILL this process when the thread that started it ends."""
+    """Have the kernel kill this process when the thread that started it ends, even while it hangs."""
     _check(_libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0), "prctl(PDEATHSIG)")
 
 
 def unshare(flags: int) -> None:
-    """Leave the namespaces ``flags`` names for new ones. Raises: OSError."""
+    """Move to new namespaces of the kinds in ``flags``. Raises: OSError."""
     _check(_libc.unshare(ctypes.c_int(flags)), "unshare")
 
 
@@ -84,12 +84,12 @@ def pivot_to(new_root: str) -> None:
 
 
 def no_new_privileges() -> None:
-    """Neither setuid programs nor file capabilities give anything from here on."""
+    """From here on neither setuid programs nor file capabilities grant privileges."""
     _check(_libc.prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0), "prctl(NO_NEW_PRIVS)")
 
 
 def drop_capabilities() -> None:
-    """Give up every capability for good; what this process may not drop it does not have."""
+    """Drop every capability irrevocably; one that this process may not drop it does not have."""
     _libc.prctl(_PR_CAP_AMBIENT, _PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0)
     for capability in range(64):
         _libc.prctl(_PR_CAPBSET_DROP, capability, 0, 0, 0)
@@ -113,7 +113,7 @@ _FS_NO_DEVICES = ~(1 << 6 | 1 << 11)
 
 
 def landlock(read_only: Sequence[str], read_write: Sequence[str]) -> None:
-    """Allow this process and its descendants these paths and nothing else; TCP and outside signals never.
+    """Restrict this process and its descendants to these paths; TCP and signals to outside are refused.
 
     Args:
         read_only: directories and files that may be read and executed.

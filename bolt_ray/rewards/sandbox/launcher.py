@@ -1,10 +1,10 @@
-"""Shuts a program in and runs it; started by ``sandbox.box`` as a process of its own.
+"""Isolates a program and runs it; started by ``sandbox.box`` as a separate process.
 
     box ─▶ launcher ─▶ init (process 1 of its namespace) ─▶ program ─▶ …
              └─ SIGTERM: kills init, and with it all that is in the namespace, then reaps it
 
-What is told here goes through the status pipe as one JSON object a line: ``{"setup": message}`` when the walls
-could not be built (the program is not run), ``{"exit": code}`` or ``{"signal": number}`` when it ended.
+The status pipe carries one JSON object a line: ``{"setup": message}`` when the sandbox could not be set up (the program
+is not run), ``{"exit": code}`` or ``{"signal": number}`` when the program ended.
 """
 
 from __future__ import annotations
@@ -38,13 +38,13 @@ def main(spec_fd: int, status_fd: int) -> NoReturn:
     try:
         mapped_root = _enter_namespaces(spec) if spec["namespaces"] else False
     except OSError as problem:
-        _tell(status_fd, {"setup": str(problem)})
+        _report(status_fd, {"setup": str(problem)})
         os._exit(1)
     child = os.fork()
     if child == 0:
         kernel.die_with_parent()
         os.close(go_write)
-        if not os.read(go_read, 1):  # the launcher ended before it could watch over this process
+        if not os.read(go_read, 1):  # the launcher ended before it could supervise this process
             os._exit(1)
         if spec["namespaces"]:
             _be_init(spec, status_fd, mapped_root=mapped_root)
@@ -53,7 +53,7 @@ def main(spec_fd: int, status_fd: int) -> NoReturn:
     os.write(go_write, b"x")
     _, status = os.waitpid(child, 0)
     if not spec["namespaces"]:
-        _tell(status_fd, _ended(status))
+        _report(status_fd, _ended(status))
     os._exit(0)
 
 
@@ -62,23 +62,23 @@ def _be_init(spec: Mapping[str, Any], status_fd: int, *, mapped_root: bool) -> N
     program = os.fork()
     if program == 0:
         _become_program(spec, status_fd, mapped_root=mapped_root)
-    os.closerange(0, 3)  # the output ends when the program's own processes let go of it
+    os.closerange(0, 3)  # the pipes close when the program's own processes close them
     while True:
         pid, status = os.wait()
         if pid == program:
-            _tell(status_fd, _ended(status))
+            _report(status_fd, _ended(status))
             os._exit(0)
 
 
 def _enter_namespaces(spec: Mapping[str, Any]) -> bool:
-    """Build the walls: new namespaces, a new tree. True if the program gets a user id no other process has."""
+    """New namespaces and a new file tree. True if the program gets a user id that no other process has."""
     mapped_root = _unshare_and_map()
     _build_root(spec)
     return mapped_root
 
 
 def _unshare_and_map() -> bool:
-    """New namespaces with ids mapped; True if ``INNER_ID`` stands for an id of its own outside."""
+    """New namespaces with ids mapped; True if ``INNER_ID`` is mapped to an unused id outside."""
     outer_uid, outer_gid = os.geteuid(), os.getegid()
     private_id = _private_id() if outer_uid == 0 else None
     if private_id is None:
@@ -101,17 +101,17 @@ def _unshare_and_map() -> bool:
     kernel.unshare(kernel.ALL_NAMESPACES)
     os.write(go_write, b"x")
     os.close(done_write)
-    told = os.read(done_read, 1)
+    mapped = os.read(done_read, 1)
     os.waitpid(writer, 0)
     for fd in (go_read, go_write, done_read):
         os.close(fd)
-    if not told:
+    if not mapped:
         raise OSError(f"the user ids could not be mapped to {private_id}")
     return True
 
 
 def _private_id() -> int | None:
-    """A user id of its own for the program, where root may give one: process limits then bind."""
+    """An unused user id for the program, where root can map one: process limits then count its processes only."""
     lines = Path("/proc/self/uid_map").read_text().splitlines()
     span = max((int(line.split()[2]) for line in lines if line.split()[0] == "0"), default=0)
     if span > _MANY_IDS:
@@ -143,7 +143,7 @@ def _build_root(spec: Mapping[str, Any]) -> None:
 
 
 def _bring_in(source: str, root: str) -> None:
-    """Show one directory, file or link of the host, read-only, at the same place below ``root``."""
+    """Mount one directory, file or link of the host read-only at the same place below ``root``."""
     target = Path(root + source)
     if target.exists():
         return
@@ -168,7 +168,7 @@ def _write_files(spec: Mapping[str, Any], directory: str) -> None:
 
 
 def _become_program(spec: Mapping[str, Any], status_fd: int, *, mapped_root: bool) -> NoReturn:
-    """Limits, walls, exec. Does not return: what fails is told through the status pipe."""
+    """Set limits, isolate, exec. Does not return; failures are reported through the status pipe."""
     try:
         work = WORK_DIR if spec["namespaces"] else spec["work_dir"]
         if not spec["namespaces"]:
@@ -193,7 +193,7 @@ def _become_program(spec: Mapping[str, Any], status_fd: int, *, mapped_root: boo
         environment = {**spec["environment"], "HOME": work, "TMPDIR": work}
         os.execve(spec["command"][0], spec["command"], environment)
     except OSError as problem:
-        _tell(status_fd, {"setup": str(problem)})
+        _report(status_fd, {"setup": str(problem)})
     os._exit(127)
 
 
@@ -222,7 +222,7 @@ def _ended(status: int) -> dict[str, int]:
     return {"exit": code} if code >= 0 else {"signal": -code}
 
 
-def _tell(status_fd: int, message: Mapping[str, Any]) -> None:
+def _report(status_fd: int, message: Mapping[str, Any]) -> None:
     os.write(status_fd, json.dumps(message).encode() + b"\n")
 
 

@@ -1,4 +1,4 @@
-"""What a run in the sandbox is allowed, and how it ended."""
+"""The limits of a run in the sandbox, and its result."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ class SandboxLimits:
     Attributes:
         wall_s: wall clock.
         cpu_s: CPU seconds of one process.
-        memory_mb: address space of one process, and memory of all of them together (watched, not walled).
+        memory_mb: address space of one process, and memory of all of them together (polled).
         max_processes: processes and threads at a time; under ``landlock`` always one process.
         file_mb: size of one file; the writable directory holds twice that.
         output_kb: standard output and standard error together; more ends the program.

@@ -1,7 +1,8 @@
-"""The system calls a sandboxed program is refused.
+"""The seccomp filter: which system calls a sandboxed program is refused.
 
-A list of what is refused, not of what is allowed: the walls are the namespaces or Landlock, and this closes the
-doors they leave (io_uring, memfd, keys, other processes, metadata of files outside).
+A list of what is refused, not of what is allowed: namespaces or Landlock confine the program, and the filter closes
+what they leave open (io_uring, memfd, keys, other processes, metadata of files outside). System calls newer than the
+list do not exist for the program (ENOSYS, on which libraries fall back), so the list does not go stale.
 """
 
 from __future__ import annotations
@@ -11,234 +12,8 @@ import errno
 import os
 import platform
 import struct
-from collections.abc import Iterable
 
-# name: (x86_64, aarch64); None where the architecture does not have it
-_NUMBERS: dict[str, tuple[int | None, int | None]] = {
-    "acct": (163, 89),
-    "add_key": (248, 217),
-    "adjtimex": (159, 171),
-    "bpf": (321, 280),
-    "chmod": (90, None),
-    "chown": (92, None),
-    "chroot": (161, 51),
-    "clock_adjtime": (305, 266),
-    "clock_settime": (227, 112),
-    "clone": (56, 220),
-    "clone3": (435, 435),
-    "delete_module": (176, 106),
-    "fanotify_init": (300, 262),
-    "fanotify_mark": (301, 263),
-    "fchmod": (91, 52),
-    "fchmodat": (268, 53),
-    "fchmodat2": (452, 452),
-    "fchown": (93, 55),
-    "fchownat": (260, 54),
-    "file_setattr": (469, 469),
-    "finit_module": (313, 273),
-    "fork": (57, None),
-    "fremovexattr": (199, 16),
-    "fsconfig": (431, 431),
-    "fsetxattr": (190, 7),
-    "fsmount": (432, 432),
-    "fsopen": (430, 430),
-    "fspick": (433, 433),
-    "futimesat": (261, None),
-    "init_module": (175, 105),
-    "io_uring_enter": (426, 426),
-    "io_uring_register": (427, 427),
-    "io_uring_setup": (425, 425),
-    "ioctl": (16, 29),
-    "ioperm": (173, None),
-    "iopl": (172, None),
-    "ioprio_set": (251, 30),
-    "kcmp": (312, 272),
-    "kexec_file_load": (320, 294),
-    "kexec_load": (246, 104),
-    "keyctl": (250, 219),
-    "kill": (62, 129),
-    "lchown": (94, None),
-    "lremovexattr": (198, 15),
-    "lsetxattr": (189, 6),
-    "mbind": (237, 235),
-    "memfd_create": (319, 279),
-    "memfd_secret": (447, 447),
-    "migrate_pages": (256, 238),
-    "modify_ldt": (154, None),
-    "mount": (165, 40),
-    "mount_setattr": (442, 442),
-    "move_mount": (429, 429),
-    "move_pages": (279, 239),
-    "mq_open": (240, 180),
-    "msgget": (68, 186),
-    "name_to_handle_at": (303, 264),
-    "open_by_handle_at": (304, 265),
-    "open_tree": (428, 428),
-    "open_tree_attr": (467, 467),
-    "perf_event_open": (298, 241),
-    "personality": (135, 92),
-    "pidfd_getfd": (438, 438),
-    "pidfd_open": (434, 434),
-    "pidfd_send_signal": (424, 424),
-    "pivot_root": (155, 41),
-    "prlimit64": (302, 261),
-    "process_madvise": (440, 440),
-    "process_mrelease": (448, 448),
-    "process_vm_readv": (310, 270),
-    "process_vm_writev": (311, 271),
-    "ptrace": (101, 117),
-    "quotactl": (179, 60),
-    "quotactl_fd": (443, 443),
-    "reboot": (169, 142),
-    "removexattr": (197, 14),
-    "removexattrat": (466, 466),
-    "request_key": (249, 218),
-    "rt_sigqueueinfo": (129, 138),
-    "rt_tgsigqueueinfo": (297, 240),
-    "sched_setaffinity": (203, 122),
-    "sched_setattr": (314, 274),
-    "sched_setparam": (142, 118),
-    "sched_setscheduler": (144, 119),
-    "semget": (64, 190),
-    "setdomainname": (171, 162),
-    "sethostname": (170, 161),
-    "setns": (308, 268),
-    "setpgid": (109, 154),
-    "setpriority": (141, 140),
-    "setsid": (112, 157),
-    "settimeofday": (164, 170),
-    "setxattr": (188, 5),
-    "setxattrat": (463, 463),
-    "shmat": (30, 196),
-    "shmget": (29, 194),
-    "socket": (41, 198),
-    "swapoff": (168, 225),
-    "swapon": (167, 224),
-    "syslog": (103, 116),
-    "tgkill": (234, 131),
-    "tkill": (200, 130),
-    "umount2": (166, 39),
-    "unshare": (272, 97),
-    "userfaultfd": (323, 282),
-    "utime": (132, None),
-    "utimensat": (280, 88),
-    "utimes": (235, None),
-    "vfork": (58, None),
-    "vhangup": (153, 58),
-}
-
-_ALWAYS = [
-    "acct",
-    "add_key",
-    "adjtimex",
-    "bpf",
-    "chroot",
-    "clock_adjtime",
-    "clock_settime",
-    "delete_module",
-    "fanotify_init",
-    "fanotify_mark",
-    "finit_module",
-    "fsconfig",
-    "fsmount",
-    "fsopen",
-    "fspick",
-    "init_module",
-    "io_uring_enter",
-    "io_uring_register",
-    "io_uring_setup",
-    "ioperm",
-    "iopl",
-    "kcmp",
-    "kexec_file_load",
-    "kexec_load",
-    "keyctl",
-    "mbind",
-    "memfd_create",
-    "memfd_secret",
-    "migrate_pages",
-    "modify_ldt",
-    "mount",
-    "mount_setattr",
-    "move_mount",
-    "move_pages",
-    "mq_open",
-    "msgget",
-    "name_to_handle_at",
-    "open_by_handle_at",
-    "open_tree",
-    "open_tree_attr",
-    "perf_event_open",
-    "personality",
-    "pidfd_getfd",
-    "pivot_root",
-    "process_vm_readv",
-    "process_vm_writev",
-    "ptrace",
-    "quotactl",
-    "quotactl_fd",
-    "reboot",
-    "request_key",
-    "semget",
-    "setdomainname",
-    "sethostname",
-    "setns",
-    "settimeofday",
-    "shmat",
-    "shmget",
-    "swapoff",
-    "swapon",
-    "syslog",
-    "umount2",
-    "unshare",
-    "userfaultfd",
-    "vhangup",
-]
-
-# Without namespaces the program sees the host's processes and, by name, its files. Landlock guards what is in
-# the files; these guard the rest: metadata, signals, priorities, new processes.
-_WITHOUT_NAMESPACES = [
-    "chmod",
-    "chown",
-    "fchmod",
-    "fchmodat",
-    "fchmodat2",
-    "fchown",
-    "fchownat",
-    "file_setattr",
-    "fork",
-    "fremovexattr",
-    "fsetxattr",
-    "futimesat",
-    "ioprio_set",
-    "kill",
-    "lchown",
-    "lremovexattr",
-    "lsetxattr",
-    "pidfd_open",
-    "pidfd_send_signal",
-    "process_madvise",
-    "process_mrelease",
-    "removexattr",
-    "removexattrat",
-    "rt_sigqueueinfo",
-    "rt_tgsigqueueinfo",
-    "sched_setaffinity",
-    "sched_setattr",
-    "sched_setparam",
-    "sched_setscheduler",
-    "setpgid",
-    "setpriority",
-    "setsid",
-    "setxattr",
-    "setxattrat",
-    "tgkill",
-    "tkill",
-    "utime",
-    "utimensat",
-    "utimes",
-    "vfork",
-]
+from bolt_ray.rewards.sandbox.system_calls import ALWAYS, HIGHEST_KNOWN, NUMBERS, WITHOUT_NAMESPACES
 
 _ARCHITECTURES = {"x86_64": (0xC000003E, 0), "aarch64": (0xC00000B7, 1)}
 _X32_BIT = 0x40000000
@@ -268,22 +43,24 @@ def _argument(index: int) -> _Instruction:
     return (_LOAD, 0, 0, 16 + 8 * index)
 
 
-def build_filter(*, namespaces: bool) -> list[_Instruction]:
+def build_filter(*, namespaces: bool, machine: str | None = None) -> list[_Instruction]:
     """The filter as BPF instructions (code, jump if true, jump if false, operand).
 
     Args:
         namespaces: the program has namespaces of its own; without them more is refused.
+        machine: ``x86_64`` or ``aarch64``; None: this machine's.
     """
-    architecture, column = _ARCHITECTURES[platform.machine()]
+    architecture, column = _ARCHITECTURES[machine or platform.machine()]
 
     def number(name: str) -> int | None:
-        return _NUMBERS[name][column]
+        return NUMBERS[name][column]
 
     program: list[_Instruction] = [(_LOAD, 0, 0, 4), (_JUMP_EQUAL, 1, 0, architecture), (_RETURN, 0, 0, _KILL)]
     program.append((_LOAD, 0, 0, 0))
     if column == 0:
         program += [(_JUMP_GE, 0, 1, _X32_BIT), (_RETURN, 0, 0, _KILL)]
-    names: Iterable[str] = _ALWAYS if namespaces else [*_ALWAYS, *_WITHOUT_NAMESPACES]
+    program += [(_JUMP_GE, 0, 1, HIGHEST_KNOWN + 1), _fail(errno.ENOSYS)]
+    names = ALWAYS if namespaces else [*ALWAYS, *WITHOUT_NAMESPACES]
     for refused in (number(name) for name in names):
         if refused is not None:
             program += [(_JUMP_EQUAL, 0, 1, refused), _fail(errno.EPERM)]
@@ -314,7 +91,7 @@ def build_filter(*, namespaces: bool) -> list[_Instruction]:
 
 
 def install(*, namespaces: bool) -> None:
-    """Put the filter on this process and its descendants, for good; needs ``no_new_privileges`` first.
+    """Put the filter on this process and its descendants, irrevocably; needs ``no_new_privileges`` first.
 
     Raises:
         OSError: the kernel refuses.

@@ -1,4 +1,4 @@
-"""What a sandboxed program uses right now, looked at from outside."""
+"""Memory and disk a sandboxed program uses at the moment, measured from outside."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ _PAGE = os.sysconf("SC_PAGE_SIZE")
 def memory_of_tree(root: int, *, enough: int) -> int:
     """Bytes of memory of all descendants of a process.
 
-    Resident pages are summed first; only where that passes ``enough`` are shared pages told apart, because
-    a forked process shares most of its pages with its parent.
+    Resident pages are summed first; only when that exceeds ``enough`` are shared pages counted by share, because a
+    forked process shares most of its pages with its parent.
     """
     pids = descendants(root)
     resident = sum(_resident(pid) for pid in pids)
@@ -22,7 +22,7 @@ def memory_of_tree(root: int, *, enough: int) -> int:
 
 
 def descendants(root: int) -> list[int]:
-    """Pids of all children of a process, their children, and so on; empty where the kernel does not tell."""
+    """Pids of all children of a process, their children, and so on; empty where the kernel has no list of them."""
     found: list[int] = []
     todo = [root]
     while todo:

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
-import shutil
-import tempfile
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 
-from bolt_ray.tasks.arithmetic.problems import RECIPE, Problem, ProblemSettings, generate_problems
+from bolt_ray.tasks.arithmetic.cache import ensure_directory, settings_digest
+from bolt_ray.tasks.arithmetic.problems import Problem, ProblemSettings, generate_problems
 
 TRAIN_FILE = "train.jsonl"
 HELD_OUT_FILE = "heldout.jsonl"
-# A distribution that brings nothing new in this many draws is taken for exhausted.
+# A distribution that gives nothing new in this many draws is considered exhausted.
 _DRAWS_WITHOUT_NEWS = 2000
 
 
@@ -58,31 +56,14 @@ def ensure_files(settings: DatasetSettings, *, cache_dir: Path) -> tuple[Path, P
     """The files of the training and of the held-out problems, written now if they are not cached yet.
 
     No prompt is in both, and the same settings give the same bytes. Columns: prompt_id, prompt, answer, depth,
-    digits, operations. Two processes may do this at once: each works aside and the first rename wins.
+    digits, operations.
 
     Raises:
         ValueError: the distribution has too few different prompts.
     """
-    directory = cache_dir / f"problems-{_digest(settings)}"
-    if not directory.is_dir():
-        cache_dir.mkdir(parents=True, exist_ok=True)
-        aside = Path(tempfile.mkdtemp(prefix=".problems-", dir=cache_dir))
-        aside.chmod(0o755)  # as mkdir would have made it: a cache may be shared
-        try:
-            _write_files(settings, aside)
-            try:
-                aside.rename(directory)
-            except OSError:
-                if not directory.is_dir():
-                    raise
-        finally:
-            shutil.rmtree(aside, ignore_errors=True)
+    directory = cache_dir / f"problems-{settings_digest(settings)}"
+    ensure_directory(directory, write=lambda empty: _write_files(settings, empty))
     return directory / TRAIN_FILE, directory / HELD_OUT_FILE
-
-
-def _digest(settings: DatasetSettings) -> str:
-    text = json.dumps({"recipe": RECIPE, **asdict(settings)}, sort_keys=True, separators=(",", ":"))
-    return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
 
 
 def _write_files(settings: DatasetSettings, directory: Path) -> None:

@@ -1,7 +1,7 @@
-"""A tiny decoder made on the spot, in an architecture that Transformers and vLLM both know.
+"""A tiny decoder with random weights, in an architecture that Transformers and vLLM both implement.
 
-Llama when dense, Qwen3-MoE with experts: for Qwen2 Transformers ignores the tokenizer's own files and puts its
-byte-level one in their place. Head sizes and widths are multiples of 32, which vLLM's kernels for CPUs support.
+Llama when dense, Qwen3-MoE with experts: for Qwen2 Transformers ignores the tokenizer's files and uses its own
+byte-level one. Head sizes and widths are multiples of 32, which vLLM's kernels for CPUs support.
 """
 
 from __future__ import annotations

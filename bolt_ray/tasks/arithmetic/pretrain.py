@@ -1,19 +1,16 @@
-"""Supervised learning of the default model until it is mediocre, which leaves reinforcement learning its work.
+"""Supervised training of the default model until it solves about 40 % of the problems; RL is to do the rest.
 
-generate_problems ─▶ batches of like length ─▶ cross-entropy on the completions ─▶ AdamW
+generate_problems ─▶ batches of similar length ─▶ cross-entropy on the completions ─▶ AdamW
                                                                                     │
-cache directory/<digest of the settings>  ◀── renamed when complete ◀── model saved aside
+cache directory/<digest of the settings>  ◀── renamed when complete ◀── temporary directory
 """
 
 from __future__ import annotations
 
-import hashlib
 import itertools
 import json
 import math
 import random
-import shutil
-import tempfile
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
@@ -23,8 +20,9 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
+from bolt_ray.tasks.arithmetic.cache import ensure_directory, settings_digest
 from bolt_ray.tasks.arithmetic.model import ModelSettings, create_model, save_model
-from bolt_ray.tasks.arithmetic.problems import RECIPE, ProblemSettings, generate_problems
+from bolt_ray.tasks.arithmetic.problems import ProblemSettings, generate_problems
 from bolt_ray.tasks.arithmetic.sampling import accuracy
 
 REPORT_FILE = "pretrain_report.json"
@@ -34,18 +32,19 @@ _IGNORED = -100
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PretrainSettings:
-    """How the model is taught.
+    """How the model is pretrained.
 
     Attributes:
-        problems: the distribution, of which held-out prompts are never shown.
+        problems: the distribution; held-out prompts are never shown.
         model: the model to make.
-        steps: optimizer steps with a careful teacher.
-        hasty_steps: further steps with a hasty one. All its answers are right, but without working the model
-            can hardly find them: that working pays is left to reinforcement learning to discover.
-        hasty_fraction: share of the hasty teacher's demonstrations that give the answer without a scratchpad.
+        steps: optimizer steps on demonstrations with worked steps.
+        answer_only_steps: further steps in which some demonstrations give the answer without worked steps. All
+            answers are right, but without the steps the model can hardly find them: that the steps pay is left
+            to reinforcement learning to discover.
+        answer_only_fraction: share of such demonstrations in the further steps.
         batch_size: problems per step.
-        learning_rate: peak, after ``warmup_steps`` steps; a cosine brings it to a tenth at the end of ``steps``, and
-            the hasty teacher goes on at a quarter.
+        learning_rate: peak, after ``warmup_steps`` steps; a cosine brings it to a tenth at the end of ``steps``;
+            the further steps use a quarter.
         evaluation_problems: held-out problems for the accuracies of the report.
         max_new_tokens: length limit of a completion in that evaluation.
         seed: of the weights, the problems and the sampling.
@@ -54,8 +53,8 @@ class PretrainSettings:
     problems: ProblemSettings = field(default_factory=ProblemSettings)
     model: ModelSettings = field(default_factory=ModelSettings)
     steps: int = 1500
-    hasty_steps: int = 150
-    hasty_fraction: float = 0.55
+    answer_only_steps: int = 150
+    answer_only_fraction: float = 0.55
     batch_size: int = 64
     learning_rate: float = 2e-3
     warmup_steps: int = 50
@@ -66,17 +65,17 @@ class PretrainSettings:
 
     @property
     def total_steps(self) -> int:
-        return self.steps + self.hasty_steps
+        return self.steps + self.answer_only_steps
 
     def __post_init__(self) -> None:
         for name in ("steps", "batch_size", "max_new_tokens"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}")
-        for name in ("warmup_steps", "hasty_steps", "evaluation_problems"):
+        for name in ("warmup_steps", "answer_only_steps", "evaluation_problems"):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} must not be negative, it is {getattr(self, name)}")
-        if not 0.0 <= self.hasty_fraction <= 1.0:
-            raise ValueError(f"hasty_fraction must be 0 to 1, not {self.hasty_fraction}")
+        if not 0.0 <= self.answer_only_fraction <= 1.0:
+            raise ValueError(f"answer_only_fraction must be 0 to 1, not {self.answer_only_fraction}")
         if not (math.isfinite(self.learning_rate) and self.learning_rate > 0):
             raise ValueError(f"learning_rate must be positive, not {self.learning_rate}")
         if not (math.isfinite(self.weight_decay) and self.weight_decay >= 0):
@@ -85,7 +84,7 @@ class PretrainSettings:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PretrainProgress:
-    """Told after every step: steps done, steps in all, the step's loss in nats per completion token."""
+    """Progress after a step: steps done, steps in all, the step's loss in nats per completion token."""
 
     step: int
     steps: int
@@ -94,14 +93,14 @@ class PretrainProgress:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PretrainReport:
-    """What came of it.
+    """Result of a pretraining.
 
     Attributes:
         steps: optimizer steps done.
         first_loss, last_loss: nats per completion token, of the first step and the mean of the last ten.
         sampled_accuracy, greedy_accuracy: on held-out problems at temperature 1 and 0, from 0 to 1.
         parameters: number of weights.
-        seconds: wall-clock time of teaching and evaluation.
+        seconds: wall-clock time of training and evaluation.
     """
 
     steps: int
@@ -116,12 +115,6 @@ class PretrainReport:
 ProgressCallback = Callable[[PretrainProgress], None]
 
 
-def settings_digest(settings: PretrainSettings) -> str:
-    """32 hex digits; equal settings give equal digests on every machine."""
-    text = json.dumps({"recipe": RECIPE, **asdict(settings)}, sort_keys=True, separators=(",", ":"))
-    return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
-
-
 def default_model_dir(settings: PretrainSettings, *, cache_dir: Path) -> Path:
     """Where the model of these settings is cached; the directory exists only when it is complete."""
     return cache_dir / f"arithmetic-{settings.model.size}-{settings_digest(settings)}"
@@ -130,24 +123,9 @@ def default_model_dir(settings: PretrainSettings, *, cache_dir: Path) -> Path:
 def ensure_model(
     settings: PretrainSettings, *, cache_dir: Path, on_progress: ProgressCallback | None = None
 ) -> tuple[Path, PretrainReport]:
-    """The cached model of these settings, taught now if it is not there yet.
-
-    Two processes may do this at once: each works aside and the first rename wins.
-    """
+    """The cached model of these settings, trained now if it is not there yet."""
     directory = default_model_dir(settings, cache_dir=cache_dir)
-    if not directory.is_dir():
-        cache_dir.mkdir(parents=True, exist_ok=True)
-        aside = Path(tempfile.mkdtemp(prefix=".pretrain-", dir=cache_dir))
-        aside.chmod(0o755)  # as mkdir would have made it: a cache may be shared
-        try:
-            pretrain(settings, aside, on_progress=on_progress)
-            try:
-                aside.rename(directory)
-            except OSError:
-                if not directory.is_dir():
-                    raise
-        finally:
-            shutil.rmtree(aside, ignore_errors=True)
+    ensure_directory(directory, write=lambda empty: pretrain(settings, empty, on_progress=on_progress))
     report = json.loads((directory / REPORT_FILE).read_text(encoding="utf-8"))
     return directory, PretrainReport(**report["report"])
 
@@ -155,13 +133,13 @@ def ensure_model(
 def pretrain(
     settings: PretrainSettings, out_dir: Path, *, on_progress: ProgressCallback | None = None
 ) -> PretrainReport:
-    """Teach a new model and write it, with its report, to ``out_dir``.
+    """Train a new model and write it, with its report, to ``out_dir``.
 
     The same settings give the same weights on the same machine with the same number of threads.
     """
     started = time.monotonic()
     model, tokenizer = create_model(settings.model, seed=settings.seed)
-    losses = _teach(model, tokenizer, settings, on_progress=on_progress)
+    losses = _train(model, tokenizer, settings, on_progress=on_progress)
     held_out = generate_problems(settings.problems, seed=settings.seed, held_out=True)
     problems = list(itertools.islice(held_out, settings.evaluation_problems))
     sampled, greedy = (
@@ -191,7 +169,7 @@ def pretrain(
     return report
 
 
-def _teach(
+def _train(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerFast,
     settings: PretrainSettings,
@@ -208,9 +186,12 @@ def _teach(
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _learning_rate_factor(step, settings))
     losses: list[float] = []
     model.train()
-    careful = itertools.islice(_batches(settings, hasty_fraction=0.0, seed=settings.seed), settings.steps)
-    hasty = _batches(settings, hasty_fraction=settings.hasty_fraction, seed=settings.seed + 1)
-    for batch in itertools.chain(careful, itertools.islice(hasty, settings.hasty_steps)):
+    worked = _batches(settings, answer_only_fraction=0.0, seed=settings.seed)
+    mixed = _batches(settings, answer_only_fraction=settings.answer_only_fraction, seed=settings.seed + 1)
+    batches = itertools.chain(
+        itertools.islice(worked, settings.steps), itertools.islice(mixed, settings.answer_only_steps)
+    )
+    for batch in batches:
         input_ids, labels = _encode(batch, tokenizer)
         # No attention mask: padding stands on the right, where causal attention keeps it from every real token.
         logits = model(input_ids=input_ids[:, :-1], use_cache=False).logits
@@ -238,13 +219,13 @@ def _learning_rate_factor(step: int, settings: PretrainSettings) -> float:
     return 0.55 + 0.45 * math.cos(math.pi * min(1.0, progress))
 
 
-def _batches(settings: PretrainSettings, *, hasty_fraction: float, seed: int) -> Iterator[list[tuple[str, str]]]:
-    """Batches of (prompt, completion) of like length, in random order: padding costs as much as text."""
+def _batches(settings: PretrainSettings, *, answer_only_fraction: float, seed: int) -> Iterator[list[tuple[str, str]]]:
+    """Batches of (prompt, completion) of similar length, in random order: padding costs as much as text."""
     problems = generate_problems(settings.problems, seed=seed)
     rng = random.Random(seed)
     while True:
         chunk = [
-            (p.prompt, p.hasty_completion if rng.random() < hasty_fraction else p.completion)
+            (p.prompt, p.answer_only_completion if rng.random() < answer_only_fraction else p.completion)
             for p in itertools.islice(problems, settings.batch_size * _BATCHES_PER_CHUNK)
         ]
         chunk.sort(key=lambda texts: len(texts[0]) + len(texts[1]))

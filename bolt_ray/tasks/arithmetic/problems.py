@@ -110,17 +110,17 @@ class Problem:
 
     @property
     def completion(self) -> str:
-        """What a careful solver writes after the prompt."""
+        """The demonstration with worked steps: scratchpad and answer."""
         return f"{self.scratchpad}{ANSWER_OPEN}{self.answer}{ANSWER_CLOSE}"
 
     @property
-    def hasty_completion(self) -> str:
-        """What a hasty solver writes: the right answer, without the scratchpad that would let one find it."""
+    def answer_only_completion(self) -> str:
+        """The demonstration without worked steps: the right answer alone."""
         return f"{ANSWER_OPEN}{self.answer}{ANSWER_CLOSE}"
 
 
 class _TreeBuilder:
-    """Builds random expressions; each node knows its value so that nothing is divided by zero."""
+    """Builds random expressions; each node carries its value so that nothing is divided by zero."""
 
     def __init__(self, *, settings: ProblemSettings, rng: random.Random) -> None:
         self._settings = settings
@@ -213,11 +213,6 @@ def is_correct(completion_text: str, answer: str) -> bool:
     if completion_text.count(ANSWER_OPEN) != 1:
         return False
     return _rational(_ANSWER.search(completion_text)) == expected
-
-
-def reward(completion_text: str, answer: str) -> float:
-    """1.0 for a correct completion, else 0.0. Raises what ``is_correct`` raises."""
-    return 1.0 if is_correct(completion_text, answer) else 0.0
 
 
 def _rational(found: re.Match[str] | None) -> Fraction | None:

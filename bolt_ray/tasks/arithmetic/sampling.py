@@ -30,7 +30,7 @@ def sample_completions(
         seed: of the sampling; the same seed and batch size give the same completions on the same machine.
     """
     generator = torch.Generator().manual_seed(seed)
-    # Prompts of like length share a batch: left padding costs as much as text.
+    # Prompts of similar length share a batch: left padding costs as much as text.
     order = sorted(range(len(prompts)), key=lambda i: (len(prompts[i]), i))
     completions = [""] * len(prompts)
     for start in range(0, len(order), batch_size):

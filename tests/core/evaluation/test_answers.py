@@ -50,12 +50,41 @@ def test_equal_answers_are_written_one_way(written: str, normal: str | None) -> 
     assert normalize_answer(written) == normal
 
 
-def test_boxes_and_numbers() -> None:
-    assert last_boxed(r"\fbox { {1} \} }") == r"{1} \}"
-    assert last_boxed("{no box}") is None
-    assert last_number("from -3 to x-4, 5/6") == "5/6"
-    assert last_number("x-4") == "4"
-    assert last_number("none") is None
+@pytest.mark.parametrize(
+    ("text", "boxed"),
+    [
+        (r"\boxed{\frac{1}{2}}", r"\frac{1}{2}"),
+        (r"\boxed{1} \boxed {2}", "2"),
+        (r"\boxed{1} and \boxed{2", "1"),
+        (r"\boxed{\{1\}}", r"\{1\}"),
+        (r"\fbox{3}", "3"),
+        (r"\fbox { {1} \} }", r"{1} \}"),
+        ("{no box}", None),
+        ("none", None),
+    ],
+)
+def test_last_boxed(text: str, boxed: str | None) -> None:
+    assert last_boxed(text) == boxed
+
+
+@pytest.mark.parametrize(
+    ("text", "number"),
+    [
+        ("3 and 3/4", "3/4"),
+        ("-1,234.5 km", "-1,234.5"),
+        ("10-5", "5"),
+        (r"about 12\% of", "12%"),
+        ("It is 5.", "5"),
+        ("costs $1,250.", "1,250"),
+        (".5", ".5"),
+        ("from -3 to x-4, 5/6", "5/6"),
+        ("x-4", "4"),
+        ("none", None),
+        ("", None),
+    ],
+)
+def test_last_number(text: str, number: str | None) -> None:
+    assert last_number(text) == number
 
 
 def test_a_completion_gone_wild_costs_little() -> None:

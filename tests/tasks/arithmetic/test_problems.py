@@ -15,7 +15,6 @@ from bolt_ray.tasks.arithmetic.problems import (
     generate_problems,
     is_correct,
     is_held_out,
-    reward,
 )
 
 RICH = ProblemSettings(max_digits=3, max_depth=4, max_result_digits=9)
@@ -42,8 +41,8 @@ def test_every_step_of_the_scratchpad_is_a_true_equality(settings: ProblemSettin
         for step in steps:
             assert evaluate(step) == Fraction(problem.answer), problem
         assert is_correct(problem.completion, problem.answer)
-        assert is_correct(problem.hasty_completion, problem.answer)
-        assert problem.completion == problem.scratchpad + problem.hasty_completion
+        assert is_correct(problem.answer_only_completion, problem.answer)
+        assert problem.completion == problem.scratchpad + problem.answer_only_completion
 
 
 def test_a_scratchpad_reduces_one_operation_at_a_time() -> None:
@@ -105,12 +104,11 @@ def test_held_out_prompts_are_never_drawn_for_training() -> None:
 )
 def test_an_answer_is_compared_as_a_rational_number(completion: str, answer: str, right: bool) -> None:
     assert is_correct(completion, answer) is right
-    assert reward(completion, answer) == float(right)
 
 
 @given(st.text() | st.from_regex(r"<answer>[-0-9/ ]*</answer>"))
 def test_no_completion_raises(completion: str) -> None:
-    assert reward(completion, "1/3") in (0.0, 1.0)
+    assert is_correct(completion, "1/3") in (False, True)
 
 
 @pytest.mark.parametrize("answer", ["", "x", "1/0", "0.5"])
