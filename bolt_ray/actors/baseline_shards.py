@@ -18,9 +18,10 @@ from typing import Any
 
 import numpy as np
 import ray
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 
 from bolt_ray.actors.baseline_shard import BaselineShard, ShardState
+from bolt_ray.actors.ray_results import get_result
 from bolt_ray.core.baseline import BaselineSettings
 from bolt_ray.core.baseline.evidence import Prior
 from bolt_ray.core.baseline.metrics import BaselineTotals
@@ -30,8 +31,9 @@ from bolt_ray.core.baseline.snapshot import BaselineCounters, fsync_directory
 from bolt_ray.core.baseline.update import baseline_update
 from bolt_ray.core.baseline.warm_start import RowKey, WarmStartReport, match_prompts, read_warm_start
 from bolt_ray.core.curriculum.columns import PromptColumns
-from bolt_ray.core.errors import BoltRayError, CheckpointError, RunError, StallError
+from bolt_ray.core.errors import CheckpointError, RunError, StallError
 from bolt_ray.core.keys import encode_keys
+from bolt_ray.core.records import Outcomes
 
 _REGISTER_BATCH = 1 << 18
 _JOURNAL_PREFIX = "journal-"
@@ -158,30 +160,25 @@ class BaselineShards:
             n_eff[places[s]] = counts
         return v_hat, n_eff
 
-    def commit(
-        self,
-        *,
-        update_id: str,
-        keys: Sequence[str],
-        reward_sums: ArrayLike,
-        counts: ArrayLike,
-        versions: ArrayLike | None = None,
-        drift: float | None = None,
-    ) -> None:
-        """Take the outcomes of one step once; see ``BaselineStore.update_many``.
+    def commit(self, outcomes: Outcomes, *, update_id: str, drift: float | None = None) -> None:
+        """Apply the outcomes of one step once; see ``BaselineStore.update_many``.
 
-        After an error, call it again with the same arguments: shards that took the commit ignore it.
+        After an error, call it again with the same arguments: shards that have applied the commit ignore it.
+
+        Args:
+            update_id: a second commit under the same id changes nothing.
+            drift: how far the step moved the policy, mean token |Δ log π|; None if it was not measured.
 
         Raises:
-            ValueError: an argument is impossible; no shard has changed then.
+            ValueError: an outcome is impossible; no shard has changed then.
             StallError: a shard did not answer in time.
         """
         prior = self.prior
         update = baseline_update(
-            keys,
-            reward_sums,
-            counts,
-            versions=versions,
+            outcomes.keys,
+            outcomes.reward_sums,
+            outcomes.counts,
+            versions=outcomes.versions,
             known_version=self._counters.version,
             update_id=update_id,
             drift=drift,
@@ -327,14 +324,10 @@ class BaselineShards:
                 f"waited {self.timeout_s:g} s for the baseline shards to {doing}; no answer from shard {late}"
             )
         try:
-            return dict(zip(calls, ray.get(refs, timeout=self.timeout_s), strict=True))
+            return dict(zip(calls, get_result(refs, timeout_s=self.timeout_s), strict=True))
         except ray.exceptions.GetTimeoutError as error:
             raise StallError(
-                f"waited {self.timeout_s:g} s to fetch what the baseline shards answered, asked to {doing}"
+                f"waited {self.timeout_s:g} s to fetch the results of the baseline shards, asked to {doing}"
             ) from error
-        except ray.exceptions.RayTaskError as error:
-            if isinstance(error.cause, (BoltRayError, ValueError)):
-                raise error.cause from error
-            raise
         except ray.exceptions.RayActorError as error:
             raise RunError(f"a baseline shard, asked to {doing}, is lost for good: {error}") from error

@@ -2,7 +2,7 @@
 
 step-000100/
   manifest.json     format, step, version, every file with its size and digest
-  state.json        step, policy version, prompt-stream position, ledger, curriculum
+  state.json        step, policy version, prompt-stream position, requests in flight, curriculum
   learner/          weights, optimizer moments, schedule, controllers (safetensors, JSON)
   baseline/         the shards' snapshot
   model/            the policy in Hugging Face format
@@ -22,7 +22,7 @@ import xxhash
 from bolt_ray.core.errors import CheckpointError
 from bolt_ray.training.run_directory import RunDirectory, checkpoint_name, list_checkpoints
 
-FORMAT = 2
+FORMAT = 3
 _READ_BYTES = 1 << 22
 
 

@@ -14,12 +14,12 @@ from bolt_ray.config.schema import RunConfig
 from bolt_ray.core.advantages import scale_rewards
 from bolt_ray.core.curriculum import Curriculum, PromptColumns, allocate_rollouts
 from bolt_ray.core.errors import DataError
-from bolt_ray.core.records import DrawnPrompt, ScoredCompletion
+from bolt_ray.core.records import DrawnPrompt, ScoredRollout
 from bolt_ray.data.ingest.read_plan import source_weights
 from bolt_ray.data.store import PromptStore
 from bolt_ray.data.stream.stream import PromptStream
 from bolt_ray.engines.tokenizer import PromptTokenizer
-from bolt_ray.training.rollout import LedgerEntry, StepRollouts
+from bolt_ray.training.rollout import SavedRequest, StepRollouts
 
 
 class ColumnsReader(Protocol):
@@ -96,14 +96,14 @@ class CurriculumPrompts:
         sequences = self._tokenize(self._store.read(self._rows[:count]))
         return [token_ids[: self._max_prompt_tokens] for token_ids in sequences]
 
-    def redraw(self, entries: Sequence[LedgerEntry]) -> list[DrawnPrompt]:
-        """The prompts of a ledger, read and tokenized again."""
-        if not entries:
+    def redraw(self, requests: Sequence[SavedRequest]) -> list[DrawnPrompt]:
+        """The prompts of a checkpoint's requests in flight, read and tokenized again."""
+        if not requests:
             return []
-        prompts = self._store.read(np.array([entry.row for entry in entries], dtype=np.int64))
+        prompts = self._store.read(np.array([request.row for request in requests], dtype=np.int64))
         return [
-            DrawnPrompt(draw_id=entry.draw_id, prompt=prompt, token_ids=token_ids, num_samples=entry.num_samples)
-            for entry, prompt, token_ids in zip(entries, prompts, self._tokenize(prompts), strict=True)
+            DrawnPrompt(group_id=request.group_id, prompt=prompt, token_ids=token_ids, num_samples=request.num_samples)
+            for request, prompt, token_ids in zip(requests, prompts, self._tokenize(prompts), strict=True)
         ]
 
     def state_dict(self) -> dict[str, Any]:
@@ -142,10 +142,10 @@ class CurriculumPrompts:
         columns = self._baseline.columns()
         return columns if self._categories is None else replace(columns, category=self._categories[self._rows])
 
-    def _observe(self, items: Sequence[ScoredCompletion]) -> None:
-        rows = np.array([item.completion.request.drawn.prompt.row for item in items], dtype=np.int64)
+    def _observe(self, items: Sequence[ScoredRollout]) -> None:
+        rows = np.array([item.prompt.row for item in items], dtype=np.int64)
         rewards = np.array([item.tracker_reward for item in items], dtype=np.float64)
-        v_hat = np.array([item.completion.request.v_hat for item in items], dtype=np.float64)
+        v_hat = np.array([item.v_hat for item in items], dtype=np.float64)
         self._curriculum.observe(
             categories=None if self._categories is None else self._categories[rows],
             abs_advantages=np.abs(scale_rewards(rewards, *self._reward_range) - v_hat),

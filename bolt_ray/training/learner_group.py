@@ -23,6 +23,7 @@ from bolt_ray.actors.learner_mailbox import (
     StopCommand,
     TrainCommand,
 )
+from bolt_ray.actors.ray_results import get_result
 from bolt_ray.core.errors import BoltRayError, RunError, StallError
 from bolt_ray.core.records import StepReport, TrainingBatch
 from bolt_ray.engines.learner.learner import LearnerSettings
@@ -125,7 +126,7 @@ class LearnerGroup:
         self._call(command, what="the learner's checkpoint", timeout_s=timeout_s)
 
     def close(self, *, timeout_s: float = 60.0) -> None:
-        """Let the ranks return and Ray Train wind up; a group that no longer answers is left to Ray's shutdown."""
+        """Stop the ranks and wait for Ray Train; a group that no longer answers is left to Ray's shutdown."""
         if not self._ended.is_set():
             self._mailbox.call.remote(StopCommand())
             self._ended.wait(timeout_s)
@@ -139,7 +140,7 @@ class LearnerGroup:
         while True:
             done, _ = ray.wait([ref], timeout=POLL_S)
             if done:
-                return _unwrap(ref)
+                return get_result(ref)
             if self._ended.is_set():
                 raise self._failure(what)
             if time.monotonic() > deadline:
@@ -166,12 +167,3 @@ class LearnerGroup:
             self._error = error
         finally:
             self._ended.set()
-
-
-def _unwrap(ref: Any) -> Any:
-    try:
-        return ray.get(ref)
-    except ray.exceptions.RayTaskError as error:
-        if isinstance(error.cause, BoltRayError):
-            raise error.cause from None
-        raise

@@ -7,7 +7,7 @@ import signal
 import threading
 import time
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ from bolt_ray.actors.baseline_shards import BaselineShards
 from bolt_ray.core.baseline import BaselineSettings, BaselineStore
 from bolt_ray.core.baseline.sharded_snapshot import read_sharded_snapshot
 from bolt_ray.core.errors import CheckpointError, StallError
+from bolt_ray.core.records import Outcomes
 
 pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("ray_cluster")]
 
@@ -43,6 +44,25 @@ def outcomes(number: int) -> list[dict[str, Any]]:
             }
         )
     return made
+
+
+def commit_to(
+    pool: BaselineShards,
+    *,
+    update_id: str,
+    keys: Sequence[str],
+    reward_sums: Any,
+    counts: Any,
+    versions: Any,
+    drift: float | None = None,
+) -> None:
+    columns = Outcomes(
+        keys=tuple(keys),
+        reward_sums=np.asarray(reward_sums, dtype=np.float64),
+        counts=np.asarray(counts, dtype=np.int64),
+        versions=np.asarray(versions, dtype=np.int64),
+    )
+    pool.commit(columns, update_id=update_id, drift=drift)
 
 
 def assert_same(shards: BaselineShards, store: BaselineStore) -> None:
@@ -75,15 +95,15 @@ def test_shards_equal_one_store(shards: BaselineShards) -> None:
     store = fresh_store()
     assert_same(shards, store)
     for commit in outcomes(6):
-        shards.commit(**commit)
+        commit_to(shards, **commit)
         store.update_many(**commit)
         assert_same(shards, store)
-    shards.commit(**outcomes(6)[-1])
-    shards.commit(update_id="empty", keys=[], reward_sums=[], counts=[], drift=0.5)
+    commit_to(shards, **outcomes(6)[-1])
+    commit_to(shards, update_id="empty", keys=[], reward_sums=[], counts=[], versions=[], drift=0.5)
     store.update_many([], [], [], drift=0.5, update_id="empty")
     assert_same(shards, store)
     with pytest.raises(ValueError, match="no evidence"):
-        shards.commit(update_id="nan", keys=["a"], reward_sums=[np.nan], counts=[1])
+        commit_to(shards, update_id="nan", keys=["a"], reward_sums=[np.nan], counts=[1], versions=[0])
     assert shards.register(["another", KEYS[0]]) == len(KEYS)
     store.register(["another", KEYS[0]])
     assert_same(shards, store)
@@ -106,9 +126,9 @@ def test_killed_shards_lose_and_double_nothing(shards: BaselineShards) -> None:
     first_pids = shards.pids()
     killer.start()
     for commit in commits:
-        shards.commit(**commit)
+        commit_to(shards, **commit)
         store.update_many(**commit)
-        shards.commit(**commit)
+        commit_to(shards, **commit)
     done.set()
     killer.join(timeout=60)
     assert not killer.is_alive()
@@ -121,7 +141,7 @@ def test_killed_shards_lose_and_double_nothing(shards: BaselineShards) -> None:
 def test_a_snapshot_goes_into_any_number_of_shards(shards: BaselineShards, tmp_path: Path) -> None:
     store, commits = fresh_store(), outcomes(10)
     for commit in commits[:5]:
-        shards.commit(**commit)
+        commit_to(shards, **commit)
         store.update_many(**commit)
     shards.snapshot(tmp_path / "half")
     assert sorted(path.name for path in (tmp_path / "half").iterdir()) == [
@@ -132,10 +152,10 @@ def test_a_snapshot_goes_into_any_number_of_shards(shards: BaselineShards, tmp_p
     assert len(read_sharded_snapshot(tmp_path / "half").keys) == len(store)
     with pytest.raises(CheckpointError, match="not empty"):
         shards.snapshot(tmp_path / "half")
-    shards.commit(**commits[9])
+    commit_to(shards, **commits[9])
     three = BaselineShards.start(num_shards=3, settings=SETTINGS, wal_dir=tmp_path / "wal3")
     three.register(KEYS)
-    three.commit(**commits[8])
+    commit_to(three, **commits[8])
     for pool in (shards, three):
         pool.restore(tmp_path / "half")
         assert_same(pool, store)
@@ -143,7 +163,7 @@ def test_a_snapshot_goes_into_any_number_of_shards(shards: BaselineShards, tmp_p
         os.kill(pid, signal.SIGKILL)
     for commit in commits[5:]:
         for pool in (shards, three):
-            pool.commit(**commit)
+            commit_to(pool, **commit)
         store.update_many(**commit)
     for pool in (shards, three):
         assert_same(pool, store)
@@ -152,10 +172,10 @@ def test_a_snapshot_goes_into_any_number_of_shards(shards: BaselineShards, tmp_p
 
 def test_a_bad_snapshot_changes_nothing(shards: BaselineShards, tmp_path: Path) -> None:
     store, commits = fresh_store(), outcomes(3)
-    shards.commit(**commits[0])
+    commit_to(shards, **commits[0])
     shards.snapshot(tmp_path / "bad")
     for commit in commits:
-        shards.commit(**commit)
+        commit_to(shards, **commit)
         store.update_many(**commit)
     damaged = tmp_path / "bad" / "shard-00001-of-00002.npz"
     damaged.write_bytes(damaged.read_bytes()[:-30])
@@ -198,11 +218,11 @@ def test_a_shard_that_does_not_answer_is_named(tmp_path: Path) -> None:
     os.kill(pid, signal.SIGSTOP)
     try:
         with pytest.raises(StallError, match=r"commit 'step-0'.*no answer from shard 1"):
-            pool.commit(**commit)
+            commit_to(pool, **commit)
     finally:
         os.kill(pid, signal.SIGCONT)
     pool.timeout_s = 60.0
-    pool.commit(**commit)
+    commit_to(pool, **commit)
     store = fresh_store(replace(SETTINGS, prior=(1.0, 1.0)))
     store.update_many(**commit)
     assert_same(pool, store)
@@ -212,7 +232,14 @@ def test_a_shard_that_does_not_answer_is_named(tmp_path: Path) -> None:
 def test_each_shard_is_in_rays_metrics(shards: BaselineShards) -> None:
     """As Prometheus and the Ray dashboard read them, from the port every node exports its metrics on."""
     keys = KEYS[:137]
-    shards.commit(update_id="one", keys=keys, reward_sums=np.ones(137), counts=np.ones(137, dtype=int))
+    commit_to(
+        shards,
+        update_id="one",
+        keys=keys,
+        reward_sums=np.ones(137),
+        counts=np.ones(137, dtype=int),
+        versions=np.zeros(137, dtype=int),
+    )
     node = ray.nodes()[0]
     url = f"http://{node['NodeManagerAddress']}:{node['MetricsExportPort']}/metrics"
     pattern = re.compile(r'^ray_bolt_ray_baseline_prompts\{.*shard="(\d)".*\} (\S+)$', re.MULTILINE)

@@ -211,7 +211,7 @@ class PromptStream(Iterator[DrawnPrompt]):
             store=self._store,
             draws=draws,
             offset=offset,
-            first_draw_id=segment * self._segment_size,
+            first_group_id=segment * self._segment_size,
             tokenize=self._tokenize,
             max_tokens=self._max_prompt_tokens,
             rows_per_task=self._rows_per_task,
