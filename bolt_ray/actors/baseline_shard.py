@@ -1,4 +1,4 @@
-"""One shard of the baseline: a ``BaselineStore`` and its journal in a process of their own."""
+"""One shard of the baseline: a ``BaselineStore`` and its journal in an actor."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ from bolt_ray.core.keys import KeyBatch
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ShardState:
-    """What a shard answers to every change.
+    """The result of every call that changes a shard.
 
     Attributes:
-        counters: the same on all shards of a store that stand at the same commit.
+        counters: the same on all shards of a store that are at the same commit.
         tracked: the shard's prompts with evidence.
-        v_hat_units: Σ v̂ over them in whole units, see ``core.baseline_settings``.
+        v_hat_units: Σ v̂ over them in whole units, see ``core.baseline.settings``.
     """
 
     counters: BaselineCounters
@@ -43,7 +43,7 @@ class BaselineShard:
     Args:
         settings: of the store.
         shard, num_shards: which one of how many.
-        journal_dir: where it keeps its journal; found again after a restart.
+        journal_dir: where its journal is, also after a restart.
 
     Raises:
         CheckpointError: restarted, and its journal is lost or damaged.
@@ -103,7 +103,7 @@ class BaselineShard:
         return self._store.totals(version)
 
     def save(self, path: str) -> ShardState:
-        """Write the shard's snapshot to the file ``path``, and let the journal begin anew."""
+        """Write the shard's snapshot to the file ``path``, and start a new journal."""
         self._store.save(path)
         self._journal.compact()
         return self.state()

@@ -1,10 +1,10 @@
 """The sharded baseline as the driver sees it: a ``BaselineStore`` spread over several actors.
 
-Every prompt lives on the shard its key says. A read or commit is one call per shard. Each commit goes to
+The key of a prompt decides its shard. A read or commit is one call per shard. Each commit goes to
 every shard, also to those without an entry, so that all count the same commits and the same policy drift.
 
-A shard that dies is started again by Ray and brings itself to its last acknowledged commit from its journal;
-the call it was serving is repeated by Ray and changes nothing if it had been done.
+A shard that dies is restarted by Ray and restores its last acknowledged commit from its journal; the call that it was
+serving is repeated by Ray and changes nothing if it had been applied.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ class BaselineShards:
     """A pool of shard actors; made by ``start``, used by one thread, ended by ``close``.
 
     Attributes:
-        timeout_s: longest wait for one answer of the shards; it may be changed at any time.
+        timeout_s: longest wait for the result of one call; it may be changed at any time.
     """
 
     def __init__(
@@ -75,9 +75,9 @@ class BaselineShards:
         Args:
             num_shards: number of actors.
             settings: of the store.
-            wal_dir: holds the shards' journals while the pool lives, and belongs to it alone: what an
-                earlier pool left there is removed. On several machines it must be storage all of them see.
-            timeout_s: longest wait for one answer of the shards.
+            wal_dir: holds the shards' journals while the pool lives, and belongs to it alone: journals
+                of an earlier pool are removed. On several machines it must be storage all of them see.
+            timeout_s: longest wait for the result of one call.
             cpus_per_shard: CPUs each actor asks Ray for; 0 would never make a cluster grow.
 
         Raises:
@@ -114,12 +114,12 @@ class BaselineShards:
 
     @property
     def counters(self) -> BaselineCounters:
-        """Commits taken, newest version and drift, as of the last commit."""
+        """Commits applied, newest version and drift, as of the last commit."""
         return self._counters
 
     @property
     def prior(self) -> Prior:
-        """What an unseen prompt is taken for now; with ``prior="mean"`` the mean is over all shards."""
+        """The evidence assumed for an unseen prompt; with ``prior="mean"`` the mean is over all shards."""
         return prior_of(self._settings, self._tracked, self._v_hat_units)
 
     def register(self, keys: Iterable[str]) -> int:
@@ -189,7 +189,7 @@ class BaselineShards:
         self._note(self._wait(calls, f"commit {update_id!r}"))
 
     def columns(self, version: int | None = None) -> PromptColumns:
-        """What the curriculum reads of every registered row, in row order.
+        """The columns that the curriculum reads of every registered row, in row order.
 
         Args:
             version: N_eff is given as of this policy version; None is the newest committed.
@@ -219,7 +219,7 @@ class BaselineShards:
         )
 
     def snapshot(self, directory: str | Path) -> None:
-        """Write the whole store to a new directory, aside first and then renamed.
+        """Write the whole store to a new directory, first under another name.
 
         Raises:
             CheckpointError: the directory exists and is not empty.
@@ -281,7 +281,7 @@ class BaselineShards:
         return list(self._wait(calls, "name their processes").values())
 
     def close(self) -> None:
-        """End the actors and remove their journals; what was not written by ``snapshot`` is gone."""
+        """End the actors and remove their journals; what ``snapshot`` has not written is lost."""
         for shard in self._shards:
             ray.kill(shard)
         self._shards = []
@@ -304,16 +304,16 @@ class BaselineShards:
         return counts
 
     def _note(self, states: Mapping[int, ShardState]) -> None:
-        """Take over what all shards answered; only then does the driver's view move on."""
+        """Update the driver's counters once all shards have answered."""
         counters = {state.counters for state in states.values()}
         if len(counters) != 1:
-            raise RunError(f"baseline shards stand at different commits: {sorted(map(str, counters))}")
+            raise RunError(f"baseline shards are at different commits: {sorted(map(str, counters))}")
         (self._counters,) = counters
         self._tracked = sum(state.tracked for state in states.values())
         self._v_hat_units = sum(state.v_hat_units for state in states.values())
 
     def _wait(self, calls: Mapping[int, Any], doing: str) -> dict[int, Any]:
-        """The answers by shard number."""
+        """The results by shard number."""
         refs = list(calls.values())
         if not refs:
             return {}

@@ -46,7 +46,7 @@ class PollResult:
 
 
 class Generator:
-    """The actor. Its methods are called on Ray's threads; the engine lives on its own."""
+    """The actor. Its methods are called on Ray's threads; the engine runs on its own thread."""
 
     def __init__(self) -> None:
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="engine")

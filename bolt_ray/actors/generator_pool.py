@@ -132,7 +132,7 @@ class GeneratorPool:
         return [handle.pid for handle in self._handles if handle.state == "live"]
 
     def wait_ready(self, *, idle: Callable[[], None] = lambda: None) -> None:
-        """Until every generator is live.
+        """Wait until every generator is live.
 
         Raises:
             UserError: raised by a generator that cannot start.
@@ -143,12 +143,12 @@ class GeneratorPool:
             idle()
 
     def submit(self, requests: Sequence[GenerationRequest], sampling: SamplingSettings | None = None) -> None:
-        """Hand requests out; ``sampling`` takes the place of the pool's own settings for these."""
+        """Queue requests; ``sampling`` replaces the pool's own settings for these."""
         self._backlog.extend(InFlightRequest(request, sampling or self._sampling) for request in requests)
         self._dispatch()
 
     def poll(self, timeout_s: float) -> list[Completion]:
-        """What is finished; waits up to ``timeout_s`` for something when nothing is.
+        """The completions finished since the last call; waits up to ``timeout_s`` for something when nothing is.
 
         Raises:
             DataError: a generator refused a prompt.
@@ -198,7 +198,7 @@ class GeneratorPool:
         return self._gather(calls, what="scores", timeout_s=timeout_s)
 
     def close(self) -> None:
-        """End every generator. Requests not answered are forgotten."""
+        """End every generator; unanswered requests are dropped."""
         for handle in self._handles:
             ray.kill(handle.actor)
         self._handles = []
@@ -249,7 +249,7 @@ class GeneratorPool:
         calls = {ref: handle for handle in self._handles for ref in (handle.call, *handle.submits)}
         if not calls:
             return
-        # ray.wait with several wanted returns late: ask for one, then for what else is there.
+        # ray.wait for several returns late: wait for one, then collect the others that are ready.
         done, _ = ray.wait(list(calls), num_returns=1, timeout=min(timeout_s, LONG_POLL_S))
         if done:
             done, _ = ray.wait(list(calls), num_returns=len(calls), timeout=0)

@@ -149,10 +149,10 @@ class ScorerPool:
         self._feed()
 
     def poll(self, timeout_s: float = 0.0) -> list[ScoringResult]:
-        """What has been finished since the last call.
+        """The results since the last call.
 
         Args:
-            timeout_s: how long to wait if nothing is ready yet; 0 only looks.
+            timeout_s: how long to wait if nothing is ready yet; 0 for not at all.
 
         Raises:
             StallError: replacements cannot be started.
@@ -166,7 +166,7 @@ class ScorerPool:
                 return done
 
     def close(self, *, grace_s: float = 5.0) -> None:
-        """End the scorers and their reward processes; what was pending is forgotten.
+        """End the scorers and their reward processes; pending completions are dropped.
 
         A busy scorer is killed at once: the kernel ends its reward processes with it.
         """

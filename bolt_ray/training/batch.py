@@ -27,7 +27,7 @@ class BatchBuilder:
     skip_truncated_evidence: bool
 
     def build(self, rollouts: StepRollouts, *, step: int) -> tuple[TrainingBatch, AdvantageOutput]:
-        """The batch of ``step``; sequences stand in the order of their requests."""
+        """The batch of ``step``; sequences in the order of their requests."""
         items = rollouts.trainable
         lengths = np.array([len(item.token_ids) for item in items], dtype=np.int32)
         active = np.array([self._is_active(item) for item in items], dtype=np.bool_)
@@ -98,14 +98,14 @@ class BatchBuilder:
         for reason, count in count_reasons(item.reason for item in rollouts.unscored).items():
             metrics[unscored_metric(reason)] = float(count)
         metrics |= output.metrics
-        # Undefined in this step, as the variance reduction of equal rewards: left out, JSON has no NaN.
+        # A metric that is undefined in this step (variance reduction of equal rewards) is left out: JSON has no NaN.
         return {key: value for key, value in metrics.items() if math.isfinite(value)}
 
     def _scaled(self, items: Sequence[ScoredRollout]) -> NDArray[np.float64]:
         return scale_rewards(np.array([item.tracker_reward for item in items], dtype=np.float64), *self.reward_range)
 
     def _advantage_rewards(self, items: Sequence[ScoredRollout]) -> NDArray[np.float64]:
-        """r̃ plus the shaping parts in the same unit: these move the advantage and never the baseline."""
+        """r̃ plus the shaping parts on the same scale: these change the advantage and never the baseline."""
         low, high = self.reward_range
         shaping = np.array([item.reward - item.tracker_reward for item in items], dtype=np.float64)
         return self._scaled(items) + shaping / (high - low)

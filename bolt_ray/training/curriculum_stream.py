@@ -19,7 +19,8 @@ from bolt_ray.data.ingest.read_plan import source_weights
 from bolt_ray.data.store import PromptStore
 from bolt_ray.data.stream.stream import PromptStream
 from bolt_ray.engines.tokenizer import PromptTokenizer
-from bolt_ray.training.rollout import SavedRequest, StepRollouts
+from bolt_ray.training.in_flight import SavedRequest
+from bolt_ray.training.rollout import StepRollouts
 
 
 class ColumnsReader(Protocol):
@@ -31,8 +32,8 @@ class ColumnsReader(Protocol):
 class CurriculumPrompts:
     """The stream, fed with the curriculum's weights over the baseline's columns.
 
-    The next segment is drawn when the present one has at most a step's draws left, right after the baseline was
-    updated: as fresh as can be while Ray Data still builds it in the background of that last step.
+    The next refresh window is drawn when the present one has at most one step's draws left, right after the baseline
+    was updated: the latest moment at which Ray Data can still build it in the background of that last step.
     """
 
     def __init__(
@@ -129,12 +130,12 @@ class CurriculumPrompts:
         )
         self._columns = columns
         self._metrics = self._curriculum.metrics(columns)
-        whole = np.ones(self._store.num_rows)  # of the held-out rows, which the stream does not draw
+        whole = np.ones(self._store.num_rows)  # the rest are held-out rows, which the stream does not draw
         whole[self._rows] = weights
         return whole
 
     def _allocate(self, segment: int, rows: NDArray[np.int64]) -> NDArray[np.int32]:
-        assert self._columns is not None, "weights are asked for before the allocation"
+        assert self._columns is not None, "weights are computed before the allocation"
         places = np.searchsorted(self._rows, rows)
         return allocate_rollouts(self._columns.v_hat[places], self._group_size * len(rows))
 

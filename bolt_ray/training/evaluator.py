@@ -46,9 +46,9 @@ class Summary:
     """The numbers of some problems.
 
     Attributes:
-        num_problems, num_completions: what they are made of.
+        num_problems, num_completions: how many problems and completions the numbers are of.
         k: of ``pass_at_k`` and ``maj_at_k``, which are None when it is 1.
-        pass_at_1: share of right completions, the unscored counted as wrong.
+        pass_at_1: share of correct completions; the unscored count as wrong.
         pass_at_k: unbiased (arXiv 2107.03374).
         maj_at_k: share of problems whose most frequent answer of the first k is right.
         mean_reward: of the scored completions; None if there are none.
@@ -256,10 +256,10 @@ def _over_problems(scores: Iterable[float]) -> Estimate:
     values = np.fromiter(scores, dtype=np.float64)
     mean = abs(float(values.mean()))  # pass@k of nothing right is -0.0
     if mean in (0.0, 1.0):
-        # All problems agree and resampling them shows no spread; Wilson knows how few they may be.
+        # All problems agree, so resampling shows no spread; Wilson's interval depends on how many there are.
         low, high = wilson_interval(round(mean * len(values)), len(values))
     else:
-        # Against nothing, the paired difference is the mean itself.
+        # Paired with zeros, the difference is the mean itself.
         interval = paired_bootstrap(np.zeros_like(values), values, seed=BOOTSTRAP_SEED)
         low, high = interval.low, interval.high
     return Estimate(value=mean, low=low, high=high)

@@ -1,4 +1,4 @@
-"""The driver's side of the learner: a Ray Train group that stays up for the whole run."""
+"""The driver's side of the learner: a Ray Train group that runs as long as the training."""
 
 from __future__ import annotations
 
@@ -35,8 +35,8 @@ POLL_S = 0.05
 class LearnerGroup:
     """W DeepSpeed ranks under ``TorchTrainer``; commands go through a ``LearnerMailbox``.
 
-    ``fit`` blocks, so it runs in a thread of its own; when it ends early, whatever was being waited for raises
-    its error. ``idle`` is called while a command is under way: generation goes on there when staleness allows.
+    ``fit`` blocks, so it runs in its own thread; when it ends early, the call that waits raises its error. ``idle`` is
+    called while a command runs: generation continues there when staleness allows.
     """
 
     def __init__(
@@ -54,8 +54,11 @@ class LearnerGroup:
         adapters: Path | None = None,
         adapters_kept: int = 2,
     ) -> None:
-        """``adapters``: where LoRA adapters are handed to the generators, the newest ``adapters_kept`` of which stay
-        for the requests that still use them; None hands over all weights."""
+        """
+        Args:
+            adapters: directory through which the generators get LoRA adapters; None publishes all weights.
+            adapters_kept: the newest adapters that stay there, for the requests that still use them.
+        """
         self._adapters = adapters
         self._adapters_kept = adapters_kept
         if adapters is not None:
@@ -90,7 +93,7 @@ class LearnerGroup:
         self._thread.start()
 
     def wait_ready(self, *, timeout_s: float, idle: Callable[[], None] = lambda: None) -> None:
-        """Until every rank has loaded its model."""
+        """Wait until every rank has loaded its model."""
         self._wait(
             self._mailbox.wait_ready.remote(),
             what="the learner ranks to start",

@@ -28,6 +28,7 @@ from bolt_ray.training.completions import CompletionService
 from bolt_ray.training.evaluator import Evaluator, Score
 from bolt_ray.training.interrupts import Interrupted, InterruptFlag
 from bolt_ray.training.rollout import RolloutLoop, StepRollouts
+from bolt_ray.training.step_metrics import ServiceTotals, step_metrics
 from bolt_ray.training.telemetry import MetricsLog, ProgressDisplay, StepTimer
 from bolt_ray.training.weight_sync import WeightSync, choose_probes
 
@@ -93,7 +94,7 @@ class TrainingOutcome:
 
 
 class TrainingLoop:
-    """See the module's picture; every part is handed in."""
+    """See the module's picture; the parts are given by keyword."""
 
     def __init__(
         self,
@@ -167,7 +168,7 @@ class TrainingLoop:
 
     def _one_step(self) -> None:
         timer = StepTimer()
-        before = _Totals.of(self._service)
+        before = ServiceTotals.of(self._service)
         with timer.phase("wait_rollouts"):
             rollouts = self._rollout.next_step()
         version = self._rollout.version
@@ -200,7 +201,9 @@ class TrainingLoop:
                 self._curriculum.after_step(self._step, rollouts, version=report.policy_version)
         record.update(self._baseline.metrics())
         record.update(self._curriculum.metrics())
-        record.update(_step_metrics(before, _Totals.of(self._service), timer, num_sequences=batch.num_sequences))
+        record.update(
+            step_metrics(before, ServiceTotals.of(self._service), timer.seconds, num_sequences=batch.num_sequences)
+        )
         self._metrics.write({"step": self._step, "policy_version": self._rollout.version} | record)
         self._display.step(self._step, record)
 
@@ -258,47 +261,3 @@ class TrainingLoop:
 
     def _due(self, every: int) -> bool:
         return every > 0 and self._step % every == 0
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Totals:
-    """Running totals at one moment."""
-
-    clock: float
-    generating: float
-    scoring: float
-    tokens: int
-    generator_replacements: int
-    scorer_restarts: int
-
-    @classmethod
-    def of(cls, service: CompletionService) -> _Totals:
-        return cls(
-            clock=time.perf_counter(),
-            generating=service.generating_clock.seconds,
-            scoring=service.scoring_clock.seconds,
-            tokens=service.generated_tokens,
-            generator_replacements=service.generator_replacements,
-            scorer_restarts=service.scorer_restarts,
-        )
-
-
-def _step_metrics(before: _Totals, after: _Totals, timer: StepTimer, *, num_sequences: int) -> dict[str, float]:
-    """``time/*``, ``throughput/*`` and processes replaced; generators and scorers may be busy beyond the step."""
-    step = after.clock - before.clock
-    generate = min(step, after.generating - before.generating)
-    return {
-        "rollout/generator_replacements": float(after.generator_replacements - before.generator_replacements),
-        "reward/scorer_restarts": float(after.scorer_restarts - before.scorer_restarts),
-        "time/step": step,
-        "time/generate": generate,
-        "time/idle_generator": step - generate,
-        "time/score": min(step, after.scoring - before.scoring),
-        "time/train": timer.seconds.get("train", 0.0),
-        "time/idle_trainer": step - timer.seconds.get("train", 0.0),
-        "time/sync": timer.seconds.get("sync", 0.0),
-        "time/baseline": timer.seconds.get("baseline", 0.0),
-        "time/curriculum": timer.seconds.get("curriculum", 0.0),
-        "throughput/tokens_per_second": (after.tokens - before.tokens) / step,
-        "throughput/samples_per_second": num_sequences / step,
-    }

@@ -10,7 +10,7 @@ One loop serves every staleness. At most ``(max_staleness + 1) · rollouts_per_s
 not yet trained; those being trained count until ``release`` announces the new version. With ``max_staleness`` 0
 nothing is therefore dispatched between the closing of a step and the next version; with n ≥ 1 generation runs on
 while the learner works. Slow completions carry over to a later step: dropping them would favor short answers. Only
-what has become older than the bound is dropped from training, counted, and still kept as evidence.
+what has become older than the bound is dropped from training, counted, and still an outcome for the baseline.
 """
 
 from __future__ import annotations
@@ -31,11 +31,10 @@ from bolt_ray.core.records import (
     DropReason,
     GenerationRequest,
     ScoredRollout,
-    UnscoredCompletion,
     UnscoredRollout,
-    fields_of,
 )
 from bolt_ray.training.completions import POLL_S, CompletionService, Outcome, request_seed
+from bolt_ray.training.in_flight import DispatchedRequest, PlannedRequest, Rollout, SavedRequest, join, saved_request
 
 
 class BaselineReader(Protocol):
@@ -46,7 +45,6 @@ class BaselineReader(Protocol):
     ) -> tuple[NDArray[np.floating[Any]], NDArray[np.floating[Any]]]: ...
 
 
-Rollout = ScoredRollout | UnscoredRollout
 Group = list[Rollout]
 """Completions that are trained together: one, or all of a draw where the advantage compares them."""
 
@@ -68,38 +66,6 @@ class StepRollouts:
     baseline_only: tuple[ScoredRollout, ...]
     dropped: tuple[DroppedRollout, ...]
     refilled: int
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SavedRequest:
-    """A request in flight as a checkpoint keeps it: in no finished step, issued again on resume."""
-
-    request_id: int
-    group_id: int
-    row: int
-    sample_index: int
-    num_samples: int
-    seed: int
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Planned:
-    """A completion to ask for."""
-
-    request_id: int
-    drawn: DrawnPrompt
-    sample_index: int
-    seed: int
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _InFlight:
-    """A completion asked for, with what was read of the baseline at that moment."""
-
-    planned: _Planned
-    v_hat: float
-    n_eff: float
-    policy_version: int
 
 
 class RolloutLoop:
@@ -134,8 +100,8 @@ class RolloutLoop:
         self._check = check
         self._version = version
         self._next_request_id = 0
-        self._reissue: deque[_Planned] = deque()
-        self._in_flight: dict[int, _InFlight] = {}
+        self._reissue: deque[PlannedRequest] = deque()
+        self._in_flight: dict[int, DispatchedRequest] = {}
         self._incomplete: dict[int, Group] = {}
         self._ready: list[Group] = []
         self._in_training: frozenset[int] = frozenset()
@@ -201,7 +167,7 @@ class RolloutLoop:
     def state_dict(self) -> dict[str, Any]:
         """The requests of no finished step, and the request counter. Call it between steps."""
         unfinished = [*(request.planned for request in self._in_flight.values()), *self._reissue]
-        saved = sorted((_saved(planned) for planned in unfinished), key=lambda request: request.request_id)
+        saved = sorted((saved_request(planned) for planned in unfinished), key=lambda request: request.request_id)
         return {"next_request_id": self._next_request_id, "in_flight": [asdict(request) for request in saved]}
 
     def load_state_dict(
@@ -211,7 +177,9 @@ class RolloutLoop:
         saved = [SavedRequest(**request) for request in state["in_flight"]]
         self._next_request_id = int(state["next_request_id"])
         self._reissue = deque(
-            _Planned(request_id=request.request_id, drawn=drawn, sample_index=request.sample_index, seed=request.seed)
+            PlannedRequest(
+                request_id=request.request_id, drawn=drawn, sample_index=request.sample_index, seed=request.seed
+            )
             for request, drawn in zip(saved, redraw(saved), strict=True)
         )
 
@@ -222,7 +190,7 @@ class RolloutLoop:
     def _dispatch(self) -> None:
         """Fill the capacity: first the requests issued again after a resume, then new draws."""
         capacity = self._capacity()
-        planned: list[_Planned] = []
+        planned: list[PlannedRequest] = []
         while self._reissue and len(planned) < capacity:
             planned.append(self._reissue.popleft())
         while not self._reissue and len(planned) < capacity:
@@ -232,7 +200,7 @@ class RolloutLoop:
         prompts = [request.drawn.prompt for request in planned]
         v_hat, n_eff = self._baseline.read([prompt.key for prompt in prompts], self._version)
         for i, request in enumerate(planned):
-            self._in_flight[request.request_id] = _InFlight(
+            self._in_flight[request.request_id] = DispatchedRequest(
                 planned=request, v_hat=float(v_hat[i]), n_eff=float(n_eff[i]), policy_version=self._version
             )
         self._service.submit(
@@ -248,12 +216,12 @@ class RolloutLoop:
             prompts,
         )
 
-    def _plan(self, drawn: DrawnPrompt) -> list[_Planned]:
+    def _plan(self, drawn: DrawnPrompt) -> list[PlannedRequest]:
         """The completions of one draw, numbered on."""
         first = self._next_request_id
         self._next_request_id += drawn.num_samples
         return [
-            _Planned(
+            PlannedRequest(
                 request_id=first + index, drawn=drawn, sample_index=index, seed=request_seed(self._seed, first + index)
             )
             for index in range(drawn.num_samples)
@@ -262,7 +230,7 @@ class RolloutLoop:
     def _arrive(self, outcome: Outcome) -> None:
         """Join an outcome with its request; a group is ready when it is whole."""
         request = self._in_flight[outcome.request_id]
-        rollout, drawn = _join(request, outcome), request.planned.drawn
+        rollout, drawn = join(request, outcome), request.planned.drawn
         if not self._keep_groups or drawn.num_samples == 1:
             self._ready.append([rollout])
             return
@@ -300,36 +268,6 @@ class RolloutLoop:
             ),
             refilled=sum(len(group) for group in flat),
         )
-
-
-def _saved(planned: _Planned) -> SavedRequest:
-    drawn = planned.drawn
-    return SavedRequest(
-        request_id=planned.request_id,
-        group_id=drawn.group_id,
-        row=drawn.prompt.row,
-        sample_index=planned.sample_index,
-        num_samples=drawn.num_samples,
-        seed=planned.seed,
-    )
-
-
-def _join(request: _InFlight, outcome: Outcome) -> Rollout:
-    """The outcome of a request with what was read when it was dispatched."""
-    planned = request.planned
-    drawn = planned.drawn
-    if isinstance(outcome, UnscoredCompletion):
-        return UnscoredRollout(**fields_of(outcome), prompt=drawn.prompt, group_id=drawn.group_id)
-    return ScoredRollout(
-        **fields_of(outcome),
-        prompt=drawn.prompt,
-        prompt_token_ids=drawn.token_ids,
-        group_id=drawn.group_id,
-        sample_index=planned.sample_index,
-        v_hat=request.v_hat,
-        n_eff=request.n_eff,
-        policy_version=request.policy_version,
-    )
 
 
 def _dropped(rollouts: Iterable[Rollout], reason: DropReason) -> Iterator[DroppedRollout]:

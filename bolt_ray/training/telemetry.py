@@ -22,7 +22,7 @@ log = logging.getLogger("bolt_ray")
 class MetricsLog:
     """``metrics.jsonl``, appended to, and ``metrics.csv``, the same records as one table.
 
-    The table is rewritten when a record brings a column it did not have; otherwise a record costs its own size.
+    The table is rewritten when a record has a new column; otherwise a record is appended.
     """
 
     def __init__(self, run: RunDirectory, *, keep_up_to_step: int | None = None) -> None:
@@ -116,7 +116,7 @@ class ProgressDisplay:
             self.console.print(f"step {step}/{self._total}  {numbers}", highlight=False, soft_wrap=True)
 
     def say(self, text: str) -> None:
-        """A line above the bar, and in the log."""
+        """Print a line above the bar, and log it."""
         self.console.print(text, highlight=False, soft_wrap=True, markup=False)
         log.info(text)
 

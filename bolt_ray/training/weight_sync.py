@@ -1,4 +1,4 @@
-"""Bringing the generators to the learner's weights, in an order that is a class of its own.
+"""Brings the generators to the learner's weights and checks that they agree before the version is used.
 
     publish (learner, collective) ─▶ update (all generators acknowledge) ─▶ compare ─▶ release the version
 
@@ -82,7 +82,7 @@ class Subscribers(Protocol):
 
 
 class WeightSync:
-    """One sync after another; ``version`` is what all generators have."""
+    """Runs the syncs of a training, one at a time."""
 
     def __init__(
         self,

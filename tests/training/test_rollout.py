@@ -21,7 +21,8 @@ from support.fakes import (
 from bolt_ray.core.errors import StallError
 from bolt_ray.core.records import Completion, DrawnPrompt, DroppedRollout, Prompt
 from bolt_ray.training.completions import CompletionService, request_seed
-from bolt_ray.training.rollout import RolloutLoop, SavedRequest
+from bolt_ray.training.in_flight import SavedRequest
+from bolt_ray.training.rollout import RolloutLoop
 
 
 def drawn(group_id: int, num_samples: int = 1) -> DrawnPrompt:
