@@ -1,7 +1,10 @@
 """The records of the requests in flight: what is asked for, what was read at dispatch, what a checkpoint keeps.
 
-PlannedRequest ─▶ DispatchedRequest (v̂, N_eff, version) ─┐
-                                  outcome ────────────────┴▶ join ─▶ ScoredRollout | UnscoredRollout
+    PlannedRequest ─▶ DispatchedRequest (v̂, N_eff, version) ─┐
+                                      outcome ───────────────┴▶ join ─▶ ScoredRollout | UnscoredRollout
+
+A ``PlannedRequest`` is a draw's completion before the baseline is read; ``SavedRequest`` is the same in a checkpoint,
+without the prompt, which resume reads again.
 """
 
 from __future__ import annotations
