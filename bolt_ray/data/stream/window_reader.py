@@ -126,7 +126,7 @@ class SegmentReader:
         self._store = store
         self._draws = draws
         self._next = offset
-        self._first_draw_id = first_group_id
+        self._first_group_id = first_group_id
         self._max_tokens = max_tokens
         self._ready: dict[int, DrawnPrompt | UnusableDraw] = {}
         directory = str(store.directory)
@@ -169,7 +169,7 @@ class SegmentReader:
         values, offsets = tokens.values.to_numpy(), tokens.offsets.to_numpy()
         places, counts = table["place"].to_pylist(), table["num_tokens"].to_pylist()
         for number, (place, prompt, count) in enumerate(zip(places, prompts, counts, strict=True)):
-            group_id = self._first_draw_id + place
+            group_id = self._first_group_id + place
             if not 0 < count <= self._max_tokens:
                 self._ready[place] = UnusableDraw(group_id=group_id, row=prompt.row, num_tokens=count)
                 continue
