@@ -115,7 +115,7 @@ class WeightSync:
         if not gap <= self._max_gap:
             raise WeightSyncError(
                 f"after the sync to version {version} generator and learner disagree: max |Δ log p| is {gap:.2g} and "
-                f"the limit is {self._max_gap:.2g} (generator.max_logprob_gap); 'bolt-ray doctor' finds the cause"
+                f"the limit is {self._max_gap:.2g} (generator.max_logprob_gap); run 'bolt-ray doctor'"
             )
         self._release(version)
         return SyncReport(gap=gap, drift=_drift(probes, published.sampled_logprobs))
