@@ -117,7 +117,7 @@ def _agreement(
     trained = learner.publish(version=1, probes=probes, timeout_s=deadlines.sync_s)
     assert trained.manifest is not None
     (synced,) = generators.update_weights(
-        trained.manifest, trained.buckets, 1, probe=[probe.tolist() for probe in probes]
+        trained.manifest, trained.buckets, 1, probes=[probe.tolist() for probe in probes]
     )
     return (
         _max_gap(published.probe_logprobs, loaded),
@@ -139,7 +139,7 @@ def _batch(probes: list[NDArray[np.int32]], logprobs: list[NDArray[np.float32]])
         token_ids=np.concatenate(probes),
         prompt_lengths=np.ones(count, dtype=np.int32),
         completion_lengths=np.full(count, SEQUENCE_TOKENS - 1, dtype=np.int32),
-        behaviour_logprobs=np.concatenate(logprobs),
+        behavior_logprobs=np.concatenate(logprobs),
         advantages=np.where(np.arange(count) % 2 == 0, 1.0, -1.0).astype(np.float32),
         active=np.ones(count, dtype=np.bool_),
         rewards=np.zeros(count, dtype=np.float32),

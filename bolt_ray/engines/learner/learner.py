@@ -150,6 +150,7 @@ class DeepSpeedLearner:
         self._count_bad(outcome, step=batch.step)
         return StepReport(
             step=batch.step,
+            policy_version=self.counters.policy_version,
             skipped=outcome.applied == 0,
             metrics=self._metrics(outcome, rate=rate),
             logprobs_before=outcome.before,

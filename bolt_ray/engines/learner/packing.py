@@ -74,9 +74,9 @@ class TokenColumns:
     def of_batch(cls, batch: TrainingBatch) -> TokenColumns:
         columns = cls.build(batch.token_ids, batch.prompt_lengths, batch.completion_lengths)
         count = columns.num_sequences
-        if batch.behaviour_logprobs.shape[0] != columns.num_completion_tokens:
+        if batch.behavior_logprobs.shape[0] != columns.num_completion_tokens:
             raise ValueError(
-                f"{batch.behaviour_logprobs.shape[0]} behaviour log-probs for "
+                f"{batch.behavior_logprobs.shape[0]} behavior log-probs for "
                 f"{columns.num_completion_tokens} completion tokens"
             )
         if not batch.advantages.shape[0] == batch.active.shape[0] == batch.rewards.shape[0] == count:

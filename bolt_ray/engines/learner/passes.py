@@ -117,7 +117,7 @@ class UpdateInputs:
 
     Attributes:
         columns: the tokens.
-        behaviour: log-probs of the generator.
+        behavior: log-probs of the generator.
         advantages: float32 [B].
         before: log-probs of the learner before its first update, where a pass of its own computed them.
         recompute_old: π_old is the learner before its first update, ``before`` if that is there and this very
@@ -127,7 +127,7 @@ class UpdateInputs:
     """
 
     columns: TokenColumns
-    behaviour: Column
+    behavior: Column
     advantages: NDArray[np.float32]
     before: Column | None
     recompute_old: bool
@@ -236,7 +236,7 @@ def _loss(
     if inputs.recompute_old:
         recomputed = logprobs.detach() if inputs.before is None else tokens(inputs.before)
     old = old_policy(
-        tokens(inputs.behaviour),
+        tokens(inputs.behavior),
         recomputed,
         sequence_ids=batch.sequence_ids,
         num_sequences=batch.sequences.shape[0],

@@ -89,7 +89,7 @@ class BatchTrainer:
                 known = logprobs if inputs.before is None else inputs.before
                 tokens = completion_tokens(columns, indices if inputs.before is None else active)
                 outcome.before[tokens] = known[tokens]
-                outcome.gap = gap_metrics(known, batch.behaviour_logprobs, tokens)
+                outcome.gap = gap_metrics(known, batch.behavior_logprobs, tokens)
             norm = self._optimizer_step()
             if norm is None:
                 outcome.bad = True
@@ -137,7 +137,7 @@ class BatchTrainer:
             reference = self._reference.logprobs(columns, active, planner=self._planner)
         return UpdateInputs(
             columns=columns,
-            behaviour=batch.behaviour_logprobs,
+            behavior=batch.behavior_logprobs,
             advantages=self._advantages(batch, columns, active, reference),
             before=before,
             recompute_old=recompute,
@@ -163,7 +163,7 @@ class BatchTrainer:
             raise ValueError("a KL penalty in the reward needs the batch's advantage_inputs")
         tokens = completion_tokens(columns, active)
         penalty = kl_reward_penalty(
-            torch.from_numpy(batch.behaviour_logprobs[tokens]),
+            torch.from_numpy(batch.behavior_logprobs[tokens]),
             torch.from_numpy(reference[tokens]),
             sequence_ids=torch.from_numpy(np.repeat(np.arange(active.shape[0]), columns.completion_lengths[active])),
             num_sequences=active.shape[0],

@@ -10,7 +10,7 @@ they go on under the new weights, with their key-value cache computed anew.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -20,20 +20,19 @@ import torch
 from numpy.typing import NDArray
 
 from bolt_ray.core.errors import DataError, ModelError, WeightSyncError
-from bolt_ray.core.records import Completion, RolloutRequest
+from bolt_ray.core.records import Completion, GenerationRequest
 from bolt_ray.engines.settings import SamplingSettings
 from bolt_ray.engines.vllm.launch import start_vllm
 from bolt_ray.engines.vllm.settings import EngineSettings
-from bolt_ray.engines.vllm.weights import PoisonedEngineError, load_buckets
+from bolt_ray.engines.vllm.weights import CorruptedEngineError, load_buckets
 from bolt_ray.engines.weight_buckets import WeightManifest, check_buckets, check_complete, checkpoint_shapes
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class _InFlight:
-    """A request inside vLLM. ``adapter`` is the adapter it is generated with, kept to its end."""
+    """A request inside vLLM; ``adapter_version`` is that of the adapter it is generated with to its end."""
 
-    request: RolloutRequest
-    adapter: Any
+    request_id: int
     adapter_version: int | None
 
 
@@ -74,7 +73,7 @@ class VLLMEngine:
         self._scores = _Scores()
         self._num_scored = 0
         self._adapter: Any = None
-        self._poisoned: str | None = None
+        self._corrupted: str | None = None
         self._version = policy_version
         self._engine.set_weight_version(str(policy_version))
 
@@ -88,7 +87,7 @@ class VLLMEngine:
 
     @property
     def num_unfinished(self) -> int:
-        """Requests added and neither returned by ``step`` nor aborted."""
+        """Requests added and not yet returned by ``step``."""
         return len(self._in_flight) + len(self._finished)
 
     @property
@@ -99,7 +98,7 @@ class VLLMEngine:
         """
         return self._generated_tokens
 
-    def add(self, requests: Sequence[RolloutRequest], sampling: SamplingSettings | None = None) -> None:
+    def add(self, requests: Sequence[GenerationRequest], sampling: SamplingSettings | None = None) -> None:
         """Queue requests; ``sampling`` takes the place of the engine's own settings for these.
 
         Raises:
@@ -108,25 +107,18 @@ class VLLMEngine:
         self._check_usable()
         sampling = sampling or self._sampling
         for request in requests:
-            self._check_prompt(request.drawn.token_ids, what=f"prompt of row {request.drawn.prompt.row}")
+            self._check_prompt(request.token_ids, what=f"prompt of request {request.request_id}")
         for request in requests:
             key = str(request.request_id)
             assert key not in self._in_flight, f"request {key} is already being generated"
             self._engine.add_request(
                 key,
-                _prompt(request.drawn.token_ids),
+                _prompt(request.token_ids),
                 _sampling_params(sampling, request.seed),
                 lora_request=self._adapter,
             )
             version = None if self._adapter is None else self._version
-            self._in_flight[key] = _InFlight(request, self._adapter, version)
-
-    def abort(self, request_ids: Iterable[int]) -> None:
-        """Forget requests; unknown ids are ignored."""
-        wanted = {str(request_id) for request_id in request_ids}
-        keys = [key for key in wanted if self._in_flight.pop(key, None) is not None]
-        self._engine.abort_request(keys)
-        self._finished = [done for done in self._finished if str(done.request.request_id) not in wanted]
+            self._in_flight[key] = _InFlight(request.request_id, version)
 
     def step(self) -> list[Completion]:
         """One step of every running request; returns those that ended with it."""
@@ -191,7 +183,7 @@ class VLLMEngine:
 
         Raises:
             WeightSyncError: the tensors are not exactly the model's. Nothing was changed.
-            PoisonedEngineError: it failed half way; the engine answers nothing any more.
+            CorruptedEngineError: it failed half way; the engine answers nothing any more.
         """
         self._check_usable()
         check_buckets(manifest, buckets)
@@ -200,8 +192,8 @@ class VLLMEngine:
             self._engine.collective_rpc(load_buckets, args=(manifest, buckets))
             self._forget_cache()
         except BaseException as error:
-            self._poisoned = f"updating the generator to version {version} failed half way: {error}"
-            raise PoisonedEngineError(self._poisoned) from error
+            self._corrupted = f"updating the generator to version {version} failed half way: {error}"
+            raise CorruptedEngineError(self._corrupted) from error
         self._adapter = None
         self._set_version(version)
 
@@ -268,7 +260,7 @@ class VLLMEngine:
         if in_flight.adapter_version is not None:
             versions = [in_flight.adapter_version]
         return Completion(
-            request=in_flight.request,
+            request_id=in_flight.request_id,
             token_ids=token_ids,
             logprobs=np.asarray(output.logprobs.logprobs, dtype=np.float32),
             text=self._tokenizer.decode(output.token_ids, skip_special_tokens=True),
@@ -278,8 +270,8 @@ class VLLMEngine:
         )
 
     def _check_usable(self) -> None:
-        if self._poisoned is not None:
-            raise PoisonedEngineError(self._poisoned)
+        if self._corrupted is not None:
+            raise CorruptedEngineError(self._corrupted)
 
     def _check_prompt(self, token_ids: Any, *, what: str) -> None:
         if len(token_ids) == 0:

@@ -51,7 +51,7 @@ def test_a_run_trains_and_generator_and_learner_agree(
     config = load_config(write_config(model=model))
     outcome = train(config, base_dir=tmp_path)
     assert (outcome.steps, outcome.interrupted) == (3, False)
-    assert outcome.baseline is not None and outcome.baseline.total == 8
+    assert outcome.initial_score is not None and outcome.initial_score.total == 8
     steps = steps_of(tmp_path / "run")
     assert [record["policy_version"] for record in steps] == [1, 2, 3]
     for record in steps:

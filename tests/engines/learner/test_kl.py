@@ -124,7 +124,7 @@ def test_kl_in_the_reward_comes_before_baseline_and_normalization(
     )
     other = learner_of(model_path=reference.path)
     theirs = other.logprobs(split_sequences(batch), batch.prompt_lengths.tolist())
-    ours = np.split(batch.behaviour_logprobs, np.cumsum(batch.completion_lengths)[:-1])
+    ours = np.split(batch.behavior_logprobs, np.cumsum(batch.completion_lengths)[:-1])
     penalty = np.array([(a - b).sum() for a, b in zip(ours, theirs, strict=True)])  # k1
     options = AdvantageOptions(baseline=baseline, normalize=normalize)
     by_hand = compute_advantages(

@@ -17,10 +17,10 @@ from numpy.typing import NDArray
 from support.settings import engine_settings
 
 from bolt_ray.core.errors import DataError, ModelError, WeightSyncError
-from bolt_ray.core.records import Completion, DrawnPrompt, Prompt, RolloutRequest
+from bolt_ray.core.records import Completion, GenerationRequest
 from bolt_ray.engines.settings import SamplingSettings
 from bolt_ray.engines.vllm.engine import VLLMEngine
-from bolt_ray.engines.vllm.weights import PoisonedEngineError
+from bolt_ray.engines.vllm.weights import CorruptedEngineError
 from bolt_ray.engines.weight_buckets import pack_buckets
 from bolt_ray.tasks.arithmetic.model import ModelSettings, create_model, save_model
 
@@ -36,19 +36,11 @@ KINDS = {
 }
 
 
-def _request(request_id: int, *, prompt: list[int] = PROMPT, seed: int | None = None) -> RolloutRequest:
-    drawn = DrawnPrompt(
-        draw_id=request_id,
-        prompt=Prompt(row=request_id, key=str(request_id), prompt="?"),
-        token_ids=np.array(prompt, dtype=np.int32),
-    )
-    return RolloutRequest(
+def _request(request_id: int, *, prompt: list[int] = PROMPT, seed: int | None = None) -> GenerationRequest:
+    return GenerationRequest(
         request_id=request_id,
-        drawn=drawn,
-        sample_index=0,
-        v_hat=0.5,
-        n_eff=1.0,
-        policy_version=0,
+        kind="train",
+        token_ids=np.array(prompt, dtype=np.int32),
         seed=request_id if seed is None else seed,
     )
 
@@ -61,14 +53,15 @@ def _finish(engine: VLLMEngine) -> list[Completion]:
 
 
 def _generate(
-    engine: VLLMEngine, requests: list[RolloutRequest], sampling: SamplingSettings | None = None
+    engine: VLLMEngine, requests: list[GenerationRequest], sampling: SamplingSettings | None = None
 ) -> list[Completion]:
     engine.add(requests, sampling)
-    return sorted(_finish(engine), key=lambda completion: completion.request.request_id)
+    return sorted(_finish(engine), key=lambda completion: completion.request_id)
 
 
 def _tokens(completion: Completion) -> list[int]:
-    return [*completion.request.drawn.token_ids.tolist(), *completion.token_ids.tolist()]
+    """Of a request of ``PROMPT``."""
+    return [*PROMPT, *completion.token_ids.tolist()]
 
 
 def _logprobs(model: Any, tokens: list[int]) -> NDArray[np.float32]:
@@ -212,7 +205,7 @@ def plain(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
 def test_a_completion_says_what_happened(plain: Served) -> None:
     short = SamplingSettings(max_new_tokens=3)
     done = _generate(plain.engine, [_request(i) for i in range(40)], short)
-    assert [completion.request.request_id for completion in done] == list(range(40))
+    assert [completion.request_id for completion in done] == list(range(40))
     eos = plain.tokenizer.eos_token_id
     for completion in done:
         assert completion.token_ids.dtype == np.int32
@@ -258,10 +251,10 @@ def test_a_stop_string_ends_a_completion(plain: Served) -> None:
 @pytest.mark.parametrize(
     ("prompt", "message"),
     [
-        ([], "prompt of row 2 has no tokens"),
-        ([5] * CONTEXT, f"prompt of row 2 has {CONTEXT} tokens; the context of {CONTEXT} leaves no room"),
-        ([5, 10_000], "prompt of row 2 has token id 10000; the model knows 0 to"),
-        ([5, -1], "prompt of row 2 has token id -1"),
+        ([], "prompt of request 2 has no tokens"),
+        ([5] * CONTEXT, f"prompt of request 2 has {CONTEXT} tokens; the context of {CONTEXT} leaves no room"),
+        ([5, 10_000], "prompt of request 2 has token id 10000; the model knows 0 to"),
+        ([5, -1], "prompt of request 2 has token id -1"),
     ],
 )
 def test_a_bad_prompt_is_refused_and_the_engine_lives(plain: Served, prompt: list[int], message: str) -> None:
@@ -269,13 +262,6 @@ def test_a_bad_prompt_is_refused_and_the_engine_lives(plain: Served, prompt: lis
         plain.engine.add([_request(1), _request(2, prompt=prompt)])
     assert plain.engine.num_unfinished == 0
     assert len(_generate(plain.engine, [_request(1)])) == 1
-
-
-def test_an_aborted_request_is_forgotten(plain: Served) -> None:
-    plain.engine.add([_request(i) for i in range(4)])
-    plain.engine.step()
-    plain.engine.abort([1, 3, 99])
-    assert sorted(completion.request.request_id for completion in _finish(plain.engine)) == [0, 2]
 
 
 def test_nothing_to_do_is_done_at_once(plain: Served) -> None:
@@ -308,17 +294,17 @@ def test_generated_tokens_count_up_while_requests_run(plain: Served) -> None:
     assert seen == list(range(1, len(done[0].token_ids) + 1))
 
 
-def test_an_update_that_fails_half_way_poisons_the_engine(tmp_path: Path) -> None:
+def test_an_update_that_fails_half_way_corrupts_the_engine(tmp_path: Path) -> None:
     served = _serve("untied", tmp_path)
     manifest, buckets = pack_buckets(served.model.state_dict().items(), bucket_bytes=1 << 20, version=1)
     torn = replace(manifest.tensors[-1], offset=manifest.num_bytes + 64)
-    with pytest.raises(PoisonedEngineError, match="updating the generator to version 1 failed half way"):
+    with pytest.raises(CorruptedEngineError, match="updating the generator to version 1 failed half way"):
         served.engine.update_weights(replace(manifest, tensors=(*manifest.tensors[:-1], torn)), buckets, 1)
     assert served.engine.policy_version == 0
     for call in (lambda: served.engine.add([_request(0)]), lambda: served.engine.score([PROMPT])):
-        with pytest.raises(PoisonedEngineError, match="failed half way"):
+        with pytest.raises(CorruptedEngineError, match="failed half way"):
             call()
-    with pytest.raises(PoisonedEngineError):
+    with pytest.raises(CorruptedEngineError):
         served.engine.update_weights(manifest, buckets, 1)
     served.engine.close()
 
@@ -353,7 +339,7 @@ def test_adapters_replace_each_other_and_requests_keep_the_one_they_began_with(t
     served.engine.step()
     served.engine.update_adapter(tmp_path / "1", 3)
     served.engine.add([_request(1)])
-    done = sorted(_finish(served.engine), key=lambda completion: completion.request.request_id)
+    done = sorted(_finish(served.engine), key=lambda completion: completion.request_id)
     assert [(c.oldest_version, c.newest_version) for c in done] == [(2, 2), (3, 3)]
     with pytest.raises(ModelError, match=r"is not a LoRA adapter: it has no adapter_config\.json"):
         served.engine.update_adapter(tmp_path / "none", 4)
