@@ -313,7 +313,7 @@ class DeepSpeedLearner:
         log.warning("step %d: non-finite loss or gradient, update skipped (%d in a row)", step, count)
         if count < self.settings.max_bad_steps:
             return
-        gap = outcome.gap.get("policy/logprob_gap", float("nan"))
+        gap = outcome.gap.get("policy/logprob_gap_max", float("nan"))
         raise UnhealthyTrainingError(
             f"{count} steps in a row up to step {step} had a non-finite loss or gradient; the weights are those "
             f"before them. {_diagnosis(gap)} Resume from a checkpoint with a smaller train.learning_rate or "

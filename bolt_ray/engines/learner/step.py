@@ -198,11 +198,7 @@ class BatchTrainer:
             device=self._device,
         )
         sums, logprobs = _over_ranks(done.sums, done.logprobs)
-        metrics = summarize(sums)
-        metrics.pop("policy/logprob_gap", None)
-        correction = summarize_correction(sums)
-        correction.pop("policy/logprob_gap", None)
-        return metrics | correction, logprobs
+        return summarize(sums) | summarize_correction(sums), logprobs
 
     def _optimizer_step(self) -> float | None:
         """Clip and step; the gradient norm before clipping, or None if it is not finite and nothing was done."""
@@ -230,9 +226,17 @@ def completion_tokens(columns: TokenColumns, indices: NDArray[np.int64]) -> NDAr
 
 
 def gap_metrics(ours: Column, theirs: Column, tokens: NDArray[np.int64]) -> dict[str, float]:
-    """How far learner and generator are apart on the same tokens: the largest |Δ log p| and the mean."""
+    """How far learner and generator are apart on the same tokens, in nats; NaN if one log-prob is NaN.
+
+    ``policy/logprob_gap`` is the mean |Δ log p|, ``policy/logprob_gap_max`` the largest. No other code computes
+    either of them.
+
+    Args:
+        ours, theirs: float32 [Σ completion_lengths].
+        tokens: int64 [n], n ≥ 1, places in the columns to compare.
+    """
     gap = np.abs(ours[tokens] - theirs[tokens])
-    return {"policy/logprob_gap": float(gap.max()), "policy/logprob_gap_mean": float(gap.mean())}
+    return {"policy/logprob_gap": float(gap.mean()), "policy/logprob_gap_max": float(gap.max())}
 
 
 def _over_ranks(sums: Mapping[str, Tensor], logprobs: Column) -> tuple[dict[str, float], Column]:
