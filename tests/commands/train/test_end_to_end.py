@@ -26,12 +26,11 @@ pytestmark = [pytest.mark.ray, pytest.mark.vllm, pytest.mark.slow]
 STEP_METRICS = """
 baseline/avg_v_hat baseline/avg_N_eff baseline/avg_kl_ema baseline/num_prompts baseline/min_v_hat baseline/max_v_hat
 baseline/brier baseline/cold_fraction curriculum/n_tracked curriculum/mean_v_hat curriculum/std_v_hat
-curriculum/mean_uncertainty curriculum/mean_weight curriculum/pct_easy curriculum/pct_hard
-curriculum/pct_learning_edge curriculum/coverage reward/mean reward/std reward/unscored_fraction loss/policy loss/kl
-loss/entropy loss/total policy/clip_fraction policy/ratio_ess policy/logprob_gap policy/logprob_gap_max
-policy/sync_gap policy/staleness_mean policy/staleness_max completions/mean_length completions/truncated_fraction time/generate
-time/score time/train time/sync time/idle_generator time/idle_trainer time/step throughput/tokens_per_second
-throughput/samples_per_second
+curriculum/mean_uncertainty curriculum/mean_weight curriculum/pct_easy curriculum/pct_hard curriculum/pct_learning_edge
+curriculum/coverage reward/mean reward/std reward/unscored_fraction loss/policy loss/kl loss/entropy loss/total
+policy/clip_fraction policy/ratio_ess policy/logprob_gap policy/logprob_gap_max policy/sync_gap policy/staleness_mean
+policy/staleness_max completions/mean_length completions/truncated_fraction time/generate time/score time/train
+time/sync time/idle_generator time/idle_trainer time/step throughput/tokens_per_second throughput/samples_per_second
 """.split()
 
 

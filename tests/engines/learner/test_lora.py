@@ -9,7 +9,15 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from support.learner_cases import make_batch, make_model, run_on_ranks, split_sequences
+from support.learner_cases import (
+    LINEAR,
+    largest,
+    largest_difference,
+    make_batch,
+    make_model,
+    run_on_ranks,
+    split_sequences,
+)
 
 from bolt_ray.core.errors import ModelError
 from bolt_ray.engines.learner.learner import DeepSpeedLearner, LearnerSettings, LoraSettings
@@ -133,3 +141,38 @@ def test_sharded_adapters_train_alike(trained: DeepSpeedLearner, model_path: str
         got = np.load(tmp_path / f"logprobs{stage}.npy")
         np.testing.assert_allclose(got, logprobs(trained), atol=1e-3)
         assert (tmp_path / f"adapter{stage}" / "adapter_model.safetensors").is_file()
+
+
+def adapter_gradient(learner: DeepSpeedLearner) -> dict[str, torch.Tensor]:
+    """Of the second step: at the first B is 0, and so is the gradient of A."""
+    learner.train_step(make_batch(0))
+    before = {name: tensor.detach().clone() for name, tensor in learner.iter_adapter_weights(torch.float32)}
+    learner.train_step(make_batch(1))
+    return {name: before[name] - tensor for name, tensor in learner.iter_adapter_weights(torch.float32)}
+
+
+# Without memory of the first step in Adam, the second update is learning_rate · gradient / epsilon.
+LINEAR_ADAPTER = LINEAR | {"betas": (0.0, 0.0), "micro_batch_tokens": 100}
+
+
+def sharded_gradients(rank: int, model: str, out: str) -> None:
+    for stage in (0, 2, 3):
+        learner = adapter_learner(model, zero_stage=stage, **LINEAR_ADAPTER)
+        found = adapter_gradient(learner)
+        learner.close()
+        if rank == 0:
+            torch.save(found, f"{out}/gradient{stage}.pt")
+
+
+@pytest.mark.slow
+def test_adapters_have_one_gradient_on_one_and_two_ranks(model_path: str, tmp_path: Path) -> None:
+    """Adam's usual epsilon hides the scale of a gradient: a factor lost over ranks or micro-batches shows here."""
+    learner = adapter_learner(model_path, **LINEAR_ADAPTER)
+    expected = adapter_gradient(learner)
+    learner.close()
+    for part in ("lora_A", "lora_B"):
+        assert largest({name: tensor for name, tensor in expected.items() if part in name}) > 0.01, part
+    run_on_ranks(sharded_gradients, ranks=2, rendezvous=tmp_path / "join", args=(model_path, str(tmp_path)))
+    for stage in (0, 2, 3):
+        found = torch.load(tmp_path / f"gradient{stage}.pt", weights_only=True)
+        assert largest_difference(found, expected) < 1e-5, stage
