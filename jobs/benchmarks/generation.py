@@ -95,14 +95,12 @@ def variants(
     nucleus = SamplingSettings(max_new_tokens=arguments.tokens, top_p=0.95)
     settings = EngineSettings(model_dir=model_dir, max_model_len=128, max_num_seqs=count, kv_cache_bytes=64 << 20)
     engine = VLLMEngine(settings, sampling=sampling)
-    cached = VLLMEngine(replace(settings, prefix_caching=True), sampling=sampling)
     narrow = VLLMEngine(replace(settings, max_num_seqs=count // 4), sampling=sampling)
     pool = GeneratorPool.start(num_generators=1, engine=settings, sampling=sampling, resources=GeneratorResources())
     update_times(engine, model)
     return {
         "engine": lambda start: engine_speed(engine, sampling, count=count, start=start),
         "engine, top_p 0.95": lambda start: engine_speed(engine, nucleus, count=count, start=start),
-        "engine, prefix caching": lambda start: engine_speed(cached, sampling, count=count, start=start),
         "engine, a quarter at a time": lambda start: engine_speed(narrow, sampling, count=count, start=start),
         "generator actor": lambda start: pool_speed(pool, sampling, count=count, start=start),
         "Transformers generate": lambda start: transformers_speed(model, sampling, count=count, start=start),

@@ -31,12 +31,12 @@ from bolt_ray.engines.learner.deepspeed import (
     partitioned_loading,
     prepare_deepspeed,
 )
-from bolt_ray.engines.learner.logprobs import Beside
+from bolt_ray.engines.learner.logprobs import Extra
 from bolt_ray.engines.learner.lora import attach_adapter, iter_adapter_weights, save_adapter
 from bolt_ray.engines.learner.model import (
     copy_model_files,
     load_policy,
-    probe,
+    packing_self_test,
     resolve_dtype,
     training_device,
 )
@@ -84,11 +84,11 @@ class DeepSpeedLearner:
         trainable = [parameter for parameter in self._module.parameters() if parameter.requires_grad]
         self._engine = initialize_engine(self._module, parameters=trainable, config=config)
         self._engine.train()
-        packs = probe(self._engine, self._module, dtype=self._dtype, device=self._device)
+        packs = packing_self_test(self._engine, self._module, dtype=self._dtype, device=self._device)
         planner = PassPlanner(
             token_budget=settings.micro_batch_tokens,
             packing=packs and settings.packing,
-            # This kernel skips what lies between sequences, so one long row costs it nothing.
+            # This kernel does not compute attention between sequences, so one long row costs nothing extra.
             row_capacity=settings.micro_batch_tokens if settings.attention == "flash_attention_2" else None,
         )
         self._controller = make_kl_controller(
@@ -171,7 +171,7 @@ class DeepSpeedLearner:
         Returns:
             float32 [T] for each sequence.
         """
-        return self._score(sequences, prompt_lengths, beside="nothing")[0]
+        return self._score(sequences, prompt_lengths, extra="nothing")[0]
 
     def probe(
         self, sequences: Sequence[NDArray[np.integer]]
@@ -179,19 +179,19 @@ class DeepSpeedLearner:
         """log p of every token but a sequence's first, in one forward pass. Collective; the same on every rank.
 
         Returns:
-            Twice float32 [n-1] for each sequence of n tokens: of the model alone (temperature 1, nothing filtered
-            out), which is what an inference engine says of a prompt, and as sampled in training.
+            Twice float32 [n-1] for each sequence of n tokens: of the model alone (temperature 1, no filter), which is
+            what an inference engine returns for a prompt, and as sampled in training.
         """
-        sampled, plain = self._score(sequences, [1] * len(sequences), beside="plain")
+        sampled, plain = self._score(sequences, [1] * len(sequences), extra="plain")
         return plain, sampled
 
     def _score(
-        self, sequences: Sequence[NDArray[np.integer]], prompt_lengths: Sequence[int], *, beside: Beside
+        self, sequences: Sequence[NDArray[np.integer]], prompt_lengths: Sequence[int], *, extra: Extra
     ) -> tuple[list[NDArray[np.float32]], list[NDArray[np.float32]]]:
         columns = TokenColumns.of_sequences(sequences, prompt_lengths)
         if not columns.num_sequences:
             return [], []
-        first, second = self._trainer.score(columns, np.arange(columns.num_sequences), beside=beside)
+        first, second = self._trainer.score(columns, np.arange(columns.num_sequences), extra=extra)
         cuts = columns.completion_starts[1:]
         return np.split(first, cuts), np.split(second, cuts)
 
@@ -242,7 +242,7 @@ class DeepSpeedLearner:
         dist.barrier()
 
     def save(self, directory: str | Path) -> None:
-        """Write what `load` needs to go on as if nothing had happened, at any world size; collective.
+        """Write what `load` needs to continue exactly, at any world size; collective.
 
         Master weights, optimizer moments, a reference that follows the policy, the KL controller and the counters,
         as safetensors and JSON.
@@ -275,7 +275,7 @@ class DeepSpeedLearner:
         dist.barrier()
 
     def close(self) -> None:
-        """Release the engine; the process group is left to whoever made it."""
+        """Release the engine; the process group stays open, its creator closes it."""
         self._engine.destroy()
 
     def _directory(self, directory: str | Path) -> Path:

@@ -42,7 +42,6 @@ class EngineSettings:
         kv_cache_bytes: size of the key-value cache; None only on GPU, where ``gpu_memory_utilization`` sets it.
         gpu_memory_utilization: share of a GPU's memory that weights and cache may take.
         tensor_parallel_size: GPUs one engine spans.
-        prefix_caching: share the key-value cache of equal prefixes between requests.
         enforce_eager: run the model without compiling or capturing it.
         trust_remote_code: run Python code shipped in the model directory.
         lora_rank: rank of the adapters ``update_adapter`` will bring; None serves plain weights.
@@ -57,7 +56,6 @@ class EngineSettings:
     kv_cache_bytes: int | None = 512 * 1024 * 1024
     gpu_memory_utilization: float = 0.85
     tensor_parallel_size: int = 1
-    prefix_caching: bool = False
     enforce_eager: bool = True
     trust_remote_code: bool = False
     lora_rank: int | None = None
