@@ -20,7 +20,7 @@ import torch.distributed as dist
 from numpy.typing import NDArray
 from torch import Tensor
 
-from bolt_ray.core.errors import ModelError, UnhealthyTrainingError
+from bolt_ray.core.errors import ModelError
 from bolt_ray.core.kl_controllers import make_kl_controller
 from bolt_ray.core.records import StepReport, TrainingBatch
 from bolt_ray.engines.learner.checkpoint import Counters, load_state, save_state
@@ -43,8 +43,9 @@ from bolt_ray.engines.learner.model import (
 from bolt_ray.engines.learner.packing import TokenColumns
 from bolt_ray.engines.learner.passes import PassPlanner
 from bolt_ray.engines.learner.reference import make_reference
+from bolt_ray.engines.learner.report import count_bad, step_metrics
 from bolt_ray.engines.learner.settings import LearnerSettings, LoraSettings, ReferenceSettings
-from bolt_ray.engines.learner.step import BatchOutcome, BatchTrainer
+from bolt_ray.engines.learner.step import BatchTrainer
 from bolt_ray.engines.learner.weights import iter_named_weights, write_safetensors
 
 __all__ = ["DeepSpeedLearner", "LearnerSettings", "LoraSettings", "ReferenceSettings"]
@@ -151,11 +152,12 @@ class DeepSpeedLearner:
             self.counters.policy_version += 1
             if self.reference is not None:
                 self.reference.after_update(self.counters.policy_version)
-        self._count_bad(outcome, step=batch.step)
+        count_bad(outcome, counters=self.counters, step=batch.step, max_bad_steps=self.settings.max_bad_steps)
+        controller = self._controller.metrics() if self.reference is not None else {}
         return StepReport(
             step=batch.step,
             skipped=outcome.applied == 0,
-            metrics=self._metrics(outcome, rate=rate),
+            metrics=step_metrics(outcome, counters=self.counters, learning_rate=rate, controller=controller),
             logprobs_before=outcome.before,
         )
 
@@ -288,45 +290,3 @@ class DeepSpeedLearner:
         if self._peft is None:
             raise ModelError("this learner trains all weights: it has no adapter (set model.use_peft)")
         return self._peft
-
-    def _metrics(self, outcome: BatchOutcome, *, rate: float) -> dict[str, float]:
-        """Means over the applied optimizer steps, and the counters."""
-        keys = dict.fromkeys(key for metrics in outcome.metrics for key in metrics)
-        means = {key: float(np.mean([metrics[key] for metrics in outcome.metrics if key in metrics])) for key in keys}
-        counters = {
-            "optim/learning_rate": rate,
-            "optim/updates": float(outcome.applied),
-            "optim/bad_steps_in_a_row": float(self.counters.bad_in_a_row),
-            "optim/bad_steps_total": float(self.counters.bad_total),
-        }
-        controller = self._controller.metrics() if self.reference is not None else {}
-        return means | outcome.gap | counters | controller
-
-    def _count_bad(self, outcome: BatchOutcome, *, step: int) -> None:
-        """Count non-finite batches; too many in a row end the run."""
-        if not outcome.bad:
-            self.counters.bad_in_a_row = 0
-            return
-        self.counters.bad_in_a_row += 1
-        self.counters.bad_total += 1
-        count = self.counters.bad_in_a_row
-        log.warning("step %d: non-finite loss or gradient, update skipped (%d in a row)", step, count)
-        if count < self.settings.max_bad_steps:
-            return
-        gap = outcome.gap.get("policy/logprob_gap_max", float("nan"))
-        raise UnhealthyTrainingError(
-            f"{count} steps in a row up to step {step} had a non-finite loss or gradient; the weights are those "
-            f"before them. {_diagnosis(gap)} Resume from a checkpoint with a smaller train.learning_rate or "
-            f"train.max_grad_norm"
-        )
-
-
-def _diagnosis(gap: float) -> str:
-    if not np.isfinite(gap):
-        return "The policy's own log-probs are not finite: its weights have diverged."
-    if gap > 1.0:
-        return (
-            f"Learner and generator differ by up to {gap:.3g} in log-probability: their weights or sampling "
-            "settings disagree."
-        )
-    return "The log-probs before the update are finite and agree with the generator's, so the backward pass overflows."
