@@ -56,8 +56,7 @@ def test_a_run_trains_and_generator_and_learner_agree(
     for record in steps:
         assert set(STEP_METRICS) <= set(record), set(STEP_METRICS) - set(record)
         assert record["policy/sync_gap"] <= 1e-3, "after the sync"
-        assert record["policy/logprob_gap_max"] <= 1e-3, "on every token trained"
-        assert 0.0 < record["policy/logprob_gap"] < record["policy/logprob_gap_max"]
+        assert record["policy/logprob_gap"] <= record["policy/logprob_gap_max"] <= 1e-3, "on every token trained"
         assert record["policy/staleness_max"] == 0
         assert record["rollout/completions"] == 16
     evaluations = [record for record in read_metrics(tmp_path / "run" / "metrics.jsonl") if "eval/pass@1" in record]
@@ -121,8 +120,14 @@ def test_resume_continues_as_if_nothing_had_happened(
 
     expected, found = steps_of(whole), steps_of(cut)
     assert [record["step"] for record in found] == [1, 2, 3, 4, 5]
-    for name in ("reward/mean", "baseline/avg_v_hat", "baseline/num_prompts", "completions/mean_length"):
+    # Exactly equal, although the text is sampled: prompts, v̂ and the seed of every request come from the checkpoint, a
+    # step trains its completions in the order of their requests, and max_staleness is 0. Only which requests share an
+    # engine step depends on timing: it moves log-probs by 1e-6, and a token's two best candidates with their noise are
+    # about 1 apart. Weights, and v̂ that decays with their drift, are compared with a tolerance for the same reason.
+    for name in ("reward/mean", "baseline/num_prompts", "completions/mean_length"):
         assert [record[name] for record in found] == [record[name] for record in expected], name
+    values = ([record["baseline/avg_v_hat"] for record in records] for records in (found, expected))
+    np.testing.assert_allclose(*values, rtol=0, atol=1e-5)
     for name, tensor in weights_of(whole / "final").items():
         np.testing.assert_allclose(weights_of(cut / "final")[name], tensor, rtol=0, atol=1e-6, err_msg=name)
 

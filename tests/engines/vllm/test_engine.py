@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from bolt_ray.core.errors import DataError, ModelError, WeightSyncError
 from bolt_ray.core.records import Completion, DrawnPrompt, Prompt, RolloutRequest
-from bolt_ray.engines.vllm.engine import EngineSettings, SamplingSettings, VLLMEngine, native_bfloat16
+from bolt_ray.engines.vllm.engine import EngineSettings, SamplingSettings, VLLMEngine
 from bolt_ray.engines.vllm.weights import PoisonedEngineError
 from bolt_ray.engines.weight_buckets import pack_buckets
 from bolt_ray.tasks.arithmetic.model import ModelSettings, create_model, save_model
@@ -369,13 +369,16 @@ def test_adapters_replace_each_other_and_requests_keep_the_one_they_began_with(t
 
 
 def test_bfloat16_agrees_within_its_precision(tmp_path: Path) -> None:
-    if not native_bfloat16():
-        pytest.skip("this CPU does not multiply bfloat16")
+    """On a CPU without bfloat16 instructions the kernels emulate it. Usual gaps are 0.01 to 0.03."""
     served = _serve("tied", tmp_path, dtype="bfloat16")
+    sequence = [*PROMPT, 11, 12, 13, 14]
+    before = _logprobs(served.model, sequence)
     served.sync(40)
+    assert np.abs(_logprobs(served.model, sequence) - before).max() > 0.3  # a stale engine could not pass what follows
     rounded = served.model.to(torch.bfloat16)
+    np.testing.assert_allclose(served.engine.score([sequence])[0], _logprobs(rounded, sequence), atol=0.1)
     done = _generate(served.engine, [_request(i) for i in range(8)])
-    assert all(_gap(rounded, completion) <= 0.2 for completion in done)
+    assert all(_gap(rounded, completion) <= 0.1 for completion in done)
     served.engine.close()
 
 
