@@ -61,6 +61,9 @@ def test_the_curriculum_draws_what_is_uncertain(
         rewards=[{"type": "own.py:score"}],
         rollout={"rollouts_per_step": 32, "group_size": 4},
         baseline={"forgetting": "constant"},
+        # Sharper than the preset's strategy, so that a few dozen draws tell: w falls from e^10 to e^7 at the first visit
+        # of an even number, whose v̂ then is 5 of 6.
+        curriculum={"strategy": "cures", "temperature": 0.05},
         train={"max_steps": 16, "learning_rate": 1e-5},
         eval=settings,
     )
@@ -70,9 +73,9 @@ def test_the_curriculum_draws_what_is_uncertain(
     log = DrawLog(tmp_path / "run" / "draws", store_address=store.address)
     windows = [np.array([int(p.prompt[0]) % 2 for p in store.read(log.read(n).rows)]) for n in range(8)]
     # The rewards do not depend on what is generated, so the draws are a function of the seed: v̂ of an odd number stays
-    # 0.5 and that of an even one goes to 1.
+    # 0.5 and that of an even one goes to 1. Uniform draws would give 0.5 ± 0.06.
     assert [len(window) for window in windows] == [16] * 8
-    assert np.concatenate(windows[4:]).mean() > 0.6, windows
+    assert np.concatenate(windows[4:]).mean() > 0.7, windows
 
 
 def test_an_adapter_trains_and_only_it_is_sent(
