@@ -61,8 +61,8 @@ def test_the_curriculum_draws_what_is_uncertain(
         rewards=[{"type": "own.py:score"}],
         rollout={"rollouts_per_step": 32, "group_size": 4},
         baseline={"forgetting": "constant"},
-        # Sharper than the preset's strategy, so that a few dozen draws tell: w falls from e^10 to e^7 at the first visit
-        # of an even number, whose v̂ then is 5 of 6.
+        # Sharper than the preset's strategy, so that a few dozen draws tell: at the first visit of an even number v̂
+        # goes from 1/2 to 5/6, and its weight from e^10 to e^7.
         curriculum={"strategy": "cures", "temperature": 0.05},
         train={"max_steps": 16, "learning_rate": 1e-5},
         eval=settings,
