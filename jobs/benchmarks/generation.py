@@ -99,14 +99,12 @@ def variants(
         seed=0,
     )
     engine = VLLMEngine(settings, sampling=sampling)
-    cached = VLLMEngine(replace(settings, generator=replace(generator, prefix_caching=True)), sampling=sampling)
     narrow = VLLMEngine(replace(settings, generator=replace(generator, max_num_seqs=count // 4)), sampling=sampling)
     pool = GeneratorPool.start(num_generators=1, engine=settings, sampling=sampling, resources=GeneratorResources())
     update_times(engine, model)
     return {
         "engine": lambda start: engine_speed(engine, sampling, count=count, start=start),
         "engine, top_p 0.95": lambda start: engine_speed(engine, nucleus, count=count, start=start),
-        "engine, prefix caching": lambda start: engine_speed(cached, sampling, count=count, start=start),
         "engine, a quarter at a time": lambda start: engine_speed(narrow, sampling, count=count, start=start),
         "generator actor": lambda start: pool_speed(pool, sampling, count=count, start=start),
         "Transformers generate": lambda start: transformers_speed(model, sampling, count=count, start=start),

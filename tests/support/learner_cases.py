@@ -77,8 +77,14 @@ def weights_of(learner: Any) -> dict[str, torch.Tensor]:
 
 
 def largest_difference(first: dict[str, torch.Tensor], second: dict[str, torch.Tensor]) -> float:
+    """max |first − second| over all tensors; NaN if one element is, so that every comparison with it fails."""
     assert first.keys() == second.keys()
-    return max(float((first[name] - second[name]).abs().max()) for name in first)
+    return largest({name: first[name] - second[name] for name in first})
+
+
+def largest(tensors: dict[str, torch.Tensor]) -> float:
+    """The largest absolute value; NaN if one element is (Python's ``max`` would lose it)."""
+    return float(torch.stack([tensor.abs().max() for tensor in tensors.values()]).max())
 
 
 def run_on_ranks(function: Callable[..., None], *, ranks: int, rendezvous: Path, args: tuple[Any, ...]) -> None:

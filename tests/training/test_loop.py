@@ -19,7 +19,7 @@ from bolt_ray.actors.scorer_actor import ScoringRequest
 from bolt_ray.core.advantages import AdvantageOptions
 from bolt_ray.core.errors import UnhealthyTrainingError, WeightSyncError
 from bolt_ray.core.records import DrawnPrompt, Outcomes, Prompt, StepReport, TrainingBatch, UnscoredReason
-from bolt_ray.engines.vllm.settings import SamplingSettings
+from bolt_ray.engines.settings import SamplingSettings
 from bolt_ray.rewards.unscored import check_unscored
 from bolt_ray.training.batch import BatchBuilder
 from bolt_ray.training.completions import CompletionService

@@ -11,7 +11,7 @@ they go on under the new weights, with their key-value cache computed anew.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,8 @@ from bolt_ray.core.errors import DataError, ModelError, WeightSyncError
 from bolt_ray.core.records import Completion, GenerationRequest
 from bolt_ray.engines.settings import SamplingSettings
 from bolt_ray.engines.vllm.launch import start_vllm
+from bolt_ray.engines.vllm.requests import generation_params, token_prompt
+from bolt_ray.engines.vllm.scoring import SequenceScores
 from bolt_ray.engines.vllm.settings import EngineSettings
 from bolt_ray.engines.vllm.weights import CorruptedEngineError, load_buckets
 from bolt_ray.engines.weight_buckets import WeightManifest, check_buckets, check_complete, checkpoint_shapes
@@ -34,14 +36,6 @@ class _InFlight:
 
     request_id: int
     adapter_version: int | None
-
-
-@dataclass(slots=True)
-class _Scores:
-    """What ``score`` asked for: request ids still under way, and vLLM's outputs of those done."""
-
-    waiting: set[str] = field(default_factory=set)
-    done: dict[str, Any] = field(default_factory=dict)
 
 
 class VLLMEngine:
@@ -70,8 +64,7 @@ class VLLMEngine:
         self._finished: list[Completion] = []
         self._finished_tokens = 0
         self._generated_tokens = 0
-        self._scores = _Scores()
-        self._num_scored = 0
+        self._scores = SequenceScores(by_token=settings.lora_rank is not None)
         self._adapter: Any = None
         self._corrupted: str | None = None
         self._version = policy_version
@@ -113,8 +106,8 @@ class VLLMEngine:
             assert key not in self._in_flight, f"request {key} is already being generated"
             self._engine.add_request(
                 key,
-                _prompt(request.token_ids),
-                _sampling_params(sampling, request.seed),
+                token_prompt(request.token_ids),
+                generation_params(sampling, seed=request.seed),
                 lora_request=self._adapter,
             )
             version = None if self._adapter is None else self._version
@@ -144,39 +137,14 @@ class VLLMEngine:
         Raises:
             DataError: a sequence is too short, too long or has unknown tokens.
         """
-        from vllm import SamplingParams
-        from vllm.sampling_params import RequestOutputKind
-
         self._check_usable()
-        keys: list[list[tuple[str, int]]] = []
         for index, sequence in enumerate(sequences):
-            # The last token is scored as an output, so that a sequence may fill the whole context.
             self._check_prompt(sequence[:-1], what=f"sequence {index} to score")
             self._check_prompt(sequence[-1:], what=f"sequence {index} to score")
-        # With adapters vLLM's output layer takes one row per request; log-probs of a prompt would be several.
-        by_token = self._settings.lora_rank is not None
-        for sequence in sequences:
-            cuts = range(1, len(sequence)) if by_token else [len(sequence) - 1]
-            keys.append([(f"score-{self._num_scored + place}", cut) for place, cut in enumerate(cuts)])
-            self._num_scored += len(cuts)
-            for key, cut in keys[-1]:
-                params = SamplingParams(
-                    temperature=1.0,
-                    max_tokens=1,
-                    prompt_logprobs=None if by_token else 0,
-                    logprobs=1,
-                    logprob_token_ids=[int(sequence[cut])],
-                    detokenize=False,
-                    output_kind=RequestOutputKind.FINAL_ONLY,
-                )
-                self._engine.add_request(key, _prompt(sequence[:cut]), params, lora_request=self._adapter)
-                self._scores.waiting.add(key)
-        while self._scores.waiting:
+        submitted = [self._scores.submit(self._engine, sequence, adapter=self._adapter) for sequence in sequences]
+        while self._scores.pending:
             self._advance()
-        return [
-            np.concatenate([_sequence_logprobs(self._scores.done.pop(key), sequence[: cut + 1]) for key, cut in parts])
-            for parts, sequence in zip(keys, sequences, strict=True)
-        ]
+        return [self._scores.collect(sequence) for sequence in submitted]
 
     def update_weights(self, manifest: WeightManifest, buckets: Sequence[NDArray[np.uint8]], version: int) -> None:
         """Replace all weights; they are policy version ``version`` from the next step on.
@@ -243,10 +211,7 @@ class VLLMEngine:
     def _advance(self) -> None:
         """One engine step; what ended is kept in ``_finished`` or among the scores."""
         for output in self._engine.step():
-            if output.request_id in self._scores.waiting:
-                self._scores.waiting.remove(output.request_id)
-                self._scores.done[output.request_id] = output
-            elif output.request_id in self._in_flight:
+            if not self._scores.accept(output) and output.request_id in self._in_flight:
                 in_flight = self._in_flight.pop(output.request_id)
                 self._finished.append(self._complete(in_flight, output.outputs[0]))
         states = self._engine.output_processor.request_states.values()
@@ -287,38 +252,6 @@ class VLLMEngine:
                 f"the {what} has token id {low if low < 0 else high}; the model knows 0 to {self._vocab_size - 1}. "
                 f"Was it tokenized with another tokenizer?"
             )
-
-
-def _prompt(token_ids: Any) -> dict[str, Any]:
-    return {"type": "token", "prompt_token_ids": [int(token) for token in token_ids]}
-
-
-def _sampling_params(sampling: SamplingSettings, seed: int) -> Any:
-    from vllm import SamplingParams
-    from vllm.sampling_params import RequestOutputKind
-
-    return SamplingParams(
-        temperature=sampling.temperature,
-        top_p=sampling.top_p,
-        top_k=sampling.top_k,
-        min_p=sampling.min_p,
-        max_tokens=sampling.max_new_tokens,
-        stop=list(sampling.stop) or None,
-        seed=seed & (2**63 - 1),
-        logprobs=0,
-        flat_logprobs=True,
-        # vLLM needs the text as it grows only to look for stop strings.
-        detokenize=bool(sampling.stop),
-        output_kind=RequestOutputKind.FINAL_ONLY,
-    )
-
-
-def _sequence_logprobs(output: Any, sequence: Sequence[int]) -> NDArray[np.float32]:
-    """float32: the prompt's tokens from the second on, if they were asked for, then the last, scored as an output."""
-    prompt = [] if output.prompt_logprobs is None else zip(output.prompt_logprobs[1:], sequence[1:-1], strict=True)
-    values = [position[int(token)].logprob for position, token in prompt]
-    values.append(output.outputs[0].logprobs[0][int(sequence[-1])].logprob)
-    return np.asarray(values, dtype=np.float32)
 
 
 def _expected_weights(model_dir: str) -> dict[str, tuple[int, ...]]:

@@ -28,6 +28,9 @@ pytestmark = [pytest.mark.vllm, pytest.mark.slow]
 
 CONTEXT = 64
 TOLERANCE = 1e-3
+SHARP = 5.0
+"""Factor on an output head of its own: the two likeliest tokens are then no tie that rounding could break, and sampling
+still has several to choose from."""
 PROMPT = [5, 6, 7, 8, 9, 10]
 KINDS = {
     "tied": ModelSettings(size="tiny", tie_embeddings=True),
@@ -111,9 +114,11 @@ class Served:
         self.engine.update_weights(manifest, buckets, version)
 
 
-def _serve(kind: str, directory: Path, **settings: Any) -> Served:
+def _serve(kind: str, directory: Path, *, sharpness: float = 1.0, **settings: Any) -> Served:
     model, tokenizer = create_model(KINDS[kind], seed=1)
     _perturb(model, seed=0)
+    with torch.no_grad():
+        model.get_output_embeddings().weight.mul_(sharpness)
     save_model(model, tokenizer, directory)
     engine = VLLMEngine(
         engine_settings(
@@ -143,7 +148,7 @@ def test_every_update_agrees_with_transformers(served: Served) -> None:
         np.testing.assert_allclose(served.engine.score([sequence])[0], after, atol=TOLERANCE)
         done = _generate(served.engine, [_request(i) for i in range(8)])
         assert len(done) == 8
-        assert max(_gap(served.model, completion) for completion in done) <= TOLERANCE
+        assert all(_gap(served.model, completion) <= TOLERANCE for completion in done)
         assert {completion.newest_version for completion in done} == {served.engine.policy_version}
 
 
@@ -165,9 +170,9 @@ def test_an_update_meets_requests_in_flight(served: Served) -> None:
         assert (completion.oldest_version, completion.newest_version) == (old_version, old_version + 1)
         assert len(completion.token_ids) > 5
     served.model.load_state_dict(old)
-    assert max(_gap(served.model, completion, stop=5) for completion in crossing) <= TOLERANCE
+    assert all(_gap(served.model, completion, stop=5) <= TOLERANCE for completion in crossing)
     served.model.load_state_dict(new)
-    assert max(_gap(served.model, completion, start=5) for completion in crossing) <= TOLERANCE
+    assert all(_gap(served.model, completion, start=5) <= TOLERANCE for completion in crossing)
 
 
 def test_an_incomplete_update_changes_nothing(served: Served) -> None:
@@ -196,8 +201,8 @@ def test_a_tied_head_may_be_sent_or_left_out(served: Served) -> None:
 
 @pytest.fixture(scope="module")
 def plain(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
-    """An engine whose weights stay as they are, with room for 16 requests and prefixes shared."""
-    served = _serve("tied", tmp_path_factory.mktemp("plain"), prefix_caching=True)
+    """An engine whose weights stay as they are, with room for 16 requests."""
+    served = _serve("untied", tmp_path_factory.mktemp("plain"), sharpness=SHARP)
     yield served
     served.engine.close()
 
@@ -216,10 +221,14 @@ def test_a_completion_says_what_happened(plain: Served) -> None:
 
 
 def test_a_request_of_a_seed_gets_the_same_tokens_in_any_company(plain: Served) -> None:
-    alone = _generate(plain.engine, [_request(1, seed=77)])[0]
-    crowd = _generate(plain.engine, [_request(i, seed=77 if i == 9 else i) for i in range(30)])[9]
-    other = _generate(plain.engine, [_request(1, seed=78)])[0]
+    """Its noise comes from its own seed. The logits may differ by rounding, 1e-5 here, where the two best tokens with
+    their noise are about 1 apart: a handful of tokens does not meet a tie."""
+    few = SamplingSettings(max_new_tokens=6)
+    alone = _generate(plain.engine, [_request(1, seed=77)], few)[0]
+    crowd = _generate(plain.engine, [_request(i, seed=77 if i == 9 else i) for i in range(30)], few)[9]
+    other = _generate(plain.engine, [_request(1, seed=78)], few)[0]
     assert alone.token_ids.tolist() == crowd.token_ids.tolist() != other.token_ids.tolist()
+    np.testing.assert_allclose(crowd.logprobs, alone.logprobs, atol=TOLERANCE)
 
 
 def test_evaluation_may_sample_otherwise(plain: Served) -> None:
@@ -312,15 +321,16 @@ def test_an_update_that_fails_half_way_corrupts_the_engine(tmp_path: Path) -> No
 def test_adapters_replace_each_other_and_requests_keep_the_one_they_began_with(tmp_path: Path) -> None:
     from peft import LoraConfig, get_peft_model
 
-    served = _serve("tied", tmp_path / "base", lora_rank=4, prefix_caching=True)
+    served = _serve("tied", tmp_path / "base", lora_rank=4)
     config = LoraConfig(r=4, lora_alpha=8, target_modules=["q_proj", "v_proj", "up_proj"], bias="none")
     adapted = get_peft_model(served.model, config).eval()
     sequence = [*PROMPT, 11, 12, 13]
+    generator = torch.Generator().manual_seed(0)
     for version in (1, 2):
         with torch.no_grad():
             for name, parameter in adapted.named_parameters():
                 if "lora_" in name:
-                    parameter.copy_(torch.randn(parameter.shape) * 0.3)
+                    parameter.copy_(torch.randn(parameter.shape, generator=generator) * 0.3)
         adapted.save_pretrained(tmp_path / str(version))
         served.engine.update_adapter(tmp_path / str(version), version)
         expected = _logprobs(adapted, sequence)
@@ -333,7 +343,7 @@ def test_adapters_replace_each_other_and_requests_keep_the_one_they_began_with(t
             np.testing.assert_allclose(scores, expected[: length - 1] if length else expected, atol=TOLERANCE)
         _finish(served.engine)
         done = _generate(served.engine, [_request(i) for i in range(4)])
-        assert max(_gap(adapted, completion) for completion in done) <= TOLERANCE
+        assert all(_gap(adapted, completion) <= TOLERANCE for completion in done)
         assert {(c.oldest_version, c.newest_version) for c in done} == {(version, version)}
     served.engine.add([_request(0)])
     served.engine.step()
@@ -348,13 +358,16 @@ def test_adapters_replace_each_other_and_requests_keep_the_one_they_began_with(t
 
 
 def test_bfloat16_agrees_within_its_precision(tmp_path: Path) -> None:
-    if not native_bfloat16():
-        pytest.skip("this CPU does not multiply bfloat16")
+    """On a CPU without bfloat16 instructions the kernels emulate it. Usual gaps are 0.01 to 0.03."""
     served = _serve("tied", tmp_path, dtype="bfloat16")
+    sequence = [*PROMPT, 11, 12, 13, 14]
+    before = _logprobs(served.model, sequence)
     served.sync(40)
+    assert np.abs(_logprobs(served.model, sequence) - before).max() > 0.3  # a stale engine could not pass what follows
     rounded = served.model.to(torch.bfloat16)
+    np.testing.assert_allclose(served.engine.score([sequence])[0], _logprobs(rounded, sequence), atol=0.1)
     done = _generate(served.engine, [_request(i) for i in range(8)])
-    assert max(_gap(rounded, completion) for completion in done) <= 0.2
+    assert all(_gap(rounded, completion) <= 0.1 for completion in done)
     served.engine.close()
 
 
