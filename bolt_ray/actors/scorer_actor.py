@@ -9,8 +9,8 @@ import ray
 
 from bolt_ray.core.records import UnscoredReason
 from bolt_ray.rewards.protocol import RewardInput
-from bolt_ray.rewards.registry import RewardSpec
 from bolt_ray.rewards.reward_set import RewardResult, RewardSet
+from bolt_ray.rewards.settings import RewardSettings
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,7 +42,7 @@ class Scorer:
     def __init__(
         self,
         *,
-        specs: Sequence[RewardSpec],
+        specs: Sequence[RewardSettings],
         by_source: Mapping[str, Sequence[str]],
         eval_by_source: Mapping[str, Sequence[str]],
         startup_timeout_s: float,

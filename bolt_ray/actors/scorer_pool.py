@@ -20,9 +20,10 @@ from ray.exceptions import GetTimeoutError, RayActorError, RayError
 
 from bolt_ray.actors.ray_results import cause_of, get_result
 from bolt_ray.actors.scorer_actor import RemoteScorer, ScoringRequest, ScoringResult
+from bolt_ray.actors.settings import ScoringSettings
 from bolt_ray.core.errors import BoltRayError, ConfigError, EnvironmentProblem, StallError
 from bolt_ray.core.records import UnscoredReason
-from bolt_ray.rewards.registry import RewardSpec
+from bolt_ray.rewards.settings import RewardSettings
 
 MAX_FAILED_STARTS = 3
 """Replacements in a row that may fail before the pool gives up."""
@@ -56,27 +57,27 @@ class ScorerPool:
     def __init__(
         self,
         *,
-        specs: Sequence[RewardSpec],
+        specs: Sequence[RewardSettings],
+        settings: ScoringSettings,
         by_source: Mapping[str, Sequence[str]],
         eval_by_source: Mapping[str, Sequence[str]],
-        num_scorers: int,
-        cpus_per_scorer: float,
-        gpus_per_scorer: float,
-        batch_size: int,
-        startup_timeout_s: float,
         batch_deadline_s: float,
     ) -> None:
         self._actor_arguments = {
             "specs": tuple(specs),
             "by_source": {source: tuple(names) for source, names in by_source.items()},
             "eval_by_source": {source: tuple(names) for source, names in eval_by_source.items()},
-            "startup_timeout_s": startup_timeout_s,
+            "startup_timeout_s": settings.startup_timeout_s,
         }
-        self._actor_options = {"num_cpus": cpus_per_scorer, "num_gpus": gpus_per_scorer, "max_restarts": 0}
-        self._batch_size = batch_size
-        self._startup_timeout_s = startup_timeout_s
+        self._actor_options = {
+            "num_cpus": settings.cpus_per_scorer,
+            "num_gpus": settings.gpus_per_scorer,
+            "max_restarts": 0,
+        }
+        self._batch_size = settings.batch_size
+        self._startup_timeout_s = settings.startup_timeout_s
+        self._num_scorers = settings.num_scorers
         self._batch_deadline_s = batch_deadline_s
-        self._num_scorers = num_scorers
         self._queue: deque[_Batch] = deque()
         self._finished: deque[ScoringResult] = deque()
         self._slots: list[_Slot] = []
@@ -87,26 +88,19 @@ class ScorerPool:
     def start(
         cls,
         *,
-        specs: Sequence[RewardSpec],
+        specs: Sequence[RewardSettings],
+        settings: ScoringSettings,
         by_source: Mapping[str, Sequence[str]] | None = None,
         eval_by_source: Mapping[str, Sequence[str]] | None = None,
-        num_scorers: int = 2,
-        cpus_per_scorer: float = 0.5,
-        gpus_per_scorer: float = 0.0,
-        batch_size: int = 16,
-        startup_timeout_s: float = 120.0,
         batch_deadline_s: float | None = None,
     ) -> Self:
         """Start the scorers and wait until every reward is built.
 
         Args:
-            specs: the run's rewards, see ``rewards.configured.specs_of``.
+            specs: the run's rewards, made definite by ``rewards.settings.definite_rewards``.
+            settings: how many scorers, what each asks of the cluster, and their limits.
             by_source, eval_by_source: names of the rewards that apply to a dataset, in training and in evaluation;
                 all, for a dataset not in it.
-            num_scorers: scorer actors.
-            cpus_per_scorer, gpus_per_scorer: Ray resources of each.
-            batch_size: completions a scorer gets at a time.
-            startup_timeout_s: limit on a scorer's start, with imports and models.
             batch_deadline_s: after this a scorer that has not answered is considered stuck; default: longer
                 than the worst a scorer that works can take (every completion timing out in every reward).
 
@@ -115,19 +109,17 @@ class ScorerPool:
             EnvironmentProblem: the cluster has no room for the scorers.
         """
         if batch_deadline_s is None:
-            batch_deadline_s = worst_case_s(specs, batch_size=batch_size, startup_timeout_s=startup_timeout_s)
+            batch_deadline_s = worst_case_s(
+                specs, batch_size=settings.batch_size, startup_timeout_s=settings.startup_timeout_s
+            )
         pool = cls(
             specs=specs,
+            settings=settings,
             by_source=by_source or {},
             eval_by_source=eval_by_source or {},
-            num_scorers=num_scorers,
-            cpus_per_scorer=cpus_per_scorer,
-            gpus_per_scorer=gpus_per_scorer,
-            batch_size=batch_size,
-            startup_timeout_s=startup_timeout_s,
             batch_deadline_s=batch_deadline_s,
         )
-        pool._slots = [pool._new_slot() for _ in range(num_scorers)]
+        pool._slots = [pool._new_slot() for _ in range(settings.num_scorers)]
         pool._wait_for_start()
         return pool
 
@@ -271,10 +263,10 @@ class ScorerPool:
         slot.actor, slot.ref, slot.batch, slot.deadline = fresh.actor, fresh.ref, None, fresh.deadline
 
 
-def worst_case_s(specs: Sequence[RewardSpec], *, batch_size: int, startup_timeout_s: float) -> float:
+def worst_case_s(specs: Sequence[RewardSettings], *, batch_size: int, startup_timeout_s: float) -> float:
     """Seconds a working scorer can need for a batch: each completion times out in each reward once.
 
     After each timeout the reward's process is started anew, which takes a small part of its startup limit.
     """
     restart_s = 0.1 * startup_timeout_s
-    return startup_timeout_s + sum(batch_size * (spec.timeout_s + restart_s) for spec in specs)
+    return startup_timeout_s + sum(batch_size * (spec.limit_s + restart_s) for spec in specs)

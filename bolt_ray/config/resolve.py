@@ -8,6 +8,7 @@ from typing import Literal
 from bolt_ray.config.schema import RunConfig
 from bolt_ray.engines.settings import Dtype, SamplingSettings
 from bolt_ray.engines.vllm.settings import EngineSettings
+from bolt_ray.rewards.settings import definite_rewards
 
 MAX_GAP = {"float32": 0.01, "bfloat16": 0.5}
 """Largest |Δ log p| between generator and learner that is still rounding; ten times what is usual."""
@@ -37,6 +38,10 @@ def resolve(config: RunConfig, *, use_gpu: bool) -> RunConfig:
             max_completion_tokens=config.loss.max_completion_tokens or max_new_tokens,
         ),
         "eval": replace(config.eval, max_new_tokens=config.eval.max_new_tokens or max_new_tokens),
+        "rewards": definite_rewards(
+            config.rewards, timeout_s=config.scoring.timeout_s, memory_mb=config.scoring.memory_mb
+        ),
+        "scoring": replace(config.scoring, gpus_per_scorer=config.scoring.gpus_per_scorer if use_gpu else 0.0),
         "cluster": replace(config.cluster, use_gpu="yes" if use_gpu else "no"),
     }
     return config.model_copy(update=changed)

@@ -8,7 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from bolt_ray.actors.settings import ClusterSettings, ScoringSettings, ShardedBaselineSettings
 from bolt_ray.config.model import ArithmeticConfig
-from bolt_ray.config.rewards import Reward, check_reward_references, reward_names
+from bolt_ray.config.rewards import Reward
 from bolt_ray.core.advantages import AdvantageOptions
 from bolt_ray.core.correction_options import CorrectionOptions
 from bolt_ray.core.curriculum.settings import CurriculumSettings
@@ -18,6 +18,7 @@ from bolt_ray.data.settings import DatasetSettings, DataSettings
 from bolt_ray.engines.learner.settings import LearnerSettings, ReferenceSettings, TrainSettings
 from bolt_ray.engines.settings import ModelSettings, SamplingSettings
 from bolt_ray.engines.vllm.settings import GeneratorSettings
+from bolt_ray.rewards.settings import check_reward_references, reward_names
 from bolt_ray.training.settings import CheckpointSettings, DeadlineSettings, EvalSettings, RolloutSettings
 
 Algorithm = Literal["bolt", "baseline", "curriculum", "grpo", "spo", "spo++"]
@@ -42,7 +43,9 @@ class RunConfig(BaseModel):
     arithmetic: ArithmeticConfig = ArithmeticConfig()
     datasets: tuple[DatasetSettings, ...] = Field(min_length=1, description="where the prompts come from")
     data: DataSettings = DataSettings()
-    rewards: list[Reward] = Field(min_length=1, description="what scores a completion; values are weighted and added")
+    rewards: tuple[Reward, ...] = Field(
+        min_length=1, description="what scores a completion; values are weighted and added"
+    )
     scoring: ScoringSettings = ScoringSettings()
     sampling: SamplingSettings = SamplingSettings()
     rollout: RolloutSettings = RolloutSettings()

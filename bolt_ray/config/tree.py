@@ -13,6 +13,7 @@ from pydantic import BaseModel
 from pydantic_core import PydanticUndefined
 
 from bolt_ray.config.schema import RunConfig
+from bolt_ray.rewards.registry import REWARDS, reward_class
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -106,4 +107,5 @@ def walk(section: type = RunConfig, place: tuple[str, ...] = ()) -> Iterator[tup
 
 
 def _has_tag(section: type, tag: str) -> bool:
-    return any(field.name == "type" and tag in typing.get_args(field.annotation) for field in section_fields(section))
+    """Whether ``tag`` is the ``type`` of this reward."""
+    return tag in REWARDS and reward_class(tag).settings is section

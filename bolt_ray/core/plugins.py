@@ -40,7 +40,8 @@ def load_object(reference: str, *, base_dirs: Sequence[str] = ()) -> Any:
     try:
         return getattr(module, name)
     except AttributeError:
-        raise ValueError(f"{reference!r}: {place} has no {name!r}") from None
+        own = [key for key, value in vars(module).items() if getattr(value, "__module__", None) == module.__name__]
+        raise ValueError(f"{place} has no {name!r}; it has: {', '.join(sorted(own)) or 'nothing'}") from None
 
 
 def find_file(place: str, base_dirs: Sequence[str] = ()) -> Path:

@@ -101,7 +101,8 @@ def check_fields(record: Any) -> None:
     Raises:
         SettingError: names the field.
     """
-    literals = _literals(type(record))
+    kind: Any = type(record)
+    literals = _literals(kind)
     for field in dataclasses.fields(record):
         value = getattr(record, field.name)
         if field.name in literals and value is not None:
@@ -117,7 +118,7 @@ def check_fields(record: Any) -> None:
 
 
 @functools.cache
-def _literals(record: type) -> dict[str, tuple[Any, ...]]:
+def _literals(record: Any) -> dict[str, tuple[Any, ...]]:
     """The values that fields of a type ``Literal[…]``, or ``Literal[…] | None``, may have."""
     found = {}
     for name, annotation in typing.get_type_hints(record).items():

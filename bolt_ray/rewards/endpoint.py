@@ -13,9 +13,12 @@ import urllib.error
 import urllib.request
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from typing import IO, Any
 
+from bolt_ray.core.settings import setting
 from bolt_ray.rewards.protocol import RewardInput, Unscored
+from bolt_ray.rewards.settings import RewardSettings
 
 RETRIED_STATUSES = frozenset({408, 425, 429, 500, 502, 503, 504})
 MAX_BACKOFF_S = 30.0
@@ -35,38 +38,49 @@ class _NoRedirects(urllib.request.HTTPRedirectHandler):
         return None
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EndpointSettings(RewardSettings):
+    """What the rewards behind an HTTP endpoint share."""
+
+    url: str = setting(
+        ..., "where the requests go; https certificates are always verified", pattern=r"^https?://[^\s/]+"
+    )
+    api_key_env: str | None = setting(
+        None,
+        "environment variable, on the scorers' machines, with the key for Authorization: Bearer; never logged",
+        pattern=r"^[A-Za-z_][A-Za-z0-9_]*$",
+    )
+    request_timeout_s: float = setting(30.0, "limit of one request", unit="s", gt=0)
+    max_retries: int = setting(
+        4, "further tries after a failed connection or the statuses 408, 425, 429, 500, 502, 503 and 504", ge=0, le=20
+    )
+    backoff_s: float = setting(
+        0.5, "wait before the first retry; doubles each time, with jitter; Retry-After is honored", unit="s", gt=0
+    )
+    concurrency: int = setting(8, "requests under way at a time, per scorer", ge=1, le=256)
+    timeout_s: float | None = setting(300.0, "wall-clock limit of one call", unit="s", gt=0)
+
+
 class Endpoint:
     """POSTs JSON, with retries; certificates are verified, redirects refused. Safe for several threads.
 
     Args:
-        url: where to.
-        api_key_env: environment variable with the key, sent as ``Authorization: Bearer``; None: no key.
-        request_timeout_s: limit of one try.
-        max_retries: further tries after a failed connection or a temporary status.
-        backoff_s: wait before the first of them; doubles, with jitter; ``Retry-After`` is honored up to 30 s.
+        path: added to the URL of the settings.
 
     Raises:
-        ValueError: the variable is not set.
+        ValueError: the variable of the key is not set.
     """
 
-    def __init__(
-        self,
-        *,
-        url: str,
-        api_key_env: str | None,
-        request_timeout_s: float,
-        max_retries: int,
-        backoff_s: float,
-    ) -> None:
-        self._url = url
-        self._timeout_s = request_timeout_s
-        self._max_retries = max_retries
-        self._backoff_s = backoff_s
+    def __init__(self, settings: EndpointSettings, *, path: str = "") -> None:
+        self._url = f"{settings.url.rstrip('/')}{path}" if path else settings.url
+        self._timeout_s = settings.request_timeout_s
+        self._max_retries = settings.max_retries
+        self._backoff_s = settings.backoff_s
         self._headers = {"Content-Type": "application/json", "User-Agent": "bolt-ray"}
-        if api_key_env is not None:
-            key = os.environ.get(api_key_env, "").strip()
+        if settings.api_key_env is not None:
+            key = os.environ.get(settings.api_key_env, "").strip()
             if not key:
-                raise ValueError(f"the environment variable {api_key_env} (`api_key_env`) is not set")
+                raise ValueError(f"the environment variable {settings.api_key_env} (`api_key_env`) is not set")
             self._headers["Authorization"] = f"Bearer {key}"
         self._opener = urllib.request.build_opener(
             _NoRedirects(), urllib.request.HTTPSHandler(context=ssl.create_default_context())
@@ -127,39 +141,26 @@ def _retry_after_s(value: str | None) -> float:
         return 0.0
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HttpSettings(EndpointSettings):
+    """``type: http`` - POSTs ``{"inputs": [...]}``, expects ``{"rewards": [number or null, ...]}``."""
+
+    batch_size: int = setting(16, "completions per request", ge=1)
+
+
 class HttpReward:
     """A reward behind HTTP: POSTs ``{"inputs": [RewardInput, …]}``, reads ``{"rewards": [number | null, …]}``.
 
     A request that still fails after its retries leaves its completions unscored; the others keep their rewards.
-
-    Args:
-        url, api_key_env, request_timeout_s, max_retries, backoff_s: see :class:`Endpoint`.
-        concurrency: requests in flight at a time.
-        batch_size: completions in one request.
     """
 
+    settings = HttpSettings
     batched = True
 
-    def __init__(
-        self,
-        *,
-        url: str,
-        api_key_env: str | None = None,
-        request_timeout_s: float = 30.0,
-        max_retries: int = 4,
-        backoff_s: float = 0.5,
-        concurrency: int = 8,
-        batch_size: int = 16,
-    ) -> None:
-        self._endpoint = Endpoint(
-            url=url,
-            api_key_env=api_key_env,
-            request_timeout_s=request_timeout_s,
-            max_retries=max_retries,
-            backoff_s=backoff_s,
-        )
-        self._threads = ThreadPoolExecutor(max_workers=concurrency)
-        self._batch_size = batch_size
+    def __init__(self, settings: HttpSettings) -> None:
+        self._endpoint = Endpoint(settings)
+        self._threads = ThreadPoolExecutor(max_workers=settings.concurrency)
+        self._batch_size = settings.batch_size
 
     def score(self, inputs: Sequence[RewardInput]) -> list[object]:
         batches = [inputs[i : i + self._batch_size] for i in range(0, len(inputs), self._batch_size)]

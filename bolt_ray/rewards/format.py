@@ -5,56 +5,71 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import jsonschema
 
+from bolt_ray.core.settings import SettingError, setting
 from bolt_ray.rewards.protocol import RewardInput
-
-Structure = Literal["json", "json_schema", "xml", "think_answer"]
+from bolt_ray.rewards.settings import RewardSettings
 
 _FENCE = re.compile(r"\A\s*```(?:json)?\s*\n(.*?)\n?```\s*\Z", re.DOTALL)
 _THINK_ANSWER = ("think", "answer")
+_TAG = re.compile(r"^[A-Za-z_][\w.\-]*$")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FormatSettings(RewardSettings):
+    """``type: format`` - whether the completion has the wanted structure."""
+
+    shares_process = True
+
+    structure: Literal["json", "json_schema", "xml", "think_answer"] = setting(
+        "think_answer",
+        "json: one JSON object or list, bare or in one fenced block; json_schema: that fits json_schema; xml: each of "
+        "tags opened and closed once, in this order; think_answer: <think>…</think><answer>…</answer>, neither empty, "
+        "with only white space around them",
+    )
+    json_schema: dict[str, Any] | None = setting(None, "with structure json_schema: a JSON Schema")
+    tags: tuple[str, ...] = setting((), "with structure xml: names of the tags")
+    partial: bool = setting(False, "xml and think_answer: the share of what is right instead of 0")
+
+    def __post_init__(self) -> None:
+        RewardSettings.__post_init__(self)
+        if (self.structure == "json_schema") != (self.json_schema is not None):
+            raise SettingError("json_schema", "is needed with structure json_schema, and only there")
+        if self.json_schema is not None:
+            _validator_of(self.json_schema)
+        if (self.structure == "xml") != bool(self.tags):
+            raise SettingError("tags", "are needed with structure xml, and only there")
+        if not all(_TAG.match(tag) for tag in self.tags):
+            raise SettingError("tags", f"{list(self.tags)} are not all names, as think or final_answer")
+        if len(set(self.tags)) != len(self.tags):
+            raise SettingError("tags", "must differ from each other")
+
+
+def _validator_of(schema: Mapping[str, Any]) -> jsonschema.protocols.Validator:
+    kind = jsonschema.validators.validator_for(schema)
+    try:
+        kind.check_schema(dict(schema))
+    except jsonschema.SchemaError as problem:
+        raise SettingError("json_schema", f"is not a JSON Schema: {problem.message}") from problem
+    return kind(dict(schema))
 
 
 class FormatReward:
-    """1.0 if the completion has the structure, else 0.0; with ``partial`` the share of what is right.
+    """1.0 if the completion has the structure, else 0.0; with ``partial`` the share of what is right."""
 
-    Args:
-        structure: ``json``: it is one JSON object or list (bare, or in one fenced block); ``json_schema``: that
-            fits ``json_schema``; ``xml``: each of ``tags`` opened and closed once, in this order, other text
-            between them allowed; ``think_answer``: ``<think>…</think><answer>…</answer>`` with something in
-            both and nothing but white space around them.
-        json_schema: a JSON Schema.
-        tags: tag names.
-        partial: for ``xml`` and ``think_answer``.
-
-    Raises:
-        ValueError: ``json_schema`` is not a schema.
-    """
-
+    settings = FormatSettings
     batched = False
 
-    def __init__(
-        self,
-        *,
-        structure: Structure = "think_answer",
-        json_schema: Mapping[str, Any] | None = None,
-        tags: Sequence[str] = (),
-        partial: bool = False,
-    ) -> None:
-        self._structure = structure
-        self._tags = tuple(tags)
-        self._partial = partial
-        self._validator: jsonschema.protocols.Validator | None = None
-        if structure == "json_schema":
-            schema = dict(json_schema or {})
-            kind = jsonschema.validators.validator_for(schema)
-            try:
-                kind.check_schema(schema)
-            except jsonschema.SchemaError as problem:
-                raise ValueError(f"`json_schema` is not a JSON Schema: {problem.message}") from problem
-            self._validator = kind(schema)
+    def __init__(self, settings: FormatSettings) -> None:
+        self._structure = settings.structure
+        self._tags = tuple(settings.tags)
+        self._partial = settings.partial
+        schema = settings.json_schema
+        self._validator = None if schema is None else _validator_of(schema)
 
     def score(self, inputs: Sequence[RewardInput]) -> list[float]:
         return [self._score_one(item.completion) for item in inputs]

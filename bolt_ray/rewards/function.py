@@ -14,67 +14,76 @@ function for one completion is awaited for the whole batch at once, at most ``co
 from __future__ import annotations
 
 import asyncio
-import importlib
-import importlib.util
 import inspect
+import json
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from pathlib import Path
-from types import ModuleType
+from dataclasses import dataclass
 from typing import Any, cast
 
+from bolt_ray.core.plugins import load_object
+from bolt_ray.core.settings import SettingError, setting
 from bolt_ray.rewards.protocol import RewardInput, Unscored
+from bolt_ray.rewards.settings import RewardSettings
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FunctionSettings(RewardSettings):
+    """``type: file.py:function`` - a function of one's own, in a file or an installed module."""
+
+    function: str = setting(..., "module:function or path/to/file.py:function", pattern=r"^[^:]+:[A-Za-z_]\w*$")
+    batched: bool = setting(False, "it takes a list of completions and returns a list of numbers")
+    options: dict[str, Any] = setting({}, "keyword arguments it is called with")
+    concurrency: int = setting(16, "how many calls of an async function for one completion run at a time", ge=1)
+    base_dirs: tuple[str, ...] = setting((), "where a relative file is looked for, beside the config's directory")
+
+    def __post_init__(self) -> None:
+        RewardSettings.__post_init__(self)
+        try:
+            json.dumps(self.options)
+        except (TypeError, ValueError) as problem:
+            raise SettingError("options", f"must be plain values: {problem}") from problem
+
+    @property
+    def default_name(self) -> str:
+        return self.function.rpartition(":")[2]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CallableSettings(RewardSettings):
+    """A function given as an object in a script or notebook: ``rewards=[my_function]``. No file can name one."""
+
+    function: Callable[..., Any] = setting(..., "the function")
+    batched: bool = setting(False, "it takes a list of completions and returns a list of numbers")
+    options: dict[str, Any] = setting({}, "keyword arguments it is called with")
+    concurrency: int = setting(16, "how many calls of an async function for one completion run at a time", ge=1)
+
+    @property
+    def default_name(self) -> str:
+        return getattr(self.function, "__name__", "callable").strip("<>")
 
 
 def load_function(reference: str, *, base_dirs: Sequence[str] = ()) -> Callable[..., Any]:
-    """The function behind ``module:function`` or ``file.py:function``.
-
-    Args:
-        reference: the two parts, with a colon between them.
-        base_dirs: where a relative file path is looked for, after the current directory.
+    """The function behind ``module:function`` or ``file.py:function``; see `load_object`.
 
     Raises:
-        ValueError: nothing callable is found there; the message says which part is missing.
+        ValueError: nothing callable is found there; says which part is missing.
     """
-    place, _, name = reference.rpartition(":")
-    if not place or not name:
-        raise ValueError(f"{reference!r} is not `module:function` or `path/to/file.py:function`")
-    module = _load_file(place, base_dirs) if place.endswith(".py") else importlib.import_module(place)
-    function = getattr(module, name, None)
-    if not callable(function):
-        offered = sorted(n for n, value in vars(module).items() if inspect.isfunction(value))
-        raise ValueError(f"{place} has no function {name!r}; it has: {', '.join(offered) or 'none'}")
-    return cast("Callable[..., Any]", function)
+    found = load_object(reference, base_dirs=base_dirs)
+    if not callable(found):
+        raise ValueError(f"{reference!r} is no function but a {type(found).__name__}")
+    return cast("Callable[..., Any]", found)
 
 
-def _load_file(place: str, base_dirs: Sequence[str]) -> ModuleType:
-    candidates = [Path(place), *(Path(base) / place for base in base_dirs)]
-    path = next((c.resolve() for c in candidates if c.is_file()), None)
-    if path is None:
-        raise ValueError(f"no file {place}; looked at {', '.join(str(c.absolute()) for c in candidates)}")
-    spec = importlib.util.spec_from_file_location(f"bolt_ray_user_reward_{path.stem}", path)
-    if spec is None or spec.loader is None:
-        raise ValueError(f"{path} cannot be loaded as Python")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-class FunctionReward:
+class _CallsFunction:
     """Calls a user's function. See the module's text for the shapes it may have."""
 
     def __init__(
-        self,
-        *,
-        function: str,
-        batched: bool = False,
-        options: Mapping[str, Any] | None = None,
-        concurrency: int = 16,
-        base_dirs: Sequence[str] = (),
+        self, function: Callable[..., Any], *, batched: bool, options: Mapping[str, Any], concurrency: int
     ) -> None:
-        self._function = load_function(function, base_dirs=base_dirs)
-        self._is_async = inspect.iscoroutinefunction(self._function)
+        self._function = function
+        self._is_async = inspect.iscoroutinefunction(function)
         self._whole_batch = batched
-        self._options = dict(options or {})
+        self._options = dict(options)
         self._concurrency = concurrency
         self.batched = batched or self._is_async
 
@@ -96,6 +105,31 @@ class FunctionReward:
 
         results = await asyncio.gather(*(one(item) for item in inputs), return_exceptions=True)
         return [_failure(r) if isinstance(r, BaseException) else r for r in results]
+
+
+class FunctionReward(_CallsFunction):
+    """A function found by its place.
+
+    Raises:
+        ValueError: it is not there.
+    """
+
+    settings = FunctionSettings
+
+    def __init__(self, settings: FunctionSettings) -> None:
+        function = load_function(settings.function, base_dirs=settings.base_dirs)
+        super().__init__(function, batched=settings.batched, options=settings.options, concurrency=settings.concurrency)
+
+
+class CallableReward(_CallsFunction):
+    """A function given as an object."""
+
+    settings = CallableSettings
+
+    def __init__(self, settings: CallableSettings) -> None:
+        super().__init__(
+            settings.function, batched=settings.batched, options=settings.options, concurrency=settings.concurrency
+        )
 
 
 def _as_list(value: object) -> list[object]:

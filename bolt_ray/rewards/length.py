@@ -3,45 +3,70 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
+from bolt_ray.core.settings import SettingError, setting
 from bolt_ray.rewards.protocol import RewardInput
+from bolt_ray.rewards.settings import RewardSettings
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LengthSettings(RewardSettings):
+    """``type: length`` - 1 at ``target_tokens``, falling linearly to 0 at ``tolerance_tokens`` away from it."""
+
+    shares_process = True
+
+    target_tokens: int = setting(..., "the length that gets 1", unit="tokens", ge=1)
+    tolerance_tokens: int = setting(..., "the distance from it that gets 0", unit="tokens", ge=1)
+    shaping: bool = setting(True, "counts for the advantage's reward only, not for the baseline")
 
 
 class LengthReward:
-    """max(0, 1 − |L − target| / tolerance), L the completion's tokens.
+    """max(0, 1 − |L − target| / tolerance), L the completion's tokens."""
 
-    Args:
-        target_tokens: the length that gets 1.
-        tolerance_tokens: the distance from it that gets 0.
-    """
-
+    settings = LengthSettings
     batched = False
 
-    def __init__(self, *, target_tokens: int, tolerance_tokens: int) -> None:
-        self._target = target_tokens
-        self._tolerance = tolerance_tokens
+    def __init__(self, settings: LengthSettings) -> None:
+        self._target = settings.target_tokens
+        self._tolerance = settings.tolerance_tokens
 
     def score(self, inputs: Sequence[RewardInput]) -> list[float]:
         return [max(0.0, 1.0 - abs(i.num_tokens - self._target) / self._tolerance) for i in inputs]
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OverlongSettings(RewardSettings):
+    """``type: overlong`` - DAPO's soft overlong punishment (arXiv 2503.14476, eq. 13)."""
+
+    shares_process = True
+
+    max_tokens: int = setting(..., "longest completion allowed", unit="tokens", ge=1)
+    cache_tokens: int = setting(
+        ..., "over the last this many tokens before it, the value falls from 0 to -1", unit="tokens", ge=1
+    )
+    shaping: bool = setting(True, "counts for the advantage's reward only, not for the baseline")
+
+    def __post_init__(self) -> None:
+        RewardSettings.__post_init__(self)
+        if self.cache_tokens > self.max_tokens:
+            raise SettingError("cache_tokens", "must not be above max_tokens")
+
+
 class OverlongReward:
-    """Soft overlong punishment of DAPO (2503.14476, eq. 13), L the completion's tokens.
+    """Soft overlong punishment of DAPO (arXiv 2503.14476, eq. 13), L the completion's tokens.
 
-        0                                     L ≤ max − cache
-        ((max − cache) − L) / cache           max − cache < L ≤ max
-        −1                                    L > max, and a truncated completion
-
-    Args:
-        max_tokens: longest completion allowed.
-        cache_tokens: width of the slope below it.
+    0                                     L ≤ max − cache
+    ((max − cache) − L) / cache           max − cache < L ≤ max
+    −1                                    L > max, and a truncated completion
     """
 
+    settings = OverlongSettings
     batched = False
 
-    def __init__(self, *, max_tokens: int, cache_tokens: int) -> None:
-        self._max = max_tokens
-        self._cache = cache_tokens
+    def __init__(self, settings: OverlongSettings) -> None:
+        self._max = settings.max_tokens
+        self._cache = settings.cache_tokens
 
     def score(self, inputs: Sequence[RewardInput]) -> list[float]:
         return [self._score_one(item) for item in inputs]

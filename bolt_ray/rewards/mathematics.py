@@ -10,37 +10,48 @@ import logging
 import re
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any, Literal
 
-from math_verify import ExprExtractionConfig, LatexExtractionConfig, parse, verify
-
 from bolt_ray.core.evaluation.answers import last_boxed, last_number
+from bolt_ray.core.settings import setting
 from bolt_ray.rewards.protocol import RewardInput, Unscored
-
-Extract = Literal["auto", "boxed", "last_number"]
+from bolt_ray.rewards.settings import RewardSettings
 
 _ANSWER_TAG = re.compile(r"<answer>(.*?)</answer>", re.DOTALL)
 _GSM8K_MARK = "####"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MathSettings(RewardSettings):
+    """``type: math`` - mathematical equivalence by math-verify."""
+
+    extract: Literal["auto", "boxed", "last_number"] = setting(
+        "auto",
+        "where the completion's answer is: the last \\boxed{} (boxed), the last number (last_number), or the last "
+        "boxed one, else what math-verify finds (LaTeX, then plain expressions), else the last number (auto)",
+    )
+    decimals: int = setting(6, "places to which decimal numbers are compared", ge=0, le=15)
+    parse_timeout_s: int = setting(3, "math-verify's own limit on one parse and on one comparison", unit="s", ge=1)
 
 
 class MathReward:
     """1.0 if the completion's answer equals the row's, 0.0 if not or if it gives none.
 
     Unscored: the row has no answer, the answer cannot be read, or the comparison took too long.
-
-    Args:
-        extract: ``boxed``: the last ``\\boxed{}``; ``last_number``: the last number; ``auto``: the last boxed
-            answer, else what math-verify finds (LaTeX, then plain expressions), else the last number.
-        decimals: places to which decimal numbers are compared.
-        parse_timeout_s: limit on one parse and on one comparison.
     """
 
+    settings = MathSettings
     batched = False
 
-    def __init__(self, *, extract: Extract = "auto", decimals: int = 6, parse_timeout_s: int = 3) -> None:
-        self._extract = extract
-        self._decimals = decimals
-        self._timeout_s = parse_timeout_s
+    def __init__(self, settings: MathSettings) -> None:
+        # Here and not above: settings are read where nothing is scored, and this brings in a computer algebra system.
+        import math_verify
+
+        self._math_verify = math_verify
+        self._extract = settings.extract
+        self._decimals = settings.decimals
+        self._timeout_s = settings.parse_timeout_s
         logging.getLogger("math_verify").setLevel(logging.ERROR)
 
     def score(self, inputs: Sequence[RewardInput]) -> list[float | Unscored]:
@@ -55,7 +66,9 @@ class MathReward:
         if not gold:
             return Unscored("bad_answer", f"the reference answer {reference!r} cannot be read")
         found = self._find(item.completion)
-        if found and verify(gold, found, float_rounding=self._decimals, timeout_seconds=self._timeout_s, strict=True):
+        if found and self._math_verify.verify(
+            gold, found, float_rounding=self._decimals, timeout_seconds=self._timeout_s, strict=True
+        ):
             return 1.0
         if time.monotonic() - started >= self._timeout_s:
             return Unscored("timeout", f"math-verify did not finish within {self._timeout_s} s")
@@ -88,9 +101,12 @@ class MathReward:
 
     def _parse(self, text: str) -> list[Any]:
         return list(
-            parse(
+            self._math_verify.parse(
                 text,
-                extraction_config=[LatexExtractionConfig(boxed_match_priority=0), ExprExtractionConfig()],
+                extraction_config=[
+                    self._math_verify.LatexExtractionConfig(boxed_match_priority=0),
+                    self._math_verify.ExprExtractionConfig(),
+                ],
                 parsing_timeout=self._timeout_s,
             )
         )

@@ -6,14 +6,15 @@ import json
 import re
 import secrets
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, Literal
 
 from bolt_ray.core.errors import EnvironmentProblem
+from bolt_ray.core.settings import SettingError, setting
 from bolt_ray.rewards.protocol import RewardInput, Unscored
 from bolt_ray.rewards.sandbox.box import Sandbox
 from bolt_ray.rewards.sandbox.results import SandboxLimits
-
-Check = Literal["tests", "output"]
+from bolt_ray.rewards.settings import RewardSettings
 
 _FENCED = re.compile(r"```[ \t]*([\w+-]*)[^\n]*\n(.*?)(?:```|\Z)", re.DOTALL)
 
@@ -59,6 +60,35 @@ def plain_output(text: str) -> str:
     return "\n".join(line.rstrip() for line in text.strip().splitlines())
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CodeSettings(RewardSettings):
+    """``type: code`` - runs the completion's program in the sandbox."""
+
+    check: Literal["tests", "output"] = setting(
+        "tests",
+        "tests: the column holds Python test code, as text or a list of texts; a check(candidate) it defines is called "
+        "with the function the row's entry_point names. output: the column holds [{input, output}], or the expected "
+        "output alone, the row's input being its standard input",
+    )
+    tests_column: str = setting(
+        "answer", "a metadata column, or answer for the row's answer; text that is a JSON list is one", min_length=1
+    )
+    partial: bool = setting(False, "the share of tests or cases passed instead of all or nothing")
+    wall_s: float = setting(5.0, "wall-clock limit of one run", unit="s", gt=0)
+    cpu_s: int = setting(4, "CPU time of one run", unit="s", ge=1)
+    memory_mb_program: int = setting(512, "memory of one run", unit="MiB", ge=64)
+    max_processes: int = setting(16, "processes of one run", ge=1)
+    file_mb: int = setting(16, "size of a file one run writes", unit="MiB", ge=1)
+    output_kb: int = setting(256, "output of one run", unit="KiB", ge=1)
+    allow_unsafe: bool = setting(False, "run without a sandbox where the machine has none; only for programs you trust")
+    timeout_s: float | None = setting(120.0, "wall-clock limit of all runs of one completion", unit="s", gt=0)
+
+    def __post_init__(self) -> None:
+        RewardSettings.__post_init__(self)
+        if self.timeout_s is not None and self.timeout_s <= self.wall_s:
+            raise SettingError("timeout_s", "(all runs of a completion) must be above wall_s (one run)")
+
+
 class CodeReward:
     """1.0 if the program passes, else 0.0; with ``partial`` the share of tests or cases it passes.
 
@@ -66,48 +96,26 @@ class CodeReward:
     A program that fails, hangs or is stopped by a limit is wrong: 0. A row without tests, or a sandbox that cannot be
     set up, gives no verdict.
 
-    Args:
-        check: ``tests``: the column holds Python test code, as text or a list of texts; a ``check(candidate)``
-            it defines is called with the function the row's ``entry_point`` names. ``output``: the column
-            holds ``[{"input": …, "output": …}]``, or the expected output alone, the row's ``input`` being
-            its standard input.
-        tests_column: a metadata column, or ``answer`` for the row's answer. Text that is a JSON list is one.
-        partial: give shares.
-        wall_s, cpu_s, memory_mb_program, max_processes, file_mb, output_kb: limits of a run.
-        allow_unsafe: run without a sandbox where the machine has none.
-
     Raises:
         EnvironmentProblem: no sandbox works here.
     """
 
+    settings = CodeSettings
     batched = False
 
-    def __init__(
-        self,
-        *,
-        check: Check = "tests",
-        tests_column: str = "answer",
-        partial: bool = False,
-        wall_s: float = 5.0,
-        cpu_s: int = 4,
-        memory_mb_program: int = 512,
-        max_processes: int = 16,
-        file_mb: int = 16,
-        output_kb: int = 256,
-        allow_unsafe: bool = False,
-    ) -> None:
+    def __init__(self, settings: CodeSettings) -> None:
         limits = SandboxLimits(
-            wall_s=wall_s,
-            cpu_s=cpu_s,
-            memory_mb=memory_mb_program,
-            max_processes=max_processes,
-            file_mb=file_mb,
-            output_kb=output_kb,
+            wall_s=settings.wall_s,
+            cpu_s=settings.cpu_s,
+            memory_mb=settings.memory_mb_program,
+            max_processes=settings.max_processes,
+            file_mb=settings.file_mb,
+            output_kb=settings.output_kb,
         )
-        self._sandbox = Sandbox(limits=limits, allow_unsafe=allow_unsafe)
-        self._check = check
-        self._column = tests_column
-        self._partial = partial
+        self._sandbox = Sandbox(limits=limits, allow_unsafe=settings.allow_unsafe)
+        self._check = settings.check
+        self._column = settings.tests_column
+        self._partial = settings.partial
 
     def score(self, inputs: Sequence[RewardInput]) -> list[float | Unscored]:
         return [self._score_one(item) for item in inputs]

@@ -12,6 +12,8 @@ from dataclasses import dataclass, field, fields
 from numbers import Real
 from typing import Any, Protocol
 
+from bolt_ray.rewards.settings import RewardSettings
+
 DETAIL_CHARS = 300
 
 
@@ -62,7 +64,7 @@ Verdict = float | Unscored
 
 
 class Reward(Protocol):
-    """What every reward type implements.
+    """What every reward does.
 
     Attributes:
         batched: False: ``score`` is called with one completion at a time, so a failure names its completion.
@@ -76,6 +78,18 @@ class Reward(Protocol):
     def score(self, inputs: Sequence[RewardInput]) -> Sequence[object]:
         """One number per completion, in order; ``None`` or :class:`Unscored` for no verdict."""
         ...
+
+
+class RewardClass(Protocol):
+    """A reward's class, as the registry names it.
+
+    Attributes:
+        settings: the record of its settings; the class is called with one.
+    """
+
+    settings: type[RewardSettings]
+
+    def __call__(self, settings: Any, /) -> Reward: ...
 
 
 def verdict_of(value: object) -> Verdict:

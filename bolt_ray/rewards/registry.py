@@ -1,12 +1,15 @@
-"""The reward types with their classes, and a reward as plain values that can be sent to another process."""
+"""The rewards by name: a new one is one file and one line here; one's own is ``type: file.py:function``."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Any
+from typing import cast
 
-IMPLEMENTATIONS: Mapping[str, str] = {
+from bolt_ray.core.plugins import load_object
+from bolt_ray.rewards.protocol import Reward, RewardClass
+from bolt_ray.rewards.settings import RewardSettings
+
+REWARDS: Mapping[str, str] = {
     "arithmetic": "bolt_ray.tasks.arithmetic.reward:ArithmeticReward",
     "exact": "bolt_ray.rewards.rules:ExactReward",
     "contains": "bolt_ray.rewards.rules:ContainsReward",
@@ -17,34 +20,23 @@ IMPLEMENTATIONS: Mapping[str, str] = {
     "math": "bolt_ray.rewards.mathematics:MathReward",
     "code": "bolt_ray.rewards.program:CodeReward",
     "function": "bolt_ray.rewards.function:FunctionReward",
+    "callable": "bolt_ray.rewards.function:CallableReward",
     "reward_model": "bolt_ray.rewards.reward_model:RewardModelReward",
     "http": "bolt_ray.rewards.endpoint:HttpReward",
     "llm_judge": "bolt_ray.rewards.judge:LlmJudgeReward",
 }
-
-SHARED_PROCESS = frozenset({"arithmetic", "exact", "contains", "regex", "format", "length", "overlong"})
-"""Types that start fast and share one process. Every other reward gets its own, so that a crash in a user's function
-does not force a reward model to be loaded again."""
+"""Names, and where the class is: a `RewardClass`, made from the settings record it names."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RewardSpec:
-    """One reward of a run.
+def reward_class(name: str) -> RewardClass:
+    """The class of a built-in reward; its module is imported now, what that needs only when it is built."""
+    return cast("RewardClass", load_object(REWARDS[name]))
 
-    Attributes:
-        name: its name in ``parts``, in metrics and in reasons; unique in the run.
-        type: a key of ``IMPLEMENTATIONS``.
-        weight: factor of its value in the sum.
-        shaping: True: counts for the advantage's reward, not for the baseline tracker's.
-        timeout_s: wall-clock limit of one call.
-        memory_mb: limit on the process's private memory.
-        options: keyword arguments of the class.
+
+def build_reward(settings: RewardSettings) -> Reward:
+    """The reward of these settings, ready to score.
+
+    Raises:
+        ValueError: it cannot be built; says why.
     """
-
-    name: str
-    type: str
-    weight: float = 1.0
-    shaping: bool = False
-    timeout_s: float = 10.0
-    memory_mb: int = 4096
-    options: Mapping[str, Any] = field(default_factory=dict)
+    return reward_class(settings.type)(settings)

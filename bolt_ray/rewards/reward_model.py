@@ -3,62 +3,68 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Literal
 
-import torch
-from transformers import AutoModelForSequenceClassification, AutoTokenizer
-
+from bolt_ray.core.settings import setting
 from bolt_ray.rewards.protocol import RewardInput
+from bolt_ray.rewards.settings import RewardSettings
 
-Output = Literal["score", "sigmoid", "probability"]
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RewardModelSettings(RewardSettings):
+    """``type: reward_model`` - a sequence-classification model of Transformers."""
+
+    model: str = setting(..., "directory or name", min_length=1)
+    output: Literal["score", "sigmoid", "probability"] = setting(
+        "score",
+        "score: the logit of label as it is; sigmoid of it; probability: its softmax over the outputs",
+    )
+    label: int = setting(0, "index of the output", ge=0)
+    batch_size: int = setting(8, "completions per forward pass", ge=1)
+    max_tokens: int = setting(2048, "prompt and completion beyond this are cut at the front", unit="tokens", ge=8)
+    device: Literal["auto", "cpu", "cuda"] = setting("auto", "auto: a GPU if the scorer has one")
+    dtype: Literal["float32", "bfloat16", "float16"] = setting("float32", "of the weights")
+    memory_mb: int | None = setting(16384, "private memory of its process", unit="MiB", ge=64)
+    timeout_s: float | None = setting(120.0, "wall-clock limit of one call", unit="s", gt=0)
 
 
 class RewardModelReward:
     """One output of the model for prompt and completion, read as a chat where the tokenizer has a template.
 
-    Args:
-        model: directory or name.
-        output: ``score``: the logit of ``label``; ``sigmoid`` of it; ``probability``: its softmax.
-        label: index of the output.
-        batch_size: completions in a forward pass.
-        max_tokens: longer texts lose their beginning.
-        device: ``auto``: a GPU if there is one.
-        dtype: of the weights.
-
     Raises:
         ValueError: the model has no output ``label``.
     """
 
+    settings = RewardModelSettings
     batched = True
 
-    def __init__(
-        self,
-        *,
-        model: str,
-        output: Output = "score",
-        label: int = 0,
-        batch_size: int = 8,
-        max_tokens: int = 2048,
-        device: Literal["auto", "cpu", "cuda"] = "auto",
-        dtype: Literal["float32", "bfloat16", "float16"] = "float32",
-    ) -> None:
+    def __init__(self, settings: RewardModelSettings) -> None:
+        # Here and not above: settings are read where no model is needed.
+        import torch
+        from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+        device = settings.device
         if device == "auto":
             device = "cuda" if torch.cuda.is_available() else "cpu"
+        self._torch = torch
         self._device = torch.device(device)
-        self._tokenizer = AutoTokenizer.from_pretrained(model)
+        self._tokenizer = AutoTokenizer.from_pretrained(settings.model)
         self._tokenizer.truncation_side = "left"
-        self._model = AutoModelForSequenceClassification.from_pretrained(model, dtype=getattr(torch, dtype))
+        dtype = getattr(torch, settings.dtype)
+        self._model = AutoModelForSequenceClassification.from_pretrained(settings.model, dtype=dtype)
         self._model.to(self._device).eval()
-        if label >= self._model.config.num_labels:
-            raise ValueError(f"{model} has {self._model.config.num_labels} outputs, `label` {label} is not among them")
+        outputs = self._model.config.num_labels
+        if settings.label >= outputs:
+            raise ValueError(f"{settings.model} has {outputs} outputs, `label` {settings.label} is not among them")
         if self._tokenizer.pad_token_id is None:
             self._tokenizer.pad_token = self._tokenizer.eos_token
         if self._model.config.pad_token_id is None:
             self._model.config.pad_token_id = self._tokenizer.pad_token_id
-        self._output = output
-        self._label = label
-        self._batch_size = batch_size
-        self._max_tokens = max_tokens
+        self._output = settings.output
+        self._label = settings.label
+        self._batch_size = settings.batch_size
+        self._max_tokens = settings.max_tokens
 
     def score(self, inputs: Sequence[RewardInput]) -> list[float]:
         texts = [self._text(item) for item in inputs]
@@ -71,7 +77,6 @@ class RewardModelReward:
                 rewards[i] = reward
         return rewards
 
-    @torch.inference_mode()
     def _forward(self, texts: Sequence[str]) -> list[float]:
         batch = self._tokenizer(
             list(texts),
@@ -81,12 +86,13 @@ class RewardModelReward:
             max_length=self._max_tokens,
             add_special_tokens=self._tokenizer.chat_template is None,
         )
-        logits = self._model(**batch.to(self._device)).logits.float()
+        with self._torch.inference_mode():
+            logits = self._model(**batch.to(self._device)).logits.float()
         if self._output == "probability":
-            values = torch.softmax(logits, dim=-1)[:, self._label]
+            values = self._torch.softmax(logits, dim=-1)[:, self._label]
         else:
             values = logits[:, self._label]
-            values = torch.sigmoid(values) if self._output == "sigmoid" else values
+            values = self._torch.sigmoid(values) if self._output == "sigmoid" else values
         return [float(value) for value in values]
 
     def _text(self, item: RewardInput) -> str:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from bolt_ray.core.records import UnscoredReason
 from bolt_ray.rewards.process.isolation import RewardProcess
 from bolt_ray.rewards.protocol import RewardInput, Unscored
-from bolt_ray.rewards.registry import SHARED_PROCESS, RewardSpec
+from bolt_ray.rewards.settings import RewardSettings
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -26,12 +26,12 @@ class RewardResult:
     parts: Mapping[str, float] = field(default_factory=dict)
 
 
-def combine(specs: Sequence[RewardSpec], parts: Mapping[str, float]) -> RewardResult:
+def combine(specs: Sequence[RewardSettings], parts: Mapping[str, float]) -> RewardResult:
     """The weighted sums of ``parts``; specs without a part are left out."""
-    present = [spec for spec in specs if spec.name in parts]
+    present = [spec for spec in specs if spec.part_name in parts]
     return RewardResult(
-        reward=sum(spec.weight * parts[spec.name] for spec in present),
-        tracker_reward=sum(spec.weight * parts[spec.name] for spec in present if not spec.shaping),
+        reward=sum(spec.weight * parts[spec.part_name] for spec in present),
+        tracker_reward=sum(spec.weight * parts[spec.part_name] for spec in present if not spec.shaping),
         parts=dict(parts),
     )
 
@@ -54,22 +54,22 @@ class RewardSet:
     def __init__(
         self,
         *,
-        specs: Sequence[RewardSpec],
+        specs: Sequence[RewardSettings],
         by_source: Mapping[str, Sequence[str]] | None = None,
         eval_by_source: Mapping[str, Sequence[str]] | None = None,
-        startup_timeout_s: float = 120.0,
+        startup_timeout_s: float,
     ) -> None:
         self._specs = tuple(specs)
         self._by_source, self._eval_by_source = by_source or {}, eval_by_source or {}
-        shared = [spec for spec in self._specs if spec.type in SHARED_PROCESS]
+        shared = [spec for spec in self._specs if spec.shares_process]
         groups = [shared] if shared else []
-        groups += [[spec] for spec in self._specs if spec.type not in SHARED_PROCESS]
+        groups += [[spec] for spec in self._specs if not spec.shares_process]
         self._place: dict[str, tuple[RewardProcess, int]] = {}
         self._processes: list[RewardProcess] = []
         for group in groups:
             process = RewardProcess(rewards=group, startup_timeout_s=startup_timeout_s)
             self._processes.append(process)
-            self._place |= {spec.name: (process, index) for index, spec in enumerate(group)}
+            self._place |= {spec.part_name: (process, index) for index, spec in enumerate(group)}
 
     def start(self) -> None:
         """Start every reward process.
@@ -99,12 +99,12 @@ class RewardSet:
         reasons: dict[int, UnscoredReason] = {}
         for spec in self._specs:
             todo = [i for i, item in enumerate(inputs) if i not in reasons and self._applies(spec, item)]
-            process, index = self._place[spec.name]
+            process, index = self._place[spec.part_name]
             for i, verdict in zip(todo, process.score(index, [inputs[i] for i in todo]), strict=True):
                 if isinstance(verdict, Unscored):
-                    reasons[i] = reason_of(spec.name, verdict)
+                    reasons[i] = reason_of(spec.part_name, verdict)
                 else:
-                    parts[i][spec.name] = verdict
+                    parts[i][spec.part_name] = verdict
         return [reasons.get(i) or self._sum(parts[i]) for i in range(len(inputs))]
 
     @property
@@ -117,9 +117,9 @@ class RewardSet:
         for process in self._processes:
             process.close()
 
-    def _applies(self, spec: RewardSpec, item: RewardInput) -> bool:
+    def _applies(self, spec: RewardSettings, item: RewardInput) -> bool:
         names = (self._eval_by_source if item.evaluation else self._by_source).get(item.source)
-        return names is None or spec.name in names
+        return names is None or spec.part_name in names
 
     def _sum(self, parts: Mapping[str, float]) -> RewardResult | UnscoredReason:
         if not parts:

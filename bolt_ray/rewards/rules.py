@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from dataclasses import dataclass
 
+from bolt_ray.core.settings import SettingError, setting
 from bolt_ray.rewards.protocol import RewardInput, Unscored
+from bolt_ray.rewards.settings import RewardSettings
 
 
 def normalize(text: str, *, ignore_case: bool, ignore_space: bool) -> str:
@@ -15,14 +18,25 @@ def normalize(text: str, *, ignore_case: bool, ignore_space: bool) -> str:
     return " ".join(text.split()) if ignore_space else text
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ExactSettings(RewardSettings):
+    """``type: exact`` - 1 if the completion is the answer."""
+
+    shares_process = True
+
+    ignore_case: bool = setting(False, "compare without regard to case")
+    ignore_space: bool = setting(True, "runs of white space count as one blank, those at the ends not at all")
+
+
 class ExactReward:
     """1.0 if the completion is the answer, else 0.0; unscored where the dataset has no answer."""
 
+    settings = ExactSettings
     batched = False
 
-    def __init__(self, *, ignore_case: bool = False, ignore_space: bool = True) -> None:
-        self._ignore_case = ignore_case
-        self._ignore_space = ignore_space
+    def __init__(self, settings: ExactSettings) -> None:
+        self._ignore_case = settings.ignore_case
+        self._ignore_space = settings.ignore_space
 
     def score(self, inputs: Sequence[RewardInput]) -> list[float | Unscored]:
         return [self._score_one(item) for item in inputs]
@@ -36,19 +50,32 @@ class ExactReward:
         return normalize(text, ignore_case=self._ignore_case, ignore_space=self._ignore_space)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ContainsSettings(RewardSettings):
+    """``type: contains`` - share of ``texts`` found in the completion."""
+
+    shares_process = True
+
+    texts: tuple[str, ...] = setting((), "the wanted pieces of text; none: the row's answer is the one piece")
+    ignore_case: bool = setting(True, "compare without regard to case")
+    ignore_space: bool = setting(True, "runs of white space count as one blank")
+
+    def __post_init__(self) -> None:
+        RewardSettings.__post_init__(self)
+        if not all(self.texts):
+            raise SettingError("texts", "has an empty text, which every completion contains")
+
+
 class ContainsReward:
-    """Share of the wanted pieces of text the completion contains: 1.0 all, 0.0 none.
+    """Share of the wanted pieces of text the completion contains: 1.0 all, 0.0 none."""
 
-    Args:
-        texts: the pieces; empty: the row's own answer is the one piece.
-    """
-
+    settings = ContainsSettings
     batched = False
 
-    def __init__(self, *, texts: Sequence[str] = (), ignore_case: bool = True, ignore_space: bool = True) -> None:
-        self._texts = tuple(texts)
-        self._ignore_case = ignore_case
-        self._ignore_space = ignore_space
+    def __init__(self, settings: ContainsSettings) -> None:
+        self._texts = tuple(settings.texts)
+        self._ignore_case = settings.ignore_case
+        self._ignore_space = settings.ignore_space
 
     def score(self, inputs: Sequence[RewardInput]) -> list[float | Unscored]:
         return [self._score_one(item) for item in inputs]
@@ -64,21 +91,35 @@ class ContainsReward:
         return normalize(text, ignore_case=self._ignore_case, ignore_space=self._ignore_space)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RegexSettings(RewardSettings):
+    """``type: regex`` - 1 if ``pattern`` matches; with a group named ``answer``, if that group is the row's answer."""
+
+    shares_process = True
+
+    pattern: str = setting(..., "a Python regular expression; . matches line ends", min_length=1)
+    full: bool = setting(False, "the whole completion must match, instead of a part of it")
+    ignore_case: bool = setting(False, "match and compare without regard to case")
+
+    def __post_init__(self) -> None:
+        RewardSettings.__post_init__(self)
+        try:
+            re.compile(self.pattern)
+        except re.error as problem:
+            raise SettingError("pattern", f"is not a regular expression: {problem}") from problem
+
+
 class RegexReward:
-    """1.0 if the pattern matches; with a group named ``answer``, if the last match's group is the answer.
+    """1.0 if the pattern matches; with a group named ``answer``, if the last match's group is the answer."""
 
-    Args:
-        pattern: a Python regular expression; ``.`` matches line ends.
-        full: the whole completion must match, instead of a part of it.
-    """
-
+    settings = RegexSettings
     batched = False
 
-    def __init__(self, *, pattern: str, full: bool = False, ignore_case: bool = False) -> None:
-        flags = re.DOTALL | (re.IGNORECASE if ignore_case else re.NOFLAG)
-        self._pattern = re.compile(pattern, flags)
-        self._full = full
-        self._ignore_case = ignore_case
+    def __init__(self, settings: RegexSettings) -> None:
+        flags = re.DOTALL | (re.IGNORECASE if settings.ignore_case else re.NOFLAG)
+        self._pattern = re.compile(settings.pattern, flags)
+        self._full = settings.full
+        self._ignore_case = settings.ignore_case
 
     def score(self, inputs: Sequence[RewardInput]) -> list[float | Unscored]:
         return [self._score_one(item) for item in inputs]

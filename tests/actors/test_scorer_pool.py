@@ -10,14 +10,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from support.rewards import reward_spec
 
 from bolt_ray.actors.scorer_actor import ScoringRequest
 from bolt_ray.actors.scorer_pool import ScorerPool, worst_case_s
+from bolt_ray.actors.settings import ScoringSettings
 from bolt_ray.core.errors import ConfigError, EnvironmentProblem
 from bolt_ray.core.records import UnscoredReason
 from bolt_ray.rewards.protocol import RewardInput
-from bolt_ray.rewards.registry import RewardSpec
 from bolt_ray.rewards.reward_set import RewardResult
+from bolt_ray.rewards.settings import RewardSettings
 
 pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("ray_cluster")]
 
@@ -58,8 +60,8 @@ def rewards(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def own(path: Path, function: str = "score", *, name: str = "own", timeout_s: float = 60.0) -> RewardSpec:
-    return RewardSpec(name=name, type="function", timeout_s=timeout_s, options={"function": f"{path}:{function}"})
+def own(path: Path, function: str = "score", *, name: str = "own", timeout_s: float = 60.0) -> RewardSettings:
+    return reward_spec(name=name, type="function", timeout_s=timeout_s, options={"function": f"{path}:{function}"})
 
 
 def completion(number: int, text: str, *, answer: str = "4", source: str = "", **metadata: Any) -> ScoringRequest:
@@ -72,8 +74,15 @@ def unscored(kind: str, detail: str, *, reward: str = "own") -> UnscoredReason:
 
 
 @contextmanager
-def pool_of(specs: Sequence[RewardSpec], **options: Any) -> Iterator[ScorerPool]:
-    pool = ScorerPool.start(specs=specs, **{"num_scorers": 2, "cpus_per_scorer": 0.1, **options})
+def pool_of(
+    specs: Sequence[RewardSettings],
+    *,
+    by_source: dict[str, list[str]] | None = None,
+    batch_deadline_s: float | None = None,
+    **scoring: Any,
+) -> Iterator[ScorerPool]:
+    settings = ScoringSettings(**{"num_scorers": 2, "cpus_per_scorer": 0.1, **scoring})
+    pool = ScorerPool.start(specs=specs, settings=settings, by_source=by_source, batch_deadline_s=batch_deadline_s)
     try:
         yield pool
     finally:
@@ -100,8 +109,8 @@ def drain(pool: ScorerPool, *, deadline_s: float = 120.0) -> dict[int, RewardRes
 
 def test_rewards_parts_and_the_trackers_reward() -> None:
     specs = [
-        RewardSpec(name="right", type="exact", weight=2.0),
-        RewardSpec(name="long", type="overlong", shaping=True, options={"max_tokens": 10, "cache_tokens": 4}),
+        reward_spec(name="right", type="exact", weight=2.0),
+        reward_spec(name="long", type="overlong", shaping=True, options={"max_tokens": 10, "cache_tokens": 4}),
     ]
     with pool_of(specs, by_source={"plain": ["right"]}) as pool:
         pool.submit([completion(0, "4"), completion(1, "5"), completion(2, "4", source="plain")])
@@ -170,8 +179,8 @@ def test_a_scorer_that_is_stuck_is_killed_at_its_deadline(rewards: Path) -> None
 
 
 def test_close_leaves_no_process(rewards: Path, tmp_path: Path) -> None:
-    specs = [own(rewards, "process"), RewardSpec(name="right", type="exact")]
-    busy = RewardSpec(name="slow", type="function", timeout_s=60, options={"function": f"{rewards}:score"})
+    specs = [own(rewards, "process"), reward_spec(name="right", type="exact")]
+    busy = reward_spec(name="slow", type="function", timeout_s=60, options={"function": f"{rewards}:score"})
     flag = tmp_path / "pids"
     with pool_of([*specs, busy], batch_size=1) as pool:
         pool.submit([completion(i, "hang", flag=str(flag)) for i in range(2)])
@@ -183,21 +192,24 @@ def test_close_leaves_no_process(rewards: Path, tmp_path: Path) -> None:
 
 
 def test_a_reward_that_cannot_be_built_stops_the_start() -> None:
-    broken = RewardSpec(name="own", type="function", options={"function": "no_such_module:f"})
-    with pytest.raises(ConfigError, match=r"^rewards: own cannot be built: ModuleNotFoundError") as caught:
-        ScorerPool.start(specs=[broken], cpus_per_scorer=0.1)
+    broken = reward_spec(name="own", type="function", options={"function": "no_such_module:f"})
+    with pytest.raises(
+        ConfigError, match=r"^rewards: own cannot be built: ValueError: .* cannot be imported"
+    ) as caught:
+        ScorerPool.start(specs=[broken], settings=ScoringSettings(cpus_per_scorer=0.1))
     assert type(caught.value) is ConfigError
 
 
 def test_a_cluster_without_room_is_an_environment_problem() -> None:
     with pytest.raises(EnvironmentProblem, match="1 × 1000 CPU"):
         ScorerPool.start(
-            specs=[RewardSpec(name="right", type="exact")], num_scorers=1, cpus_per_scorer=1000, startup_timeout_s=1.0
+            specs=[reward_spec(name="right", type="exact")],
+            settings=ScoringSettings(num_scorers=1, cpus_per_scorer=1000, startup_timeout_s=1.0),
         )
 
 
 def test_the_default_deadline_is_longer_than_the_worst_case() -> None:
-    specs = [RewardSpec(name="a", type="exact", timeout_s=10.0), RewardSpec(name="b", type="exact", timeout_s=5.0)]
+    specs = [reward_spec(name="a", type="exact", timeout_s=10.0), reward_spec(name="b", type="exact", timeout_s=5.0)]
     assert worst_case_s(specs, batch_size=4, startup_timeout_s=100.0) == 100.0 + 4 * 20.0 + 4 * 15.0
 
 

@@ -92,7 +92,7 @@ def test_another_dataset_is_read_like_the_first_one(tmp_path: Path) -> None:
     assert (heldout.name, heldout.preset, heldout.chat, heldout.reward) == ("other.jsonl", "gsm8k", True, "regex")
     assert (heldout.split, heldout.weight, heldout.source, heldout.format) == (None, None, None, None)
     # Nothing of the training data is read, so it need not be there.
-    assert changed.datasets == [heldout]
+    assert changed.datasets == (heldout,)
     assert heldout_only(config, None) is config
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 from rich.console import Console
+from support.rewards import make_reward
 
 from bolt_ray.commands.init import TEMPLATES, write_starter
 from bolt_ray.config.loading import load_config
@@ -18,8 +19,6 @@ from bolt_ray.config.schema import RunConfig
 from bolt_ray.core.errors import ConfigError
 from bolt_ray.data.ingest.normalize import NormalRow, normalize_row, row_rules
 from bolt_ray.rewards import RewardInput
-from bolt_ray.rewards.format import FormatReward
-from bolt_ray.rewards.mathematics import MathReward
 from bolt_ray.tasks.arithmetic.tokenizer import UNKNOWN, build_tokenizer
 
 
@@ -72,7 +71,7 @@ def test_unknown_characters_become_one_token_each() -> None:
 @pytest.mark.parametrize("template", ["math", "format", "own"])
 def test_the_answers_are_those_of_the_prompts(tmp_path: Path, template: str) -> None:
     _, rows = starter(tmp_path, template)
-    reward = MathReward()
+    reward = make_reward("math")
     for row in rows:
         assert isinstance(row.prompt, str)
         assert re.fullmatch(r"[\d+\-*/()]+=", row.prompt)
@@ -111,7 +110,7 @@ def test_every_task_of_the_code_template_is_tested_by_name(tmp_path: Path) -> No
 
 def test_the_format_template_gives_the_model_something_to_climb(tmp_path: Path) -> None:
     config, rows = starter(tmp_path, "format")
-    parts = [FormatReward(structure="think_answer", partial=True), MathReward()]
+    parts = [make_reward("format", structure="think_answer", partial=True), make_reward("math")]
     item = completion(rows[0], f"5<answer>{rows[0].answer}</answer>")
     values = [part.score([item])[0] for part in parts]
     assert values == [0.25, 1.0]

@@ -273,10 +273,10 @@ def test_the_fingerprint_follows_content_not_places(tmp_path: Path) -> None:
 
 def test_no_room_is_asked_for_learners_and_shards() -> None:
     config = config_of(cluster={"use_gpu": "no", "num_learners": 4}, scoring={"num_scorers": 2, "cpus_per_scorer": 0.5})
-    groups = resource_map(config, use_gpu=False, learners=False)
+    groups = resource_map(config, learners=False)
     assert [group.role for group in groups] == ["generators (vLLM)", "scorers", "prompt tasks (Ray Data)"]
     assert total_demand(groups) == (3.0, 0.0)
-    assert len(resource_map(config, use_gpu=False)) == 5
+    assert len(resource_map(config)) == 5
 
 
 def test_a_directory_that_is_no_adapter_is_refused(tmp_path: Path) -> None:

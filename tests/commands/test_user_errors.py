@@ -58,11 +58,17 @@ def test_wrong_type(bolt_ray: Run, write_config: Write) -> None:
         (["kl.controller=ziegler"], "kl.coef, which is 0"),
         (["kl.coef=0.1", "kl.adaptation=[clip, hinge]"], "clip and hinge"),
         (["loss.type=gpso"], "loss.type: "),
-        (["loss.type=gspo", "loss.aggregation=token_mean"], "leave aggregation out or set it to 'sequence_mean'"),
+        (["loss.type=gspo", "loss.aggregation=token_mean"], "leave it out or set it to 'sequence_mean'"),
         (["loss.clip_low=0.5", "loss.clip_high=0.1"], "clip_low"),
-        (["train.offload_parameters=true", "train.zero_stage=2"], "offload_parameters needs zero_stage 3, not 2"),
-        (["model.attention=flash_attention_2"], "flash_attention_2 needs the package flash-attn; use attention sdpa"),
-        (["train.offload_optimizer=true"], "offload_optimizer needs zero_stage 1, 2 or 3, not 0"),
+        (
+            ["train.offload_parameters=true", "train.zero_stage=2"],
+            "train.offload_parameters: needs zero_stage 3, not 2",
+        ),
+        (
+            ["model.attention=flash_attention_2"],
+            "flash_attention_2 needs the package flash-attn; use model.attention sdpa",
+        ),
+        (["train.offload_optimizer=true"], "train.offload_optimizer: needs zero_stage 1, 2 or 3, not 0"),
     ],
 )
 def test_impossible_combinations_are_refused_before_any_process_starts(

@@ -151,7 +151,7 @@ def test_a_legacy_switch_that_is_not_there_is_off(switches: dict[str, object], m
         ({"train": {"minibatch_size": 1000}}, "minibatch_size 1000 must lie between"),
         ({"sampling": {"temperature": 0}}, "sampling.temperature: 0 explores nothing"),
         ({"cluster": {"num_learners": 300}}, "nothing to train"),
-        ({"rewards": [{"type": "mathh"}]}, "unknown reward type 'mathh'; did you mean math"),
+        ({"rewards": [{"type": "mathh"}]}, "unknown reward type 'mathh'; did you mean 'math'"),
         ({"datasets": [{"name": "a.jsonl", "reward": "stile"}]}, "no reward is named 'stile'"),
         ({"datasets": []}, "datasets: .*at least 1"),
         ({"train": {"baseline_enabled": False, "use_baseline_advantages": True}}, "one says yes, one says no"),

@@ -7,17 +7,12 @@ import pytest
 from pydantic import TypeAdapter, ValidationError
 
 from bolt_ray.actors.settings import ScoringSettings
-from bolt_ray.config.rewards import (
-    REWARD_TYPES,
-    FunctionReward,
-    MathReward,
-    Reward,
-    check_reward_references,
-    reward_names,
-)
-from bolt_ray.core.errors import ConfigError
-from bolt_ray.rewards.configured import specs_of
-from bolt_ray.rewards.registry import IMPLEMENTATIONS
+from bolt_ray.config.rewards import Reward
+from bolt_ray.rewards.function import FunctionSettings
+from bolt_ray.rewards.mathematics import MathSettings
+from bolt_ray.rewards.process.wire import from_message, to_message
+from bolt_ray.rewards.registry import REWARDS as REGISTRY
+from bolt_ray.rewards.settings import check_reward_references, definite_rewards, reward_names
 
 REWARDS: TypeAdapter[list[Any]] = TypeAdapter(list[Reward])
 
@@ -44,37 +39,37 @@ def load(*rewards: Any) -> list[Any]:
 
 def test_the_short_form_loads_as_it_stands() -> None:
     (reward,) = load({"type": "math", "weight": 0.5})
-    assert isinstance(reward, MathReward)
+    assert isinstance(reward, MathSettings)
     assert (reward.weight, reward.name, reward.shaping, reward.extract) == (0.5, None, False, "auto")
     assert load("exact")[0].weight == 1.0
 
 
 def test_every_type_has_a_section_and_an_implementation() -> None:
     loaded = load(*SMALLEST)
-    assert sorted(reward.type for reward in loaded) == sorted(REWARD_TYPES) == sorted(IMPLEMENTATIONS)
-    specs = specs_of(loaded, timeout_s=7.0, memory_mb=512, base_dir="/base")
-    assert json.loads(json.dumps([dict(spec.options) for spec in specs]))
-    by_type = {spec.type: spec for spec in specs}
-    assert by_type["exact"].options == {"ignore_case": False, "ignore_space": True}
+    assert sorted(reward.type for reward in loaded) == sorted(set(REGISTRY) - {"callable"})
+    definite = definite_rewards(loaded, timeout_s=7.0, memory_mb=512)
+    messages = json.loads(json.dumps([to_message(reward) for reward in definite]))
+    assert [to_message(from_message(message)) for message in messages] == messages
+    by_type = {reward.type: reward for reward in definite}
+    assert (by_type["exact"].ignore_case, by_type["exact"].ignore_space) == (False, True)
     assert (by_type["exact"].timeout_s, by_type["exact"].memory_mb) == (7.0, 512)
     assert (by_type["reward_model"].timeout_s, by_type["reward_model"].memory_mb) == (120.0, 16384)
-    assert by_type["function"].options["base_dirs"] == ["/base"]
-    assert {name for name, spec in by_type.items() if spec.shaping} == {"length", "overlong"}
+    assert {name for name, each in by_type.items() if each.shaping} == {"length", "overlong"}
 
 
 def test_a_function_may_stand_as_the_type() -> None:
     reward, other = load(
         {"type": "my.module:score", "weight": 2}, {"type": "dir/my_rewards.py:score", "options": {"a": [1]}}
     )
-    assert isinstance(reward, FunctionReward) and reward.function == "my.module:score"
+    assert isinstance(reward, FunctionSettings) and reward.function == "my.module:score"
     assert other.options == {"a": [1]}
 
 
 @pytest.mark.parametrize(
     ("reward", "message"),
     [
-        ({"type": "maths"}, "unknown reward type 'maths'; did you mean math"),
-        ({"type": "llm_jugde"}, "did you mean llm_judge"),
+        ({"type": "maths"}, "unknown reward type 'maths'; did you mean 'math'"),
+        ({"type": "llm_jugde"}, "did you mean 'llm_judge'"),
         ({"type": "zzz"}, "known: arithmetic, code,"),
         ({"weight": 1.0}, "type"),
         ({"type": "math", "wieght": 1.0}, "wieght"),
@@ -83,15 +78,15 @@ def test_a_function_may_stand_as_the_type() -> None:
         ({"type": "math", "timeout_s": 0}, "greater than 0"),
         ({"type": "regex"}, "Field required"),
         ({"type": "regex", "pattern": "("}, "not a regular expression"),
-        ({"type": "format", "structure": "json_schema"}, "`json_schema` is needed"),
-        ({"type": "format", "json_schema": {}}, "`json_schema` is needed"),
+        ({"type": "format", "structure": "json_schema"}, "json_schema is needed"),
+        ({"type": "format", "json_schema": {}}, "json_schema is needed"),
         ({"type": "format", "structure": "json_schema", "json_schema": {"type": "x"}}, "not a JSON Schema"),
-        ({"type": "format", "structure": "xml"}, "`tags` are needed"),
+        ({"type": "format", "structure": "xml"}, "tags are needed"),
         ({"type": "format", "structure": "xml", "tags": ["a", "a"]}, "differ"),
-        ({"type": "format", "structure": "xml", "tags": ["<a>"]}, "pattern"),
-        ({"type": "overlong", "max_tokens": 10, "cache_tokens": 11}, "`cache_tokens` must not be above"),
+        ({"type": "format", "structure": "xml", "tags": ["<a>"]}, "are not all names"),
+        ({"type": "overlong", "max_tokens": 10, "cache_tokens": 11}, "cache_tokens must not be above"),
         ({"type": "length", "target_tokens": 10}, "tolerance_tokens"),
-        ({"type": "code", "wall_s": 10, "timeout_s": 5}, "must be above `wall_s`"),
+        ({"type": "code", "wall_s": 10, "timeout_s": 5}, "must be above wall_s"),
         ({"type": "function"}, "Field required"),
         ({"type": "function", "function": "no_colon"}, "pattern"),
         ({"type": "a:b", "function": "c:d"}, "give the function once"),
@@ -103,7 +98,7 @@ def test_a_function_may_stand_as_the_type() -> None:
         ({"type": "llm_judge", "url": "https://x", "model": "m", "prompt": "x"}, "must contain {completion}"),
         ({"type": "llm_judge", "url": "https://x", "model": "m", "min_score": 10}, "must be below"),
         ({"type": "reward_model"}, "Field required"),
-        (3, "dictionary"),
+        (3, "Unable to extract tag"),
     ],
 )
 def test_what_cannot_be_is_refused(reward: Any, message: str) -> None:
@@ -124,14 +119,12 @@ def test_names() -> None:
     twice = load({"type": "exact", "name": "a"}, {"type": "math", "name": "a"})
     with pytest.raises(ValueError, match="several are named a"):
         reward_names(twice)
-    with pytest.raises(ConfigError, match="several are named a"):
-        specs_of(twice, timeout_s=1.0, memory_mb=64, base_dir=".")
 
 
 def test_references_of_datasets() -> None:
     check_reward_references(["math", "style"], ["style"], place="datasets[0].reward")
     check_reward_references(["math"], [], place="datasets[0].reward")
-    with pytest.raises(ValueError, match=r"datasets\[0\].*no reward is named 'styles'; did you mean style\?"):
+    with pytest.raises(ValueError, match=r"datasets\[0\].*no reward is named 'styles'; did you mean 'style'\?"):
         check_reward_references(["math", "style"], ["styles"], place="datasets[0].reward")
 
 

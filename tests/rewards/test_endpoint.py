@@ -15,11 +15,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from support.rewards import make_reward
 
-from bolt_ray.config.rewards import LlmJudgeReward as JudgeConfig
-from bolt_ray.rewards.endpoint import Endpoint, EndpointError, HttpReward
-from bolt_ray.rewards.judge import LlmJudgeReward
-from bolt_ray.rewards.protocol import RewardInput, Unscored
+from bolt_ray.rewards.endpoint import Endpoint, EndpointError, EndpointSettings
+from bolt_ray.rewards.protocol import Reward, RewardInput, Unscored
 
 Answer = Callable[[dict[str, Any]], tuple[int, Any, dict[str, str]]]
 
@@ -105,7 +104,7 @@ def details(values: list[object]) -> list[str]:
 
 def test_batches_go_out_and_rewards_come_back_in_order() -> None:
     with serve(lengths) as (url, recorder):
-        reward = HttpReward(url=url, batch_size=2)
+        reward = make_reward("http", url=url, batch_size=2)
         assert reward.score(inputs("a", "bb", "ccc", "dddd", "eeeee")) == [1.0, 2.0, 3.0, 4.0, 5.0]
         assert reward.score([]) == []
     assert sorted(len(body["inputs"]) for body in recorder.bodies) == [1, 2, 2]
@@ -116,14 +115,14 @@ def test_batches_go_out_and_rewards_come_back_in_order() -> None:
 @pytest.mark.parametrize("status", [429, 500, 503])
 def test_statuses_that_may_pass_are_tried_again(status: int) -> None:
     with serve(failing(2, status)) as (url, recorder):
-        assert HttpReward(url=url, max_retries=2, backoff_s=0.01).score(inputs("abc")) == [3.0]
+        assert make_reward("http", url=url, max_retries=2, backoff_s=0.01).score(inputs("abc")) == [3.0]
     assert len(recorder.bodies) == 3
 
 
 def test_retry_after_is_waited_for() -> None:
     with serve(failing(1, 429, {"Retry-After": "1"})) as (url, _):
         started = time.monotonic()
-        assert HttpReward(url=url, backoff_s=0.01).score(inputs("abc")) == [3.0]
+        assert make_reward("http", url=url, backoff_s=0.01).score(inputs("abc")) == [3.0]
         assert time.monotonic() - started >= 1.0
 
 
@@ -141,7 +140,7 @@ def test_what_fails_for_good_is_unscored_and_alone() -> None:
         return wrong.get(kind) or lengths(body)
 
     with serve(answer) as (url, recorder):
-        reward = HttpReward(url=url, batch_size=1, max_retries=1, backoff_s=0.01)
+        reward = make_reward("http", url=url, batch_size=1, max_retries=1, backoff_s=0.01)
         got = details(reward.score(inputs("400", "500", "moved", "html", "count", "list", "ok")))
     assert got == [
         "http: HTTP status 400 after 1 tries",
@@ -158,7 +157,7 @@ def test_what_fails_for_good_is_unscored_and_alone() -> None:
 def test_a_server_that_is_not_there_and_one_that_is_slow() -> None:
     with serve(lengths) as (url, _):
         pass
-    gone = details(HttpReward(url=url, max_retries=1, backoff_s=0.01).score(inputs("a")))
+    gone = details(make_reward("http", url=url, max_retries=1, backoff_s=0.01).score(inputs("a")))
     assert "ConnectionRefusedError" in gone[0] and "after 2 tries" in gone[0]
 
     release = threading.Event()
@@ -168,7 +167,7 @@ def test_a_server_that_is_not_there_and_one_that_is_slow() -> None:
         return lengths(body)
 
     with serve(slow) as (url, _):
-        late = details(HttpReward(url=url, max_retries=0, request_timeout_s=0.2).score(inputs("a")))
+        late = details(make_reward("http", url=url, max_retries=0, request_timeout_s=0.2).score(inputs("a")))
         release.set()
     assert "timed out" in late[0]
 
@@ -182,7 +181,7 @@ def test_no_more_requests_at_once_than_allowed() -> None:
         return lengths(body)
 
     with serve(together) as (url, recorder):
-        reward = HttpReward(url=url, batch_size=1, concurrency=3, request_timeout_s=60)
+        reward = make_reward("http", url=url, batch_size=1, concurrency=3, request_timeout_s=60)
         assert reward.score(inputs(*["x"] * 12)) == [1.0] * 12
     assert recorder.most_running == 3
 
@@ -190,11 +189,11 @@ def test_no_more_requests_at_once_than_allowed() -> None:
 def test_the_key_is_sent_and_never_shown(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("BOLT_TEST_KEY", "s3cret-key")
     with serve(failing(9, 401)) as (url, recorder):
-        reward = HttpReward(url=url, api_key_env="BOLT_TEST_KEY")
+        reward = make_reward("http", url=url, api_key_env="BOLT_TEST_KEY")
         assert "s3cret" not in details(reward.score(inputs("a")))[0]
     assert recorder.headers[0]["Authorization"] == "Bearer s3cret-key"
     with pytest.raises(ValueError, match="BOLT_TEST_NO_KEY"):
-        HttpReward(url=url, api_key_env="BOLT_TEST_NO_KEY")
+        make_reward("http", url=url, api_key_env="BOLT_TEST_NO_KEY")
 
 
 @pytest.mark.skipif(shutil.which("openssl") is None, reason="makes a certificate with openssl")
@@ -203,15 +202,14 @@ def test_certificates_are_verified(tmp_path: Path) -> None:
     command = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-subj", "/CN=127.0.0.1", "-days", "1"]
     subprocess.run([*command, "-keyout", key, "-out", certificate], check=True, capture_output=True)
     with serve(lengths, certificate=(certificate, key)) as (url, recorder):
-        endpoint = Endpoint(url=url, api_key_env=None, request_timeout_s=10, max_retries=3, backoff_s=0.01)
+        endpoint = Endpoint(EndpointSettings(type="http", url=url, request_timeout_s=10, max_retries=3, backoff_s=0.01))
         with pytest.raises(EndpointError, match="certificate refused: self-signed certificate"):
             endpoint.post({})
     assert recorder.bodies == []
 
 
-def judge(url: str, **options: Any) -> LlmJudgeReward:
-    config = JudgeConfig(type="llm_judge", url=url, model="judge", backoff_s=0.01, **options)
-    return LlmJudgeReward(**config.arguments())
+def judge(url: str, **options: Any) -> Reward:
+    return make_reward("llm_judge", url=url, model="judge", backoff_s=0.01, **options)
 
 
 def says(*texts: str) -> Answer:

@@ -4,11 +4,11 @@ import threading
 
 import pytest
 from support.math_pairs import PAIRS
+from support.rewards import make_reward, reward_spec
 
 from bolt_ray.rewards.mathematics import MathReward
 from bolt_ray.rewards.process.isolation import RewardProcess
 from bolt_ray.rewards.protocol import RewardInput, Unscored, Verdict
-from bolt_ray.rewards.registry import RewardSpec
 
 
 def one(reward: MathReward, completion: str, answer: str) -> Verdict:
@@ -16,22 +16,22 @@ def one(reward: MathReward, completion: str, answer: str) -> Verdict:
 
 
 def test_written_answer_pairs() -> None:
-    reward = MathReward()
+    reward = make_reward("math")
     assert [pair for pair in PAIRS if one(reward, *pair[:2]) != float(pair[2])] == []
 
 
 def test_extraction_modes() -> None:
     text = r"I take \boxed{3} as given. The sum is 7"
-    assert one(MathReward(extract="boxed"), text, "3") == 1.0
-    assert one(MathReward(extract="last_number"), text, "7") == 1.0
-    assert one(MathReward(extract="auto"), text, "3") == 1.0
-    assert one(MathReward(extract="boxed"), "The sum is 7", "7") == 0.0
-    assert one(MathReward(decimals=2), r"\boxed{3.141}", "3.14") == 1.0
+    assert one(make_reward("math", extract="boxed"), text, "3") == 1.0
+    assert one(make_reward("math", extract="last_number"), text, "7") == 1.0
+    assert one(make_reward("math", extract="auto"), text, "3") == 1.0
+    assert one(make_reward("math", extract="boxed"), "The sum is 7", "7") == 0.0
+    assert one(make_reward("math", decimals=2), r"\boxed{3.141}", "3.14") == 1.0
 
 
 def test_no_reference_is_no_verdict() -> None:
-    empty = one(MathReward(), r"\boxed{3}", "")
-    unreadable = one(MathReward(), r"\boxed{3}", "$")
+    empty = one(make_reward("math"), r"\boxed{3}", "")
+    unreadable = one(make_reward("math"), r"\boxed{3}", "$")
     assert isinstance(empty, Unscored) and empty.kind == "no_answer"
     assert isinstance(unreadable, Unscored) and unreadable.kind == "bad_answer"
 
@@ -46,14 +46,14 @@ def test_no_reference_is_no_verdict() -> None:
     ],
 )
 def test_a_reference_counts_from_its_last_mark_on(answer: str, value: str) -> None:
-    assert one(MathReward(), rf"\boxed{{{value}}}", answer) == 1.0
-    assert one(MathReward(), r"\boxed{5}", answer) == 0.0
+    assert one(make_reward("math"), rf"\boxed{{{value}}}", answer) == 1.0
+    assert one(make_reward("math"), r"\boxed{5}", answer) == 0.0
 
 
 def test_the_last_answer_tag_counts() -> None:
     text = "<answer>3</answer> no, <answer>4</answer>"
-    assert one(MathReward(), text, "4") == 1.0
-    assert one(MathReward(), text, "3") == 0.0
+    assert one(make_reward("math"), text, "4") == 1.0
+    assert one(make_reward("math"), text, "3") == 0.0
 
 
 # Both would take minutes at least: the one to read, the other to compare.
@@ -66,20 +66,20 @@ def timed_out(verdict: Verdict) -> bool:
 
 @pytest.mark.parametrize(("completion", "answer"), ENDLESS, ids=["reading", "comparing"])
 def test_what_takes_too_long_is_no_verdict(completion: str, answer: str) -> None:
-    assert timed_out(one(MathReward(parse_timeout_s=1), completion, answer))
+    assert timed_out(one(make_reward("math", parse_timeout_s=1), completion, answer))
 
 
 @pytest.mark.slow
 def test_its_timeout_works_in_the_reward_process_even_when_the_caller_is_a_thread() -> None:
-    patient = RewardSpec(name="patient", type="math", timeout_s=120.0, options={"parse_timeout_s": 60})
-    impatient = RewardSpec(name="impatient", type="math", timeout_s=60.0, options={"parse_timeout_s": 1})
+    patient = reward_spec(name="patient", type="math", timeout_s=120.0, options={"parse_timeout_s": 60})
+    impatient = reward_spec(name="impatient", type="math", timeout_s=60.0, options={"parse_timeout_s": 1})
     got: list[Verdict] = []
 
     def score(process: RewardProcess, reward: int, *pairs: tuple[str, str]) -> None:
         got.extend(process.score(reward, [RewardInput(prompt="", completion=c, answer=a) for c, a in pairs]))
 
     def work() -> None:
-        process = RewardProcess(rewards=[patient, impatient])
+        process = RewardProcess(rewards=[patient, impatient], startup_timeout_s=120.0)
         score(process, 0, (r"\boxed{2}", "2"))
         score(process, 1, *ENDLESS)
         score(process, 0, (r"\boxed{3}", "2"))

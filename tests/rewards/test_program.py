@@ -4,6 +4,7 @@ import json
 from typing import Any
 
 import pytest
+from support.rewards import make_reward
 
 from bolt_ray.core.errors import EnvironmentProblem
 from bolt_ray.rewards.program import CodeReward, extract_program, plain_output
@@ -38,7 +39,7 @@ def test_the_program_is_found() -> None:
 
 
 def test_tests(sandboxed: None) -> None:
-    reward = CodeReward()
+    reward = make_reward("code")
     assert one(reward, ADD, TESTS) == 1.0
     assert one(reward, ADD, "\n".join(TESTS)) == 1.0
     assert one(reward, ADD.replace("+", "-"), TESTS) == 0.0
@@ -49,7 +50,7 @@ def test_tests(sandboxed: None) -> None:
 
 
 def test_partial_and_columns_and_check_functions(sandboxed: None) -> None:
-    partial = CodeReward(partial=True, tests_column="tests")
+    partial = make_reward("code", partial=True, tests_column="tests")
     wrong = "def add(a, b):\n    return a + b if isinstance(a, int) else None"
     assert one(partial, wrong, tests=TESTS) == pytest.approx(2 / 3)
     check = "def check(candidate):\n    assert candidate(2, 2) == 4"
@@ -69,18 +70,18 @@ def test_partial_and_columns_and_check_functions(sandboxed: None) -> None:
     ],
 )
 def test_ending_early_is_not_passing(sandboxed: None, cheat: str) -> None:
-    assert one(CodeReward(), f"```python\n{cheat}\n```", TESTS) == 0.0
+    assert one(make_reward("code"), f"```python\n{cheat}\n```", TESTS) == 0.0
 
 
 @pytest.mark.slow
 def test_a_program_that_hangs_is_wrong_and_keeps_what_it_passed(sandboxed: None) -> None:
     source = "def add(a, b):\n    while a == -1: pass\n    return a + b"
-    assert one(CodeReward(wall_s=3.0), source, TESTS) == 0.0
-    assert one(CodeReward(wall_s=3.0, partial=True), source, TESTS) == pytest.approx(1 / 3)
+    assert one(make_reward("code", wall_s=3.0), source, TESTS) == 0.0
+    assert one(make_reward("code", wall_s=3.0, partial=True), source, TESTS) == pytest.approx(1 / 3)
 
 
 def test_output(sandboxed: None) -> None:
-    reward = CodeReward(check="output", partial=True)
+    reward = make_reward("code", check="output", partial=True)
     double = "```python\nprint(int(input()) * 2)\n```"
     cases = [{"input": "2\n", "output": "4"}, {"input": "3\n", "output": "6\n"}, {"input": "x", "output": "0"}]
     assert one(reward, double, cases) == pytest.approx(2 / 3)

@@ -6,11 +6,10 @@ from pathlib import Path
 
 import pytest
 import torch
+from support.rewards import make_reward, reward_spec
 
 from bolt_ray.rewards.process.isolation import RewardProcess
 from bolt_ray.rewards.protocol import RewardInput
-from bolt_ray.rewards.registry import RewardSpec
-from bolt_ray.rewards.reward_model import RewardModelReward
 
 pytestmark = pytest.mark.slow
 WORDS = ["<pad>", "</s>", "<unk>", "two", "plus", "is", "four", "five", "user", "assistant"]
@@ -57,13 +56,13 @@ def expected(model: Path, text: str) -> torch.Tensor:
 
 def test_batches_give_what_single_texts_give(model: Path) -> None:
     logits = [expected(model, f"two plus two\n{item.completion}") for item in inputs()]
-    score = RewardModelReward(model=str(model), label=1, batch_size=3).score(inputs())
+    score = make_reward("reward_model", model=str(model), label=1, batch_size=3).score(inputs())
     assert score == pytest.approx([float(row[1]) for row in logits], abs=1e-5)
-    sigmoid = RewardModelReward(model=str(model), output="sigmoid").score(inputs())
+    sigmoid = make_reward("reward_model", model=str(model), output="sigmoid").score(inputs())
     assert sigmoid == pytest.approx([float(torch.sigmoid(row[0])) for row in logits], abs=1e-5)
-    share = RewardModelReward(model=str(model), output="probability", label=1).score(inputs())
+    share = make_reward("reward_model", model=str(model), output="probability", label=1).score(inputs())
     assert share == pytest.approx([float(torch.softmax(row, 0)[1]) for row in logits], abs=1e-5)
-    assert RewardModelReward(model=str(model)).score([]) == []
+    assert make_reward("reward_model", model=str(model)).score([]) == []
 
 
 def test_a_chat_template_is_used_where_there_is_one(model: Path, tmp_path: Path) -> None:
@@ -74,21 +73,22 @@ def test_a_chat_template_is_used_where_there_is_one(model: Path, tmp_path: Path)
     tokenizer = AutoTokenizer.from_pretrained(tmp_path)
     tokenizer.chat_template = "{% for m in messages %}{{ m.role + ' ' + m.content + ' ' }}{% endfor %}"
     tokenizer.save_pretrained(tmp_path)
-    (score,) = RewardModelReward(model=str(tmp_path)).score(inputs()[:1])
+    (score,) = make_reward("reward_model", model=str(tmp_path)).score(inputs()[:1])
     assert score == pytest.approx(float(expected(model, "user two plus two assistant is four")[0]), abs=1e-5)
 
 
 def test_a_label_the_model_does_not_have(model: Path) -> None:
     with pytest.raises(ValueError, match="has 2 outputs, `label` 2"):
-        RewardModelReward(model=str(model), label=2)
+        make_reward("reward_model", model=str(model), label=2)
 
 
 def test_it_works_in_its_process(model: Path) -> None:
-    spec = RewardSpec(
+    spec = reward_spec(
         name="rm", type="reward_model", timeout_s=120, memory_mb=16384, options={"model": str(model), "batch_size": 2}
     )
     process = RewardProcess(rewards=[spec], startup_timeout_s=300)
     try:
-        assert process.score(0, inputs()) == pytest.approx(RewardModelReward(model=str(model)).score(inputs()))
+        here = make_reward("reward_model", model=str(model))
+        assert process.score(0, inputs()) == pytest.approx(here.score(inputs()))
     finally:
         process.close()

@@ -5,12 +5,13 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from support.rewards import reward_spec
 
 from bolt_ray.core.errors import ConfigError, UnhealthyTrainingError
 from bolt_ray.core.records import UnscoredReason
 from bolt_ray.rewards.protocol import RewardInput
-from bolt_ray.rewards.registry import RewardSpec
 from bolt_ray.rewards.reward_set import RewardResult, RewardSet, combine
+from bolt_ray.rewards.settings import RewardSettings
 from bolt_ray.rewards.unscored import check_unscored, count_reasons, unscored_fraction, unscored_metric
 
 HOSTILE = Path(__file__).parents[1] / "support" / "hostile_rewards.py"
@@ -26,9 +27,9 @@ def unscored(reward: str, kind: str, detail: str = "") -> UnscoredReason:
 
 
 def score(
-    specs: Sequence[RewardSpec], inputs: Sequence[RewardInput], by_source: dict[str, list[str]] | None = None
+    specs: Sequence[RewardSettings], inputs: Sequence[RewardInput], by_source: dict[str, list[str]] | None = None
 ) -> list[RewardResult | UnscoredReason]:
-    rewards = RewardSet(specs=specs, by_source=by_source)
+    rewards = RewardSet(specs=specs, by_source=by_source, startup_timeout_s=120.0)
     try:
         rewards.start()
         return rewards.score(inputs)
@@ -38,9 +39,9 @@ def score(
 
 def test_parts_are_combined_by_weight_and_shaping_stays_out_of_the_trackers_reward() -> None:
     specs = [
-        RewardSpec(name="right", type="exact", weight=2.0),
-        RewardSpec(name="has_4", type="contains", weight=-0.5, options={"texts": ["4"]}),
-        RewardSpec(
+        reward_spec(name="right", type="exact", weight=2.0),
+        reward_spec(name="has_4", type="contains", weight=-0.5, options={"texts": ["4"]}),
+        reward_spec(
             name="long", type="overlong", weight=0.5, shaping=True, options={"max_tokens": 10, "cache_tokens": 4}
         ),
     ]
@@ -52,13 +53,13 @@ def test_parts_are_combined_by_weight_and_shaping_stays_out_of_the_trackers_rewa
 
 
 def test_combine_leaves_out_what_does_not_apply() -> None:
-    specs = [RewardSpec(name="a", type="exact", weight=3.0), RewardSpec(name="b", type="exact")]
+    specs = [reward_spec(name="a", type="exact", weight=3.0), reward_spec(name="b", type="exact")]
     assert combine(specs, {"b": 0.5}) == RewardResult(reward=0.5, tracker_reward=0.5, parts={"b": 0.5})
     assert combine(specs, {}) == RewardResult(reward=0, tracker_reward=0, parts={})
 
 
 def test_datasets_choose_their_rewards() -> None:
-    specs = [RewardSpec(name="right", type="exact"), RewardSpec(name="has", type="contains")]
+    specs = [reward_spec(name="right", type="exact"), reward_spec(name="has", type="contains")]
     inputs = [item("is 4", source="a"), item("is 4", source="b"), item("is 4", source="none")]
     results = score(specs, inputs, {"a": ["right"], "none": []})
     assert [r.parts if isinstance(r, RewardResult) else r for r in results] == [
@@ -69,8 +70,8 @@ def test_datasets_choose_their_rewards() -> None:
 
 
 def test_a_heldout_dataset_of_the_same_name_chooses_its_own_rewards() -> None:
-    specs = [RewardSpec(name="right", type="exact"), RewardSpec(name="has", type="contains")]
-    rewards = RewardSet(specs=specs, eval_by_source={"a": ["right"]})
+    specs = [reward_spec(name="right", type="exact"), reward_spec(name="has", type="contains")]
+    rewards = RewardSet(specs=specs, eval_by_source={"a": ["right"]}, startup_timeout_s=120.0)
     try:
         rewards.start()
         trained, heldout = rewards.score([item("4", source="a"), replace(item("4", source="a"), evaluation=True)])
@@ -82,8 +83,8 @@ def test_a_heldout_dataset_of_the_same_name_chooses_its_own_rewards() -> None:
 
 def test_a_completion_without_one_part_has_no_reward() -> None:
     specs = [
-        RewardSpec(name="own", type="function", options={"function": f"{HOSTILE}:score"}),
-        RewardSpec(name="right", type="exact"),
+        reward_spec(name="own", type="function", options={"function": f"{HOSTILE}:score"}),
+        reward_spec(name="right", type="exact"),
     ]
     results = score(specs, [item("4"), item("_exit"), item("raise"), item("nan"), item("0.5", answer="")])
     assert results == [
@@ -98,16 +99,16 @@ def test_a_completion_without_one_part_has_no_reward() -> None:
 def test_a_completion_without_a_verdict_is_not_handed_to_the_next_reward(tmp_path: Path) -> None:
     asked = tmp_path / "asked"
     specs = [
-        RewardSpec(name="first", type="function", options={"function": f"{HOSTILE}:score"}),
-        RewardSpec(
+        reward_spec(name="first", type="function", options={"function": f"{HOSTILE}:score"}),
+        reward_spec(
             name="costly", type="function", options={"function": f"{HOSTILE}:record", "options": {"file": str(asked)}}
         ),
     ]
     results = score(specs, [item("1"), item("raise"), item("none"), item("2")])
-    assert [r if isinstance(r, str) else r.parts for r in results] == [
+    assert [r.parts if isinstance(r, RewardResult) else r for r in results] == [
         {"first": 1.0, "costly": 0.0},
-        "first: exception: ValueError: on purpose",
-        "first: no_verdict: returned None",
+        unscored("first", "exception", "ValueError: on purpose"),
+        unscored("first", "no_verdict", "returned None"),
         {"first": 2.0, "costly": 0.0},
     ]
     assert asked.read_text().split() == ["1", "2"]
@@ -115,24 +116,26 @@ def test_a_completion_without_a_verdict_is_not_handed_to_the_next_reward(tmp_pat
 
 def test_a_reward_that_cannot_start_leaves_no_process() -> None:
     specs = [
-        RewardSpec(name="right", type="exact"),
-        RewardSpec(name="own", type="function", options={"function": "nowhere:f"}),
+        reward_spec(name="right", type="exact"),
+        reward_spec(name="own", type="function", options={"function": "nowhere:f"}),
     ]
-    rewards = RewardSet(specs=specs)
-    with pytest.raises(ConfigError, match="own cannot be built: ModuleNotFoundError"):
+    rewards = RewardSet(specs=specs, startup_timeout_s=120.0)
+    with pytest.raises(
+        ConfigError, match="own cannot be built: ValueError: 'nowhere:f': module 'nowhere' cannot be imported"
+    ):
         rewards.start()
     assert rewards.pids == []
 
 
 def test_the_example_file_works_as_it_stands() -> None:
     specs = [
-        RewardSpec(
+        reward_spec(
             name="short",
             type="function",
             options={"function": f"{EXAMPLE}:short_answer", "options": {"max_words": 2}},
         ),
-        RewardSpec(name="distinct", type="function", options={"function": f"{EXAMPLE}:distinct", "batched": True}),
-        RewardSpec(name="polite", type="function", options={"function": f"{EXAMPLE}:polite"}),
+        reward_spec(name="distinct", type="function", options={"function": f"{EXAMPLE}:distinct", "batched": True}),
+        reward_spec(name="polite", type="function", options={"function": f"{EXAMPLE}:polite"}),
     ]
     results = score(specs, [item("yes"), item("yes"), item("one two please")])
     assert [r.parts for r in results if isinstance(r, RewardResult)] == [

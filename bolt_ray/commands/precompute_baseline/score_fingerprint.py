@@ -10,8 +10,9 @@ from typing import Any
 import numpy as np
 import xxhash
 
-from bolt_ray.config.rewards import FunctionReward
 from bolt_ray.config.schema import RunConfig
+from bolt_ray.rewards.function import FunctionSettings
+from bolt_ray.rewards.process.wire import to_message
 
 _SAMPLED_BYTES, _SAMPLES_PER_FILE = 1 << 16, 32
 
@@ -26,8 +27,8 @@ def score_fingerprint(
     base_dir: Path,
 ) -> dict[str, Any]:
     """Plain values by name. Content counts, not where it lies; nor does how many prompts are asked for."""
-    rewards = [reward.model_dump(mode="json") for reward in config.rewards]
-    own = [_source_of(reward, base_dir) for reward in config.rewards if isinstance(reward, FunctionReward)]
+    rewards = [to_message(reward) for reward in config.rewards]
+    own = [_source_of(reward, base_dir) for reward in config.rewards if isinstance(reward, FunctionSettings)]
     by_source = [dataset.reward for dataset in config.datasets]
     return {
         "model": directory_digest(model_path),
@@ -63,7 +64,7 @@ def _digest(plain: Any) -> str:
     return xxhash.xxh3_128_hexdigest(json.dumps(plain, sort_keys=True).encode())
 
 
-def _source_of(reward: FunctionReward, base_dir: Path) -> str:
+def _source_of(reward: FunctionSettings, base_dir: Path) -> str:
     """The text of the file of a user's reward, "" for an installed module: a mended reward gives other scores."""
     place = reward.function.rpartition(":")[0]
     found = [path for path in (Path(place), base_dir / place) if place.endswith(".py") and path.is_file()]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from bolt_ray.actors.generator_pool import GeneratorPool, GeneratorResources
@@ -12,7 +13,7 @@ from bolt_ray.config.resolve import engine_settings
 from bolt_ray.config.schema import RunConfig
 from bolt_ray.data.ingest.read_plan import source_names
 from bolt_ray.data.settings import DatasetSettings
-from bolt_ray.rewards.configured import specs_of
+from bolt_ray.rewards.function import FunctionSettings
 
 
 def launch_generators(config: RunConfig, inputs: RunInputs, *, version: int = 0) -> GeneratorPool:
@@ -40,18 +41,15 @@ def start_scorers(config: RunConfig, inputs: RunInputs, *, base_dir: Path) -> Sc
     Args:
         base_dir: where relative paths of a user's reward files are looked for.
     """
-    scoring = config.scoring
+    specs = [
+        replace(reward, base_dirs=(str(base_dir),)) if isinstance(reward, FunctionSettings) else reward
+        for reward in config.rewards
+    ]
     return ScorerPool.start(
-        specs=specs_of(
-            config.rewards, timeout_s=scoring.timeout_s, memory_mb=scoring.memory_mb, base_dir=str(base_dir)
-        ),
+        specs=specs,
+        settings=config.scoring,
         by_source=_rewards_by_source(inputs.train),
         eval_by_source=_rewards_by_source(inputs.heldout or inputs.train),
-        num_scorers=scoring.num_scorers,
-        cpus_per_scorer=scoring.cpus_per_scorer,
-        gpus_per_scorer=scoring.gpus_per_scorer if config.uses_gpu else 0.0,
-        batch_size=scoring.batch_size,
-        startup_timeout_s=scoring.startup_timeout_s,
     )
 
 

@@ -26,8 +26,9 @@ from typing import Any
 
 from bolt_ray.core.errors import ConfigError
 from bolt_ray.rewards.process.json_socket import FrameSocket, PeerGoneError, PeerTimeoutError
+from bolt_ray.rewards.process.wire import to_message
 from bolt_ray.rewards.protocol import RewardInput, Unscored, Verdict, verdict_of
-from bolt_ray.rewards.registry import RewardSpec
+from bolt_ray.rewards.settings import RewardSettings
 
 TAG_VARIABLE = "BOLT_RAY_REWARD_PROCESS"
 MAX_BATCH_TIMEOUTS = 16
@@ -68,7 +69,7 @@ class RewardProcess:
         tag: what the child, and whatever it starts, carries in its environment.
     """
 
-    def __init__(self, *, rewards: Sequence[RewardSpec], startup_timeout_s: float = 120.0) -> None:
+    def __init__(self, *, rewards: Sequence[RewardSettings], startup_timeout_s: float) -> None:
         self._rewards = tuple(rewards)
         self._startup_timeout_s = startup_timeout_s
         self._process: subprocess.Popen[bytes] | None = None
@@ -103,8 +104,8 @@ class RewardProcess:
         self.starts += 1
         hello = {
             "sys_path": sys.path,
-            "memory_mb": max(r.memory_mb for r in self._rewards),
-            "rewards": [{"type": r.type, "options": r.options} for r in self._rewards],
+            "memory_mb": max(r.limit_mb for r in self._rewards),
+            "rewards": [to_message(r) for r in self._rewards],
         }
         # If the child is dead already, start() finds out when it waits for the answer.
         with contextlib.suppress(PeerGoneError, PeerTimeoutError):
@@ -116,7 +117,7 @@ class RewardProcess:
         Raises:
             ConfigError: a reward cannot be built: not found, failing at import, wrong options, or too slow.
         """
-        names = ", ".join(r.name for r in self._rewards)
+        names = ", ".join(r.part_name for r in self._rewards)
         try:
             if self._process is None:
                 self.launch()
@@ -190,12 +191,12 @@ class RewardProcess:
         request = {
             "score": index,
             "inputs": [item.to_dict() for item in inputs],
-            "cpu_s": spec.timeout_s * (os.cpu_count() or 1),
+            "cpu_s": spec.limit_s * (os.cpu_count() or 1),
         }
         try:
-            self._channel.send(request, timeout_s=spec.timeout_s)
+            self._channel.send(request, timeout_s=spec.limit_s)
             while True:
-                answer = self._channel.receive(timeout_s=spec.timeout_s)
+                answer = self._channel.receive(timeout_s=spec.limit_s)
                 if "done" in answer:
                     return self._completed(verdicts, len(inputs))
                 if "failed" in answer:
@@ -203,7 +204,7 @@ class RewardProcess:
                 verdicts[int(answer["item"])] = _verdict(answer)
         except PeerTimeoutError:
             self.close()
-            failure = Unscored("timeout", f"no answer within {spec.timeout_s:g} s")
+            failure = Unscored("timeout", f"no answer within {spec.limit_s:g} s")
         except (PeerGoneError, KeyError, TypeError, ValueError) as problem:
             end = self._end_of_child() if isinstance(problem, PeerGoneError) else "it sent no verdict"
             self.close()

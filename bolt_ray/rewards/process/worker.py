@@ -8,18 +8,18 @@ reward that is not batched are sent one by one, so the scorer knows which comple
 
 from __future__ import annotations
 
-import importlib
 import os
 import resource
 import socket
 import sys
 from collections.abc import Sequence
 from types import TracebackType
-from typing import Any, cast
+from typing import Any
 
 from bolt_ray.rewards.process.json_socket import FrameSocket, PeerGoneError
+from bolt_ray.rewards.process.wire import from_message
 from bolt_ray.rewards.protocol import DETAIL_CHARS, Reward, RewardInput, Unscored, verdict_of
-from bolt_ray.rewards.registry import IMPLEMENTATIONS
+from bolt_ray.rewards.registry import build_reward
 from bolt_ray.rewards.sandbox.kernel import die_with_parent
 
 
@@ -57,12 +57,8 @@ def allow_cpu(cpu_s: float) -> None:
 
 
 def build(rewards: Sequence[dict[str, Any]]) -> list[Reward]:
-    """The reward objects of ``[{"type", "options"}]``."""
-    built: list[Reward] = []
-    for reward in rewards:
-        module, _, name = IMPLEMENTATIONS[reward["type"]].partition(":")
-        built.append(cast("Reward", getattr(importlib.import_module(module), name)(**reward["options"])))
-    return built
+    """The rewards of their messages, see ``wire``."""
+    return [build_reward(from_message(reward)) for reward in rewards]
 
 
 def answer(channel: FrameSocket, reward: Reward, inputs: list[RewardInput], cpu_s: float) -> None:

@@ -89,7 +89,7 @@ def test_each_shape_adds_the_gradient_of_its_definition(
             "dynamic",
             {"kl_window": 1, "kl_reward_threshold": 0.0, "kl_dynamic_beta_decay": 0.5},
             0.5,
-        ),  # rewards are all above 0
+        ),
         ("ziegler", {"kl_controller_target": 1e-3, "kl_horizon": 24.0}, 1.1),  # far above the target: 1 + 0.2 · 12 / 24
         ("ziegler", {"kl_controller_target": 1e3, "kl_horizon": 24.0}, 0.9),
         ("ppo_penalty", {"kl_controller_target": 1e-3}, 2.0),

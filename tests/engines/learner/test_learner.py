@@ -209,15 +209,15 @@ def test_clipped_loss_uses_the_ratio_to_the_generator_or_the_weight_never_both(l
 
 def test_top_entropy_mask_is_global_over_micro_batches(learner_of: Any) -> None:
     batch = make_batch()
-    whole = gradient(learner_of(**LINEAR, top_entropy_fraction=0.3), batch)
-    cut = gradient(learner_of(**LINEAR, top_entropy_fraction=0.3, micro_batch_tokens=40), batch)
+    whole = gradient(learner_of(**LINEAR, loss=LossOptions(top_entropy_fraction=0.3)), batch)
+    cut = gradient(learner_of(**LINEAR, loss=LossOptions(top_entropy_fraction=0.3), micro_batch_tokens=40), batch)
     everything = gradient(learner_of(**LINEAR), batch)
     assert largest_difference(whole, cut) < 1e-5
     assert largest_difference(whole, everything) > 1e-3
 
 
 def test_learning_rate_follows_the_schedule(learner_of: Any) -> None:
-    learner = learner_of(lr_schedule="linear", warmup_steps=2, total_steps=6, learning_rate=1e-3)
+    learner = learner_of(lr_schedule="linear", warmup_steps=2, max_steps=6, learning_rate=1e-3)
     rates = [learner.train_step(make_batch(step)).metrics["optim/learning_rate"] for step in range(4)]
     assert rates == pytest.approx([5e-4, 1e-3, 1e-3, 1e-3 * 2 / 3])
 

@@ -45,10 +45,9 @@ def gradients(rank: int, model: str, out: str) -> None:
             learning_rate=1e4,
             adam_epsilon=1e4,
             max_grad_norm=1e9,
-            loss=LossOptions(type="grpo", clip_high=0.2, entropy_coef=0.01),
+            loss=LossOptions(type="grpo", clip_high=0.2, entropy_coef=0.01, top_entropy_fraction=0.5),
             kl_coef=0.1,
             kl=KLOptions(adaptation=("length_normalized", "softplus")),
-            top_entropy_fraction=0.5,
             recompute_old_logprobs=True,
             **split,
         )

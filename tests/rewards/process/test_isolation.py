@@ -10,18 +10,19 @@ from typing import Any
 
 import numpy as np
 import pytest
+from support.rewards import reward_spec
 
 from bolt_ray.core.errors import ConfigError
 from bolt_ray.rewards.process.isolation import MAX_BATCH_TIMEOUTS, RewardProcess, tagged_processes
 from bolt_ray.rewards.protocol import RewardInput, Unscored, Verdict
-from bolt_ray.rewards.registry import RewardSpec
+from bolt_ray.rewards.settings import RewardSettings
 
 HERE = Path(__file__).parents[2] / "support"
 HOSTILE = HERE / "hostile_rewards.py"
 
 
-def spec(function: str, *, timeout_s: float = 60.0, **options: Any) -> RewardSpec:
-    return RewardSpec(
+def spec(function: str, *, timeout_s: float = 60.0, **options: Any) -> RewardSettings:
+    return reward_spec(
         name="own",
         type="function",
         timeout_s=timeout_s,
@@ -41,14 +42,14 @@ def kinds(verdicts: list[Verdict]) -> list[float | str]:
 @pytest.fixture(scope="module")
 def single() -> Iterator[RewardProcess]:
     """Two rewards: one with ample time, and one for what hangs and for nothing else."""
-    process = RewardProcess(rewards=[spec("score"), spec("score", timeout_s=0.5)])
+    process = RewardProcess(rewards=[spec("score"), spec("score", timeout_s=0.5)], startup_timeout_s=120.0)
     yield process
     process.close()
 
 
 @pytest.fixture(scope="module")
 def batch() -> Iterator[RewardProcess]:
-    process = RewardProcess(rewards=[spec("score_batch", batched=True)])
+    process = RewardProcess(rewards=[spec("score_batch", batched=True)], startup_timeout_s=120.0)
     yield process
     process.close()
 
@@ -92,7 +93,7 @@ def test_a_hang_is_a_reason_of_its_completion_alone(single: RewardProcess, text:
 
 @pytest.mark.slow
 def test_what_stands_beside_a_hang_is_scored() -> None:
-    process = RewardProcess(rewards=[spec("score", timeout_s=10.0)])
+    process = RewardProcess(rewards=[spec("score", timeout_s=10.0)], startup_timeout_s=120.0)
     try:
         assert kinds(process.score(0, inputs("0.25", "hang", "1"))) == [0.25, "timeout", 1.0]
     finally:
@@ -120,7 +121,7 @@ def test_values_of_a_batch_are_judged_one_by_one(batch: RewardProcess) -> None:
 
 @pytest.mark.slow
 def test_a_batch_that_hangs_finds_its_culprit() -> None:
-    process = RewardProcess(rewards=[spec("score_batch", batched=True, timeout_s=5.0)])
+    process = RewardProcess(rewards=[spec("score_batch", batched=True, timeout_s=5.0)], startup_timeout_s=120.0)
     try:
         assert kinds(process.score(0, inputs("1", "hang"))) == [1.0, "timeout"]
     finally:
@@ -129,7 +130,7 @@ def test_a_batch_that_hangs_finds_its_culprit() -> None:
 
 @pytest.mark.slow
 def test_a_batch_that_always_hangs_ends() -> None:
-    process = RewardProcess(rewards=[spec("score_batch", batched=True, timeout_s=0.3)])
+    process = RewardProcess(rewards=[spec("score_batch", batched=True, timeout_s=0.3)], startup_timeout_s=120.0)
     try:
         verdicts = process.score(0, inputs(*["hang"] * 40))
         assert kinds(verdicts) == ["timeout"] * 40
@@ -140,7 +141,7 @@ def test_a_batch_that_always_hangs_ends() -> None:
 
 @pytest.mark.parametrize(("function", "batched"), [("score_async", False), ("score_batch_async", True)])
 def test_async_rewards(function: str, batched: bool) -> None:
-    process = RewardProcess(rewards=[spec(function, batched=batched)])
+    process = RewardProcess(rewards=[spec(function, batched=batched)], startup_timeout_s=120.0)
     try:
         assert kinds(process.score(0, inputs("1", "raise", "_exit", "nan", "0"))) == [
             1.0,
@@ -154,13 +155,13 @@ def test_async_rewards(function: str, batched: bool) -> None:
 
 
 def test_an_empty_batch_starts_nothing() -> None:
-    process = RewardProcess(rewards=[spec("score")])
+    process = RewardProcess(rewards=[spec("score")], startup_timeout_s=120.0)
     assert process.score(0, []) == []
     assert process.starts == 0
 
 
 def test_the_process_is_kept_between_calls_and_replaced_after_a_crash() -> None:
-    process = RewardProcess(rewards=[spec("score"), spec("pid")])
+    process = RewardProcess(rewards=[spec("score"), spec("pid")], startup_timeout_s=120.0)
     try:
         first = process.score(1, inputs("", ""))
         assert first == [float(process.pid or 0)] * 2
@@ -172,7 +173,7 @@ def test_the_process_is_kept_between_calls_and_replaced_after_a_crash() -> None:
 
 
 def test_death_between_calls_blames_nobody() -> None:
-    process = RewardProcess(rewards=[spec("score")])
+    process = RewardProcess(rewards=[spec("score")], startup_timeout_s=120.0)
     try:
         assert process.score(0, inputs("1")) == [1.0]
         assert process.pid is not None
@@ -184,7 +185,7 @@ def test_death_between_calls_blames_nobody() -> None:
 
 
 def test_nothing_a_reward_started_survives() -> None:
-    process = RewardProcess(rewards=[spec("score")])
+    process = RewardProcess(rewards=[spec("score")], startup_timeout_s=120.0)
     process.start()
     tag = process.tag
     assert tagged_processes(tag) == [process.pid]
@@ -195,7 +196,7 @@ def test_nothing_a_reward_started_survives() -> None:
 
 
 def test_prints_and_stdin_do_not_disturb_and_metadata_arrives_as_json() -> None:
-    process = RewardProcess(rewards=[spec("print_and_score")])
+    process = RewardProcess(rewards=[spec("print_and_score")], startup_timeout_s=120.0)
     metadata = {"a": np.int64(3), "b": np.arange(2), "c": b"\xff", "d": {1, 2}, "e": time.gmtime(0)}
     try:
         assert process.score(0, [RewardInput(prompt=[], completion="", metadata=metadata)]) == [5.0]
@@ -207,13 +208,13 @@ def test_prints_and_stdin_do_not_disturb_and_metadata_arrives_as_json() -> None:
     ("reference", "message"),
     [
         ("no_such_module:score", "No module named 'no_such_module'"),
-        ("no/such/file.py:score", "no file no/such/file.py"),
-        (f"{HOSTILE}:scores", "has no function 'scores'; it has: act,"),
+        ("no/such/file.py:score", "there is no file "),
+        (f"{HOSTILE}:scores", "has no 'scores'; it has: act,"),
     ],
 )
 def test_a_reward_that_cannot_be_built_is_a_config_error(reference: str, message: str) -> None:
-    broken = RewardSpec(name="own", type="function", options={"function": reference})
-    process = RewardProcess(rewards=[broken])
+    broken = reward_spec(name="own", type="function", options={"function": reference})
+    process = RewardProcess(rewards=[broken], startup_timeout_s=120.0)
     with pytest.raises(ConfigError, match="own cannot be built") as caught:
         process.start()
     assert message in str(caught.value)
@@ -227,7 +228,7 @@ def test_a_reward_that_cannot_be_built_is_a_config_error(reference: str, message
 @pytest.mark.slow
 def test_a_module_that_dies_or_hangs_at_import(tmp_path: Path, body: str, message: str) -> None:
     (tmp_path / "bad.py").write_text(body)
-    broken = RewardSpec(name="own", type="function", options={"function": f"{tmp_path}/bad.py:f"})
+    broken = reward_spec(name="own", type="function", options={"function": f"{tmp_path}/bad.py:f"})
     process = RewardProcess(rewards=[broken], startup_timeout_s=30.0 if "exited" in message else 2.0)
     with pytest.raises(ConfigError, match=message):
         process.start()
@@ -235,10 +236,10 @@ def test_a_module_that_dies_or_hangs_at_import(tmp_path: Path, body: str, messag
 
 
 def test_a_relative_file_is_found_in_the_base_directory() -> None:
-    found = RewardSpec(
+    found = reward_spec(
         name="own", type="function", options={"function": "hostile_rewards.py:score", "base_dirs": [str(HERE)]}
     )
-    process = RewardProcess(rewards=[found])
+    process = RewardProcess(rewards=[found], startup_timeout_s=120.0)
     try:
         assert process.score(0, inputs("0.75")) == [0.75]
     finally:

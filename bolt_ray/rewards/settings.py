@@ -1,0 +1,110 @@
+"""Settings every reward has (an entry of ``rewards:``), their names, and how they are made definite.
+
+    rewards:
+      - {type: math, weight: 1.0}
+      - {type: format, weight: 0.2, structure: think_answer}
+      - {type: "my_rewards.py:score", weight: 0.5, name: style}
+
+A reward's own settings stand beside its class. A dataset may name the rewards that apply to it; without that all do.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import ClassVar
+
+from bolt_ray.core.settings import Settings, nearest_hint, setting
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RewardSettings(Settings):
+    """What every reward has."""
+
+    shares_process: ClassVar[bool] = False
+    """Starts at once and cannot crash: such rewards share one process. Every other reward gets a process of its own,
+    so that a crash of a user's function does not cost a reward model its reload."""
+
+    type: str = setting(..., "a built-in reward, or file.py:function (module:function) for one of your own")
+    name: str | None = setting(
+        None,
+        "its name in metrics and reasons, and what datasets refer to; default: its type",
+        min_length=1,
+        pattern=r"^[A-Za-z0-9_.\-]+$",
+    )
+    weight: float = setting(1.0, "factor of its value in the sum; 0 only reports it, a negative one punishes")
+    shaping: bool = setting(False, "counts for the advantage's reward only, not for the baseline's success probability")
+    timeout_s: float | None = setting(None, "wall-clock limit of one call; default: scoring.timeout_s", unit="s", gt=0)
+    memory_mb: int | None = setting(
+        None, "private memory of its process; default: scoring.memory_mb", unit="MiB", ge=64
+    )
+
+    @property
+    def part_name(self) -> str:
+        """The name; of a definite reward."""
+        assert self.name is not None, "definite_rewards() comes first"
+        return self.name
+
+    @property
+    def limit_s(self) -> float:
+        """The limit of one call; of a definite reward."""
+        assert self.timeout_s is not None, "definite_rewards() comes first"
+        return self.timeout_s
+
+    @property
+    def limit_mb(self) -> int:
+        """The memory of its process; of a definite reward."""
+        assert self.memory_mb is not None, "definite_rewards() comes first"
+        return self.memory_mb
+
+    @property
+    def default_name(self) -> str:
+        """What it is called where the settings give no name."""
+        return self.type
+
+
+def definite_rewards(
+    rewards: Sequence[RewardSettings], *, timeout_s: float, memory_mb: int
+) -> tuple[RewardSettings, ...]:
+    """The rewards with their names, and with the limits of those that have none of their own.
+
+    Raises:
+        ValueError: two rewards were given the same name.
+    """
+    return tuple(
+        replace(reward, name=name, timeout_s=reward.timeout_s or timeout_s, memory_mb=reward.memory_mb or memory_mb)
+        for name, reward in zip(reward_names(rewards), rewards, strict=True)
+    )
+
+
+def reward_names(rewards: Sequence[RewardSettings]) -> list[str]:
+    """The rewards' names in order: their own, else the type (or the function), numbered when repeated.
+
+    Raises:
+        ValueError: two rewards were given the same name.
+    """
+    given = [reward.name for reward in rewards if reward.name]
+    repeated = sorted({name for name in given if given.count(name) > 1})
+    if repeated:
+        raise ValueError(f"rewards: several are named {', '.join(repeated)}; names must differ")
+    taken, names = set(given), []
+    for reward in rewards:
+        name, number = reward.name or reward.default_name, 1
+        while not reward.name and name in taken:
+            number += 1
+            name = f"{reward.default_name}_{number}"
+        taken.add(name)
+        names.append(name)
+    return names
+
+
+def check_reward_references(names: Sequence[str], wanted: Sequence[str], *, place: str) -> None:
+    """Check the reward names a dataset refers to.
+
+    Raises:
+        ValueError: one does not exist; the message names the nearest.
+    """
+    for name in wanted:
+        if name not in names:
+            hint = nearest_hint(name, names)
+            raise ValueError(f"{place}: no reward is named {name!r}{hint}; there are: {', '.join(names)}")
