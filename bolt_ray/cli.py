@@ -52,11 +52,12 @@ def validate(config: ConfigFile, overrides: Overrides = None) -> None:
 @app.command()
 def doctor(
     model: Annotated[str, typer.Option(help="a model directory, or `arithmetic`")] = "arithmetic",
+    lora: Annotated[bool, typer.Option("--lora", help="train and send a LoRA adapter instead of all weights")] = False,
 ) -> None:
     """Check the installation, and prove that generator and learner agree before and after a weight sync."""
     from bolt_ray.commands.doctor import run_doctor
 
-    run_doctor(model, console=Console())
+    run_doctor(model, lora=lora, console=Console())
 
 
 @app.command()

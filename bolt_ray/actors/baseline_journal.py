@@ -1,4 +1,4 @@
-"""The journal of one baseline shard: what it has acknowledged survives the death of its process.
+"""The journal of one baseline shard: acknowledged commits survive the death of its process.
 
     journal.json      written first; its absence after a restart means that the journal is lost
     rows-000000.npz   registered keys, one file per batch of rows
@@ -39,7 +39,7 @@ _HEADER_LENGTH = struct.Struct("<I")
 
 
 class ShardJournal:
-    """Keeps the state of one ``BaselineStore`` on disk.
+    """The state of one ``BaselineStore`` on disk.
 
     Args:
         directory: belongs to this shard alone.
@@ -80,7 +80,7 @@ class ShardJournal:
         return self._log.tell()
 
     def register(self, batch: int, keys: KeyBatch) -> None:
-        """Keep and register batch number ``batch`` of rows; one that is known already changes nothing."""
+        """Write and register batch number ``batch`` of rows; a known batch changes nothing."""
         if batch < self.num_row_batches:
             return
         assert batch == self.num_row_batches, f"row batch {batch} came before {self.num_row_batches}"
@@ -95,7 +95,7 @@ class ShardJournal:
         self.num_row_batches += 1
 
     def commit(self, update: BaselineUpdate) -> None:
-        """Keep and apply a commit; one whose id is known already changes nothing."""
+        """Write and apply a commit; one whose id is known changes nothing."""
         if self._store.has_applied(update.update_id):
             return
         header = {
@@ -112,7 +112,7 @@ class ShardJournal:
             self.compact()
 
     def seed(self, keys: KeyBatch, alpha: NDArray[np.float64], beta: NDArray[np.float64]) -> None:
-        """Keep and apply evidence of a warm start."""
+        """Write and apply the evidence of a warm start."""
         self._append({"kind": "seed"}, keys, [alpha, beta])
         self._store.seed(keys, alpha, beta)
 

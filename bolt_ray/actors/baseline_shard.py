@@ -1,4 +1,4 @@
-"""One shard of the baseline: a ``BaselineStore`` and its journal in a process of their own."""
+"""One shard of the baseline: a ``BaselineStore`` and its journal in an actor."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ from bolt_ray.core.records import PromptColumns
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ShardState:
-    """A shard's state after a change, returned by every call that makes one.
+    """The result of every call that changes a shard.
 
     Attributes:
-        counters: the same on all shards of a store that have taken the same commits.
+        counters: the same on all shards of a store that are at the same commit.
         tracked: the shard's prompts with evidence.
         v_hat_units: Σ v̂ over them in whole units, see ``core.baseline.settings``.
     """
@@ -43,7 +43,7 @@ class BaselineShard:
     Args:
         settings: of the store.
         shard, num_shards: which one of how many.
-        journal_dir: where it keeps its journal; found again after a restart.
+        journal_dir: where its journal is, also after a restart.
 
     Raises:
         CheckpointError: restarted, and its journal is lost or damaged.

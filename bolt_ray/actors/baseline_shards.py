@@ -1,10 +1,10 @@
 """The sharded baseline as the driver sees it: a ``BaselineStore`` spread over several actors.
 
-Every prompt is kept by the shard that its key determines. A read or commit is one call per shard. Each commit goes to
+The key of a prompt decides its shard. A read or commit is one call per shard. Each commit goes to
 every shard, also to those without an entry, so that all count the same commits and the same policy drift.
 
-A shard that dies is started again by Ray and brings itself to its last acknowledged commit from its journal;
-the call it was serving is repeated by Ray and changes nothing if it had been done.
+A shard that dies is restarted by Ray and restores its last acknowledged commit from its journal; the call that it was
+serving is repeated by Ray and changes nothing if it had been applied.
 """
 
 from __future__ import annotations
@@ -18,9 +18,10 @@ from typing import Any
 
 import numpy as np
 import ray
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 
 from bolt_ray.actors.baseline_shard import BaselineShard, ShardState
+from bolt_ray.actors.ray_results import get_result
 from bolt_ray.core.baseline import BaselineSettings
 from bolt_ray.core.baseline.evidence import Prior
 from bolt_ray.core.baseline.metrics import BaselineTotals
@@ -29,10 +30,10 @@ from bolt_ray.core.baseline.sharded_snapshot import shard_file, write_manifest
 from bolt_ray.core.baseline.snapshot import BaselineCounters
 from bolt_ray.core.baseline.update import baseline_update
 from bolt_ray.core.baseline.warm_start import RowKey, WarmStartReport, match_prompts, read_warm_start
-from bolt_ray.core.errors import BoltRayError, CheckpointError, RunError, StallError
+from bolt_ray.core.errors import CheckpointError, RunError, StallError
 from bolt_ray.core.files import fsync_path
 from bolt_ray.core.keys import encode_keys
-from bolt_ray.core.records import PromptColumns
+from bolt_ray.core.records import Outcomes, PromptColumns
 
 _REGISTER_BATCH = 1 << 18
 _JOURNAL_PREFIX = "journal-"
@@ -45,7 +46,7 @@ class BaselineShards:
     """A pool of shard actors; made by ``start``, used by one thread, ended by ``close``.
 
     Attributes:
-        timeout_s: longest wait for one answer of the shards; it may be changed at any time.
+        timeout_s: longest wait for the result of one call; it may be changed at any time.
     """
 
     def __init__(
@@ -74,9 +75,9 @@ class BaselineShards:
         Args:
             num_shards: number of actors.
             settings: of the store.
-            wal_dir: holds the shards' journals while the pool lives, and belongs to it alone: what an
-                earlier pool left there is removed. On several machines it must be storage all of them see.
-            timeout_s: longest wait for one answer of the shards.
+            wal_dir: holds the shards' journals while the pool lives, and belongs to it alone: journals
+                of an earlier pool are removed. On several machines it must be storage all of them see.
+            timeout_s: longest wait for the result of one call.
             cpus_per_shard: CPUs each actor asks Ray for; 0 would never make a cluster grow.
 
         Raises:
@@ -113,12 +114,12 @@ class BaselineShards:
 
     @property
     def counters(self) -> BaselineCounters:
-        """Commits taken, newest version and drift, as of the last commit."""
+        """Commits applied, newest version and drift, as of the last commit."""
         return self._counters
 
     @property
     def prior(self) -> Prior:
-        """The prior of an unseen prompt at this moment; with ``prior="mean"`` the mean is over all shards."""
+        """The evidence assumed for an unseen prompt; with ``prior="mean"`` the mean is over all shards."""
         return prior_of(self._settings, self._tracked, self._v_hat_units)
 
     def register(self, keys: Iterable[str]) -> int:
@@ -159,30 +160,25 @@ class BaselineShards:
             n_eff[places[s]] = counts
         return v_hat, n_eff
 
-    def commit(
-        self,
-        *,
-        update_id: str,
-        keys: Sequence[str],
-        reward_sums: ArrayLike,
-        counts: ArrayLike,
-        versions: ArrayLike | None = None,
-        drift: float | None = None,
-    ) -> None:
-        """Take the outcomes of one step once; see ``BaselineStore.update_many``.
+    def commit(self, outcomes: Outcomes, *, update_id: str, drift: float | None = None) -> None:
+        """Apply the outcomes of one step once; see ``BaselineStore.update_many``.
 
-        After an error, call it again with the same arguments: shards that took the commit ignore it.
+        After an error, call it again with the same arguments: shards that have applied the commit ignore it.
+
+        Args:
+            update_id: a second commit under the same id changes nothing.
+            drift: how far the step moved the policy, mean token |Δ log π|; None if it was not measured.
 
         Raises:
-            ValueError: an argument is impossible; no shard has changed then.
+            ValueError: an outcome is impossible; no shard has changed then.
             StallError: a shard did not answer in time.
         """
         prior = self.prior
         update = baseline_update(
-            keys,
-            reward_sums,
-            counts,
-            versions=versions,
+            outcomes.keys,
+            outcomes.reward_sums,
+            outcomes.counts,
+            versions=outcomes.versions,
             known_version=self._counters.version,
             update_id=update_id,
             drift=drift,
@@ -193,7 +189,7 @@ class BaselineShards:
         self._note(self._wait(calls, f"commit {update_id!r}"))
 
     def columns(self, version: int | None = None) -> PromptColumns:
-        """What the curriculum reads of every registered row, in row order.
+        """The columns that the curriculum reads of every registered row, in row order.
 
         Args:
             version: N_eff is given as of this policy version; None is the newest committed.
@@ -223,7 +219,7 @@ class BaselineShards:
         )
 
     def snapshot(self, directory: str | Path) -> None:
-        """Write the whole store to a new directory, aside first and then renamed.
+        """Write the whole store to a new directory, first under another name.
 
         Raises:
             CheckpointError: the directory exists and is not empty.
@@ -285,7 +281,7 @@ class BaselineShards:
         return list(self._wait(calls, "name their processes").values())
 
     def close(self) -> None:
-        """End the actors and remove their journals; what was not written by ``snapshot`` is gone."""
+        """End the actors and remove their journals; what ``snapshot`` has not written is lost."""
         for shard in self._shards:
             ray.kill(shard)
         self._shards = []
@@ -308,7 +304,7 @@ class BaselineShards:
         return counts
 
     def _note(self, states: Mapping[int, ShardState]) -> None:
-        """Take over what all shards answered; only then does the driver's view move on."""
+        """Update the driver's counters once all shards have answered."""
         counters = {state.counters for state in states.values()}
         if len(counters) != 1:
             raise RunError(f"baseline shards are at different commits: {sorted(map(str, counters))}")
@@ -328,14 +324,10 @@ class BaselineShards:
                 f"waited {self.timeout_s:g} s for the baseline shards to {doing}; no answer from shard {late}"
             )
         try:
-            return dict(zip(calls, ray.get(refs, timeout=self.timeout_s), strict=True))
+            return dict(zip(calls, get_result(refs, timeout_s=self.timeout_s), strict=True))
         except ray.exceptions.GetTimeoutError as error:
             raise StallError(
-                f"waited {self.timeout_s:g} s to fetch what the baseline shards answered, asked to {doing}"
+                f"waited {self.timeout_s:g} s to fetch the results of the baseline shards, asked to {doing}"
             ) from error
-        except ray.exceptions.RayTaskError as error:
-            if isinstance(error.cause, (BoltRayError, ValueError)):
-                raise error.cause from error
-            raise
         except ray.exceptions.RayActorError as error:
             raise RunError(f"a baseline shard, asked to {doing}, is lost for good: {error}") from error

@@ -1,9 +1,8 @@
 """One generator: an engine, a thread that steps it, and a Ray actor around both.
 
-    submit ─┐                        ┌─▶ take (long poll)
-    score  ─┼─▶ engine thread: ──────┤
-    update ─┘   one call or one step └─▶ health
-                at a time
+    submit ─┐
+    score  ─┼─▶ engine thread: one call or one step at a time ─▶ poll (long poll)
+    update ─┘
 
 Everything that touches the engine runs on its one thread, between two steps; an update therefore meets no step in
 progress. While requests are unfinished a step follows a step; otherwise the thread sleeps.
@@ -13,7 +12,6 @@ from __future__ import annotations
 
 import os
 import threading
-import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
@@ -24,7 +22,7 @@ import ray
 from numpy.typing import NDArray
 
 from bolt_ray.core.errors import RunError
-from bolt_ray.core.records import Completion, RolloutRequest
+from bolt_ray.core.records import Completion, GenerationRequest
 from bolt_ray.engines.settings import SamplingSettings
 from bolt_ray.engines.vllm.engine import VLLMEngine
 from bolt_ray.engines.vllm.settings import EngineSettings
@@ -37,44 +35,25 @@ LINGER_S = 0.05
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Taken:
-    """The answer to one long poll.
+class PollResult:
+    """The result of one long poll.
 
     Attributes:
         completions: finished since the last poll.
-        progress: tokens generated so far; a generator whose number stands still is stuck.
+        progress: tokens generated so far; a generator with work whose number does not rise is stuck.
     """
 
     completions: list[Completion]
     progress: int
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class GeneratorHealth:
-    """What a generator says of itself.
-
-    Attributes:
-        policy_version: of its weights.
-        unfinished: requests not yet taken.
-        progress: tokens generated so far.
-        idle_s: seconds since its last engine step ended.
-    """
-
-    pid: int
-    policy_version: int
-    unfinished: int
-    progress: int
-    idle_s: float
-
-
 class Generator:
-    """The actor. Its methods are called on Ray's threads; the engine lives on its own."""
+    """The actor. Its methods are called on Ray's threads; the engine runs on its own thread."""
 
     def __init__(self) -> None:
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="engine")
         self._engine: VLLMEngine | None = None
         self._stepping = False
-        self._last_step = time.monotonic()
         self._changed = threading.Condition()
         self._finished: list[Completion] = []
         self._failure: BaseException | None = None
@@ -83,14 +62,14 @@ class Generator:
         """Load the model; returns the process id.
 
         Raises:
-            UserError: whatever the engine says, as it says it.
+            UserError: the engine cannot start.
         """
         self._engine = self._on_engine_thread(
             lambda: VLLMEngine(settings, sampling=sampling, policy_version=policy_version)
         )
         return os.getpid()
 
-    def submit(self, requests: Sequence[RolloutRequest], sampling: SamplingSettings | None = None) -> None:
+    def submit(self, requests: Sequence[GenerationRequest], sampling: SamplingSettings | None = None) -> None:
         """Queue requests and return.
 
         Raises:
@@ -103,8 +82,8 @@ class Generator:
 
         self._on_engine_thread(add)
 
-    def take(self, timeout_s: float) -> Taken:
-        """Wait until something is finished, at most ``timeout_s``, and hand all of it over.
+    def poll(self, timeout_s: float) -> PollResult:
+        """Wait until something is finished, at most ``timeout_s``, and return all of it.
 
         A little later rather than one by one: a batch of short completions ends within a few steps.
 
@@ -117,39 +96,41 @@ class Generator:
             if self._failure is not None:
                 raise RunError(f"the generation engine failed: {self._failure!r}")
             finished, self._finished = self._finished, []
-        return Taken(completions=finished, progress=self._running.generated_tokens)
+        return PollResult(completions=finished, progress=self._running.generated_tokens)
 
     def update_weights(
         self,
         manifest: WeightManifest,
         buckets: Sequence[Any],
         version: int,
-        probe: Sequence[Sequence[int]] = (),
+        probes: Sequence[Sequence[int]] = (),
     ) -> list[NDArray[np.float32]]:
-        """Pull the buckets, replace the weights between two steps, and score ``probe`` under the new ones.
+        """Pull the buckets, replace the weights between two steps, and score ``probes`` under the new ones.
 
         Args:
             buckets: object references of the buckets; pulled while generation still goes on.
 
         Raises:
-            WeightSyncError: refused or failed; ``PoisonedEngineError`` if this generator must be thrown away.
+            WeightSyncError: refused or failed; ``CorruptedEngineError`` if this generator cannot be used any more.
         """
         arrays = ray.get(list(buckets))
 
         def update() -> list[NDArray[np.float32]]:
             self._running.update_weights(manifest, arrays, version)
-            scores = self._running.score(probe)
+            scores = self._running.score(probes)
             self._keep_stepping()
             return scores
 
         return self._on_engine_thread(update)
 
-    def update_adapter(self, path: str, version: int, probe: Sequence[Sequence[int]] = ()) -> list[NDArray[np.float32]]:
-        """Serve the LoRA adapter in ``path`` as policy version ``version``, and score ``probe`` under it."""
+    def update_adapter(
+        self, path: str, version: int, probes: Sequence[Sequence[int]] = ()
+    ) -> list[NDArray[np.float32]]:
+        """Serve the LoRA adapter in ``path`` as policy version ``version``, and score ``probes`` under it."""
 
         def update() -> list[NDArray[np.float32]]:
             self._running.update_adapter(path, version)
-            scores = self._running.score(probe)
+            scores = self._running.score(probes)
             self._keep_stepping()
             return scores
 
@@ -164,18 +145,6 @@ class Generator:
             return scores
 
         return self._on_engine_thread(score)
-
-    def health(self) -> GeneratorHealth:
-        """Answers even while a step is under way."""
-        with self._changed:
-            waiting = len(self._finished)
-        return GeneratorHealth(
-            pid=os.getpid(),
-            policy_version=self._running.policy_version,
-            unfinished=self._running.num_unfinished + waiting,
-            progress=self._running.generated_tokens,
-            idle_s=time.monotonic() - self._last_step,
-        )
 
     @property
     def _running(self) -> VLLMEngine:
@@ -194,7 +163,6 @@ class Generator:
     def _step(self) -> None:
         self._stepping = False
         finished = self._running.step()
-        self._last_step = time.monotonic()
         if finished or self._running.num_unfinished == 0:
             with self._changed:
                 self._finished += finished

@@ -1,12 +1,12 @@
 """The driver's side of generation: a pool of generators that outlives any one of them.
 
-    submit(requests) ─▶ least loaded member ─▶ poll() ─▶ completions, each request answered once
-    update_weights ───▶ every admitted member, acknowledged ─▶ version
+    submit(requests) ─▶ least loaded generator ─▶ poll() ─▶ completions, each request answered once
+    update_weights ───▶ every live generator, acknowledged ─▶ version
 
-    a member:  starting ──▶ syncing ──▶ live ──▶ (dies, stalls or cannot be updated: replaced)
-                            brought to the current version before it is admitted
+    a generator:  starting ──▶ syncing ──▶ live ──▶ (dies, stalls or cannot be updated: replaced)
+                               brought to the current version before it gets requests
 
-A replaced member's requests are issued again under the same ids. Generators that join later take the same path.
+A replaced generator's requests are issued again under the same ids. Generators that join later take the same path.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import logging
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -23,13 +23,14 @@ import ray
 from numpy.typing import NDArray
 from ray.exceptions import RayActorError, RayTaskError
 
-from bolt_ray.actors.generator_actor import RemoteGenerator, Taken
-from bolt_ray.actors.generator_handle import Job, Member, Update, bare, first_line, reply_of
+from bolt_ray.actors.generator_actor import PollResult, RemoteGenerator
+from bolt_ray.actors.generator_handle import GeneratorHandle, InFlightRequest, WeightUpdate
+from bolt_ray.actors.ray_results import first_line, get_result
 from bolt_ray.core.errors import BoltRayError, RunError, StallError, UserError, WeightSyncError
-from bolt_ray.core.records import Completion, RolloutRequest
+from bolt_ray.core.records import Completion, GenerationRequest
 from bolt_ray.engines.settings import SamplingSettings
 from bolt_ray.engines.vllm.settings import EngineSettings
-from bolt_ray.engines.vllm.weights import PoisonedEngineError
+from bolt_ray.engines.vllm.weights import CorruptedEngineError
 from bolt_ray.engines.weight_buckets import WeightManifest
 
 LONG_POLL_S = 1.0
@@ -38,6 +39,9 @@ WAIT_S = 0.05
 log = logging.getLogger(__name__)
 
 Scores = list[NDArray[np.float32]]
+
+_GENERATOR_ERRORS = (RayActorError, RayTaskError, BoltRayError, ValueError)
+"""After these a generator is replaced, unless they say that the request or the weights are at fault."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -87,11 +91,11 @@ class GeneratorPool:
         self._stall_s = stall_s
         self._max_replacements = max_replacements
         self._replaced: list[str] = []
-        self._update: Update | None = None
-        self._backlog: deque[Job] = deque()
-        self._answered: list[Completion] = []
-        self._looked_at = time.monotonic()
-        self._members = [self._launch() for _ in range(num_generators)]
+        self._update: WeightUpdate | None = None
+        self._backlog: deque[InFlightRequest] = deque()
+        self._finished: list[Completion] = []
+        self._checked_at = time.monotonic()
+        self._handles = [self._launch() for _ in range(num_generators)]
 
     @classmethod
     def start(cls, *, idle: Callable[[], None] = lambda: None, **settings: Any) -> GeneratorPool:
@@ -106,17 +110,17 @@ class GeneratorPool:
 
     @property
     def version(self) -> int:
-        """The policy version every admitted generator has acknowledged."""
+        """The policy version every live generator has acknowledged."""
         return self._first_version if self._update is None else self._update.version
 
     @property
     def outstanding(self) -> int:
         """Requests submitted and not yet returned by ``poll``."""
-        return len(self._backlog) + sum(len(member.jobs) for member in self._members) + len(self._answered)
+        return len(self._backlog) + sum(len(handle.in_flight) for handle in self._handles) + len(self._finished)
 
     @property
     def num_live(self) -> int:
-        return sum(member.state == "live" for member in self._members)
+        return sum(handle.state == "live" for handle in self._handles)
 
     @property
     def replacements(self) -> tuple[str, ...]:
@@ -126,26 +130,26 @@ class GeneratorPool:
     @property
     def pids(self) -> list[int]:
         """Process ids of the live generators."""
-        return [member.pid for member in self._members if member.state == "live"]
+        return [handle.pid for handle in self._handles if handle.state == "live"]
 
     def wait_ready(self, *, idle: Callable[[], None] = lambda: None) -> None:
-        """Until every generator is live.
+        """Wait until every generator is live.
 
         Raises:
-            UserError: what a generator said when it could not start.
+            UserError: raised by a generator that cannot start.
             StallError: one did not start in time, too often.
         """
-        while self.num_live < len(self._members):
+        while self.num_live < len(self._handles):
             self._advance(WAIT_S)
             idle()
 
-    def submit(self, requests: Sequence[RolloutRequest], sampling: SamplingSettings | None = None) -> None:
-        """Hand requests out; ``sampling`` takes the place of the pool's own settings for these."""
-        self._backlog.extend(Job(request, sampling or self._sampling) for request in requests)
+    def submit(self, requests: Sequence[GenerationRequest], sampling: SamplingSettings | None = None) -> None:
+        """Queue requests; ``sampling`` replaces the pool's own settings for these."""
+        self._backlog.extend(InFlightRequest(request, sampling or self._sampling) for request in requests)
         self._dispatch()
 
     def poll(self, timeout_s: float) -> list[Completion]:
-        """What is finished; waits up to ``timeout_s`` for something when nothing is.
+        """The completions finished since the last call; waits up to ``timeout_s`` for something when nothing is.
 
         Raises:
             DataError: a generator refused a prompt.
@@ -153,10 +157,10 @@ class GeneratorPool:
         """
         deadline = time.monotonic() + timeout_s
         self._advance(0.0)
-        while not self._answered and self.outstanding and (left := deadline - time.monotonic()) > 0:
+        while not self._finished and self.outstanding and (left := deadline - time.monotonic()) > 0:
             self._advance(left)
-        answered, self._answered = self._answered, []
-        return answered
+        finished, self._finished = self._finished, []
+        return finished
 
     def update_weights(
         self,
@@ -164,7 +168,7 @@ class GeneratorPool:
         buckets: Sequence[Any],
         version: int,
         *,
-        probe: Sequence[Sequence[int]] = (),
+        probes: Sequence[Sequence[int]] = (),
         timeout_s: float = 300.0,
     ) -> list[Scores]:
         """Bring every live generator to ``version``; returns when all have acknowledged.
@@ -173,180 +177,171 @@ class GeneratorPool:
 
         Args:
             buckets: object references, in the manifest's order; kept until the next update for late joiners.
-            probe: token sequences each generator scores under the new weights.
+            probes: token sequences each generator scores under the new weights.
 
         Returns:
-            For each generator that acknowledged, ``VLLMEngine.score`` of ``probe``.
+            For each generator that acknowledged, ``VLLMEngine.score`` of ``probes``.
 
         Raises:
             WeightSyncError: the weights are not those of the model; no generator was changed.
         """
-        return self._apply(Update(version=version, manifest=manifest, buckets=buckets), probe, timeout_s)
+        return self._apply(WeightUpdate(version=version, manifest=manifest, buckets=buckets), probes, timeout_s)
 
     def update_adapter(
-        self, path: str, version: int, *, probe: Sequence[Sequence[int]] = (), timeout_s: float = 300.0
+        self, path: str, version: int, *, probes: Sequence[Sequence[int]] = (), timeout_s: float = 300.0
     ) -> list[Scores]:
         """The same with a LoRA adapter's directory, which every generator's machine can read."""
-        return self._apply(Update(version=version, adapter=path), probe, timeout_s)
+        return self._apply(WeightUpdate(version=version, adapter=path), probes, timeout_s)
 
     def score(self, sequences: Sequence[Sequence[int]], *, timeout_s: float = 300.0) -> list[Scores]:
         """``VLLMEngine.score`` from every live generator."""
-        calls = {member: member.actor.score.remote(sequences) for member in self._live()}
+        calls = {handle: handle.actor.score.remote(sequences) for handle in self._live()}
         return self._gather(calls, what="scores", timeout_s=timeout_s)
 
-    def scale_to(self, num_generators: int) -> None:
-        """Launch generators, or retire the least loaded down to one; their requests are issued again."""
-        while len(self._members) > max(num_generators, 1):
-            member = min(self._members, key=lambda m: (m.state == "live", m.load))
-            self._members.remove(member)
-            self._retire(member)
-        self._members += [self._launch() for _ in range(num_generators - len(self._members))]
-        self._dispatch()
-
     def close(self) -> None:
-        """End every generator. Requests not answered are forgotten."""
-        for member in self._members:
-            ray.kill(member.actor)
-        self._members = []
+        """End every generator; unanswered requests are dropped."""
+        for handle in self._handles:
+            ray.kill(handle.actor)
+        self._handles = []
         self._backlog.clear()
         self._update = None
 
-    def _launch(self) -> Member:
+    def _launch(self) -> GeneratorHandle:
         threads = str(self._resources.num_threads)
         actor = RemoteGenerator.options(
             num_cpus=self._resources.num_cpus,
             num_gpus=self._resources.num_gpus,
-            # Its methods block: the long poll beside submit, update, score and health.
+            # Its methods block: the long poll beside submit, update and score.
             max_concurrency=8,
             runtime_env={"env_vars": {"OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads}},
         ).remote()
         call = actor.start.remote(self._engine, self._sampling, self._first_version)
-        return Member(actor=actor, call=call, moved_at=time.monotonic())
+        return GeneratorHandle(actor=actor, call=call, active_at=time.monotonic())
 
-    def _live(self) -> list[Member]:
-        return [member for member in self._members if member.state == "live"]
+    def _live(self) -> list[GeneratorHandle]:
+        return [handle for handle in self._handles if handle.state == "live"]
 
     def _dispatch(self) -> None:
-        """Give the backlog to the live members, each request to the one with the fewest tokens to come."""
+        """Give the backlog to the live generators, each request to the one with the smallest load."""
         live = self._live()
         if not live or not self._backlog:
             return
-        batches: dict[tuple[int, SamplingSettings], list[Job]] = {}
+        batches: dict[tuple[int, SamplingSettings], list[InFlightRequest]] = {}
         while self._backlog:
-            job = self._backlog.popleft()
+            waiting = self._backlog.popleft()
             index = min(range(len(live)), key=lambda i: live[i].load)
-            live[index].load += job.tokens
-            batches.setdefault((index, job.sampling), []).append(job)
-        for (index, sampling), jobs in batches.items():
-            member = live[index]
-            if not member.jobs:
-                member.moved_at = time.monotonic()
-            member.jobs.update((job.request.request_id, job) for job in jobs)
-            call = member.actor.submit.remote([bare(job.request) for job in jobs], sampling)
-            member.submits[call] = [job.request.request_id for job in jobs]
+            live[index].load += waiting.num_tokens
+            batches.setdefault((index, waiting.sampling), []).append(waiting)
+        for (index, sampling), batch in batches.items():
+            handle = live[index]
+            if not handle.in_flight:
+                handle.active_at = time.monotonic()
+            requests = [waiting.request for waiting in batch]
+            handle.in_flight.update(zip((request.request_id for request in requests), batch, strict=True))
+            call = handle.actor.submit.remote(requests, sampling)
+            handle.submits[call] = [request.request_id for request in requests]
 
     def _advance(self, timeout_s: float) -> None:
-        """Wait for any reply, act on all that are there, then look for members that are late."""
-        away = time.monotonic() - self._looked_at
-        for member in self._members:
-            # While nobody looked nobody could be seen to move.
-            member.moved_at += away
-        calls = {ref: member for member in self._members for ref in (member.call, *member.submits)}
+        """Wait for any reply, act on all that are there, then replace the generators that stall."""
+        away = time.monotonic() - self._checked_at
+        for handle in self._handles:
+            # Time during which the pool was not polled counts against no generator.
+            handle.active_at += away
+        calls = {ref: handle for handle in self._handles for ref in (handle.call, *handle.submits)}
         if not calls:
             return
-        # ray.wait with several wanted returns late: ask for one, then for what else is there.
+        # ray.wait for several returns late: wait for one, then collect the others that are ready.
         done, _ = ray.wait(list(calls), num_returns=1, timeout=min(timeout_s, LONG_POLL_S))
         if done:
             done, _ = ray.wait(list(calls), num_returns=len(calls), timeout=0)
         for ref in done:
-            member = calls[ref]
-            if member in self._members:
-                self._react(member, ref)
+            handle = calls[ref]
+            if handle in self._handles:
+                self._react(handle, ref)
         self._replace_stalled()
         self._dispatch()
-        self._looked_at = time.monotonic()
+        self._checked_at = time.monotonic()
 
-    def _react(self, member: Member, ref: Any) -> None:
-        """Act on one reply of a member."""
+    def _react(self, handle: GeneratorHandle, ref: Any) -> None:
+        """Act on one reply of a generator."""
         try:
-            reply = reply_of(ref)
+            reply = get_result(ref)
         except UserError:
-            for request_id in member.submits.pop(ref, ()):
-                member.drop(request_id)
+            for request_id in handle.submits.pop(ref, ()):
+                handle.remove(request_id)
             raise
         except WeightSyncError as error:
-            if not isinstance(error, PoisonedEngineError):
+            if not isinstance(error, CorruptedEngineError):
                 raise
-            self._replace(member, str(error))
+            self._replace(handle, str(error))
             return
-        except (RayActorError, RayTaskError, BoltRayError) as error:
-            self._replace(member, first_line(error))
+        except _GENERATOR_ERRORS as error:
+            self._replace(handle, first_line(error))
             return
-        if ref in member.submits:
-            del member.submits[ref]
-        elif member.state == "starting":
-            member.pid = reply
-            self._bring_up(member)
-        elif member.state == "syncing":
-            self._bring_up(member)
+        if ref in handle.submits:
+            del handle.submits[ref]
+        elif handle.state == "starting":
+            handle.pid = reply
+            self._bring_up(handle)
+        elif handle.state == "syncing":
+            self._bring_up(handle)
         else:
-            self._collect(member, reply)
+            self._collect(handle, reply)
 
-    def _bring_up(self, member: Member) -> None:
-        """Admit a member that has the current weights; otherwise send them first."""
-        member.moved_at = time.monotonic()
-        if self._update is None or member.update is self._update:
-            member.state = "live"
-            member.call = member.actor.take.remote(LONG_POLL_S)
+    def _bring_up(self, handle: GeneratorHandle) -> None:
+        """Give requests to a generator that has the current weights; otherwise send them first."""
+        handle.active_at = time.monotonic()
+        if self._update is None or handle.update is self._update:
+            handle.state = "live"
+            handle.call = handle.actor.poll.remote(LONG_POLL_S)
         else:
-            member.state, member.update = "syncing", self._update
-            member.call = self._update.send(member.actor, ())
+            handle.state, handle.update = "syncing", self._update
+            handle.call = self._update.send(handle.actor, ())
 
-    def _collect(self, member: Member, taken: Taken) -> None:
-        for completion in taken.completions:
-            job = member.drop(completion.request.request_id)
-            if job is not None:
-                self._answered.append(replace(completion, request=job.request))
-        if taken.progress != member.progress or not member.jobs:
-            member.progress, member.moved_at = taken.progress, time.monotonic()
-        member.call = member.actor.take.remote(LONG_POLL_S)
+    def _collect(self, handle: GeneratorHandle, result: PollResult) -> None:
+        for completion in result.completions:
+            if handle.remove(completion.request_id) is not None:
+                self._finished.append(completion)
+        if result.progress != handle.progress or not handle.in_flight:
+            handle.progress, handle.active_at = result.progress, time.monotonic()
+        handle.call = handle.actor.poll.remote(LONG_POLL_S)
 
     def _replace_stalled(self) -> None:
         now = time.monotonic()
-        for member in list(self._members):
-            waited = now - member.moved_at
-            if member.state == "live" and member.jobs and waited > self._stall_s:
-                self._replace(member, f"no token for {waited:.0f} s with {len(member.jobs)} requests waiting")
-            elif member.state == "syncing" and waited > self._startup_s:
-                self._replace(member, f"still loading weights after {waited:.0f} s")
-            elif member.state == "starting" and waited > self._startup_s and not self._live():
-                # Beside live generators it may wait for as long as a cluster takes to grow.
+        for handle in list(self._handles):
+            waited = now - handle.active_at
+            if handle.state == "live" and handle.in_flight and waited > self._stall_s:
+                self._replace(handle, f"no token for {waited:.0f} s with {len(handle.in_flight)} requests waiting")
+            elif handle.state == "syncing" and waited > self._startup_s:
+                self._replace(handle, f"still loading weights after {waited:.0f} s")
+            elif handle.state == "starting" and waited > self._startup_s and not self._live():
+                # Beside live generators it may take as long as the cluster needs to grow.
                 raise StallError(
                     f"a generator did not start within {waited:.0f} s; it asks for {self._resources.num_cpus:g} CPUs "
                     f"and {self._resources.num_gpus:g} GPUs on one machine: are they free?"
                 )
 
-    def _replace(self, member: Member, reason: str) -> None:
+    def _replace(self, handle: GeneratorHandle, reason: str) -> None:
         log.warning("a generator is replaced: %s", reason)
         self._replaced.append(reason)
-        self._members.remove(member)
-        waiting = len(member.jobs)
-        self._retire(member)
+        self._handles.remove(handle)
+        waiting = len(handle.in_flight)
+        self._retire(handle)
         if len(self._replaced) > self._max_replacements:
             raise RunError(
                 f"{len(self._replaced)} generators had to be replaced, more than the {self._max_replacements} allowed; "
                 f"the last, with {waiting} requests unanswered: {reason}"
             )
-        self._members.append(self._launch())
+        self._handles.append(self._launch())
 
-    def _retire(self, member: Member) -> None:
-        """End a member; what it has not answered goes to the front of the backlog."""
-        ray.kill(member.actor)
-        self._backlog.extendleft(reversed(member.jobs.values()))
+    def _retire(self, handle: GeneratorHandle) -> None:
+        """End a generator; what it has not answered goes to the front of the backlog."""
+        ray.kill(handle.actor)
+        self._backlog.extendleft(reversed(handle.in_flight.values()))
 
-    def _apply(self, update: Update, probe: Sequence[Sequence[int]], timeout_s: float) -> list[Scores]:
+    def _apply(self, update: WeightUpdate, probes: Sequence[Sequence[int]], timeout_s: float) -> list[Scores]:
         before, self._update = self._update, update
-        calls = {member: update.send(member.actor, probe) for member in self._live()}
+        calls = {handle: update.send(handle.actor, probes) for handle in self._live()}
         try:
             scores = self._gather(calls, what=f"the weights of version {update.version}", timeout_s=timeout_s)
         except (WeightSyncError, UserError):
@@ -354,22 +349,22 @@ class GeneratorPool:
             raise
         return scores
 
-    def _gather(self, calls: dict[Member, Any], *, what: str, timeout_s: float) -> list[Any]:
-        """The replies of ``calls``; members that fail or stay silent are replaced."""
+    def _gather(self, calls: dict[GeneratorHandle, Any], *, what: str, timeout_s: float) -> list[Any]:
+        """The replies of ``calls``; generators that fail or do not answer in time are replaced."""
         deadline = time.monotonic() + timeout_s
         replies = []
-        for member, ref in calls.items():
+        for handle, ref in calls.items():
             left = max(0.0, deadline - time.monotonic())
             try:
-                replies.append(reply_of(ref, timeout_s=left))
+                replies.append(get_result(ref, timeout_s=left))
             except ray.exceptions.GetTimeoutError:
-                self._replace(member, f"no answer about {what} in {timeout_s:.0f} s")
-            except PoisonedEngineError as error:
-                self._replace(member, str(error))
+                self._replace(handle, f"no answer about {what} in {timeout_s:.0f} s")
+            except CorruptedEngineError as error:
+                self._replace(handle, str(error))
             except (WeightSyncError, UserError):
                 raise
-            except (RayActorError, RayTaskError, BoltRayError) as error:
-                self._replace(member, first_line(error))
+            except _GENERATOR_ERRORS as error:
+                self._replace(handle, first_line(error))
             else:
-                member.moved_at = time.monotonic()
+                handle.active_at = time.monotonic()
         return replies

@@ -1,10 +1,10 @@
 """The mailbox between the driver and the learner ranks.
 
     driver ──call(command)──▶ LearnerMailbox ◀──next_command(rank, after)── rank 0 … W-1
-           ◀──rank 0's answer──              ◀──answer(rank, number, result)──
+           ◀──rank 0's result──              ◀──answer(rank, number, result)──
 
 ``TorchTrainer.fit`` blocks and its workers cannot be called, so long-lived workers *pull* their commands. Every
-rank gets the same commands in the same order, numbered from 1; a call is answered when every rank has answered.
+rank gets the same commands in the same order, numbered from 1; a call returns when every rank has answered.
 """
 
 from __future__ import annotations
@@ -29,10 +29,10 @@ class TrainCommand:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PublishCommand:
-    """Hand out the policy as ``version``; rank 0 answers with ``PublishedWeights``.
+    """Publish the policy as ``version``; rank 0 answers with ``PublishedWeights``.
 
     Attributes:
-        probes: token ids whose log-probs are wanted with the weights.
+        probes: token ids of the parity probes, whose log-probs are returned with the weights.
         adapter_directory: where a LoRA adapter is written, on storage the generators read; None publishes all
             weights.
     """
@@ -67,7 +67,7 @@ class _Call:
 
 
 class LearnerMailbox:
-    """An async actor; one call is under way at a time."""
+    """An async actor; one call runs at a time."""
 
     def __init__(self, *, world_size: int) -> None:
         self._world_size = world_size
@@ -88,7 +88,7 @@ class LearnerMailbox:
         await self._all_ready.wait()
 
     async def call(self, command: Command) -> Any:
-        """Hand ``command`` to every rank and return rank 0's answer.
+        """Give ``command`` to every rank and return rank 0's result.
 
         Raises:
             BoltRayError: the error a rank answered with.

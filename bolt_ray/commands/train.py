@@ -48,7 +48,7 @@ from bolt_ray.training.loop import LoopSettings, TrainingLoop, TrainingOutcome
 from bolt_ray.training.rollout import RolloutLoop
 from bolt_ray.training.run_directory import RunDirectory, find_run_to_resume, new_run_directory, set_aside_later
 from bolt_ray.training.telemetry import MetricsLog, ProgressDisplay, open_log
-from bolt_ray.training.weight_sync import NUM_PROBES, Probe, WeightSync
+from bolt_ray.training.weight_sync import NUM_PROBES, ParityProbe, WeightSync
 
 log = logging.getLogger(__name__)
 
@@ -272,7 +272,7 @@ class _Assembly:
             timeout_s=config.deadlines.sync_s,
         )
         first = prompts.first_token_ids(NUM_PROBES)
-        sync.run(self._version, [Probe(token_ids=token_ids) for token_ids in first if len(token_ids) >= 2])
+        sync.run(self._version, [ParityProbe(token_ids=token_ids) for token_ids in first if len(token_ids) >= 2])
         evaluator = Evaluator(
             service=service,
             problems=problems,
@@ -299,10 +299,10 @@ class _Assembly:
             display=display,
             interrupts=self._interrupts,
             save=lambda step: self._save(step, loop, learner, shards, rollout, prompts),
-            watch_scores=partial(check_unscored, max_unscored_fraction=config.scoring.max_unscored_fraction),
+            check_scores=partial(check_unscored, max_unscored_fraction=config.scoring.max_unscored_fraction),
             first_step=self._first_step,
-            baseline_score=Score(**self._state["baseline_score"])
-            if self._state and self._state["baseline_score"]
+            initial_score=Score(**self._state["initial_score"])
+            if self._state and self._state["initial_score"]
             else None,
         )
         return loop
@@ -323,13 +323,13 @@ class _Assembly:
             learner.save(directory=directory / "learner", model_directory=directory / "model", timeout_s=deadline)
             shards.snapshot(directory / "baseline")
 
-        score = loop.baseline_score
+        score = loop.initial_score
         state = {
             "step": step,
             "version": rollout.version,
             "rollout": rollout.state_dict(),
             "prompts": prompts.state_dict(),
-            "baseline_score": None if score is None else asdict(score),
+            "initial_score": None if score is None else asdict(score),
         }
         path = write_checkpoint(
             self._run, step=step, state=state, write_parts=write_parts, keep=self._config.checkpoint.keep
@@ -350,9 +350,9 @@ def _run_directory(config: RunConfig) -> tuple[RunDirectory, Path | None]:
 
 def _report(outcome: TrainingOutcome, *, run: RunDirectory, console: Console) -> None:
     lines = [f"{outcome.steps} steps in {outcome.seconds:.0f} s"]
-    if outcome.baseline is not None and outcome.final is not None:
-        gain = 100 * (outcome.final.value - outcome.baseline.value)
-        lines.append(f"Held-out accuracy: {outcome.baseline} → {outcome.final}, {gain:+.1f} points")
+    if outcome.initial_score is not None and outcome.final is not None:
+        gain = 100 * (outcome.final.value - outcome.initial_score.value)
+        lines.append(f"Held-out accuracy: {outcome.initial_score} → {outcome.final}, {gain:+.1f} points")
     if outcome.interrupted:
         lines.append(f"Interrupted. Go on with: resume={_shown(run.root)}")
     else:

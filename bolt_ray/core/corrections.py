@@ -110,7 +110,6 @@ def correction_weights(
 
     ids = sequence_ids[active]
     delta = at_least_float32(old_logprobs.detach())[active] - at_least_float32(generator_logprobs.detach())[active]
-    gap = delta.abs().sum()
     per_unit = delta if options.level == "token" else segment_sum(delta, ids, num_sequences)
     ratio = torch.exp(per_unit.clamp(max=MAX_EXPONENT))
     over = ratio > options.cap
@@ -126,10 +125,8 @@ def correction_weights(
         present = segment_lengths(ids, num_sequences) > 0
         per_token = ratio[ids]
     metrics = {
-        "correction_tokens": gap.new_tensor(float(ids.numel())),
-        "correction_gap_sum": gap,
-        "correction_units": present.sum().to(gap.dtype),
-        "correction_over_cap": (over & present).sum().to(gap.dtype),
+        "correction_units": present.sum().to(ratio.dtype),
+        "correction_over_cap": (over & present).sum().to(ratio.dtype),
         "correction_weight_sum": ratio[present].sum(),
         "correction_weight_sq_sum": ratio[present].square().sum(),
     }
@@ -143,14 +140,13 @@ def correction_weights(
 def summarize_correction(sums: Mapping[str, float]) -> dict[str, float]:
     """Totals over a step to logged numbers; {} without a token.
 
-    ``policy/logprob_gap`` is mean|Δ|. ``correction/ess`` is (Σw)²/(n Σw²) of the weights as applied (of e^Δ
-    with mode "none"), over tokens or sequences after the level; 1 when generator and learner agree.
+    ``correction/ess`` is (Σw)²/(n Σw²) of the weights as applied (of e^Δ with mode "none"), over tokens or
+    sequences after the level; 1 when generator and learner agree.
     """
-    if sums.get("correction_tokens", 0.0) == 0.0:
+    if sums.get("correction_units", 0.0) == 0.0:
         return {}
     units, square = sums["correction_units"], sums["correction_weight_sq_sum"]
     return {
-        "policy/logprob_gap": sums["correction_gap_sum"] / sums["correction_tokens"],
         "correction/ess": sums["correction_weight_sum"] ** 2 / (units * square) if square > 0 else 0.0,
         "correction/over_cap_fraction": sums["correction_over_cap"] / units,
     }

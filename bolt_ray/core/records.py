@@ -1,23 +1,41 @@
 """The records that travel between stages, one frozen type per stage.
 
-    Prompt ─▶ RolloutRequest ─▶ Completion ─▶ ScoredCompletion ─▶ TrainingBatch ─▶ StepReport
-                                    │              └─ or UnscoredCompletion(reason)
-                                    └─ or DroppedCompletion(reason)
+    DrawnPrompt ─▶ GenerationRequest ─▶ Completion ─▶ ScoredCompletion ─▶ ScoredRollout ─▶ TrainingBatch ─▶ StepReport
+                   (to an engine)       (its answer)   UnscoredCompletion   UnscoredRollout └▶ Outcomes ─▶ baseline
 
-A stage returns a new record; it never fills in a field of the one it was given.
+A stage returns a new record; it never fills in a field of the one it was given. Across processes go the request and
+the completion, which know each other by ``request_id``. What was read at dispatch (v̂, N_eff, version, group) stays in
+the rollout loop's table of requests in flight and joins the completion there, in a ``ScoredRollout``.
+
+Three log-probabilities of one token, by when and by whom they are computed:
+
+    behavior          the generator, when it sampled the token          Completion.logprobs,
+                      (its version may be older than the learner's)     TrainingBatch.behavior_logprobs
+    old (proximal)    the learner, before the step's first update;      StepReport.logprobs_before
+                      the denominator of the clipped ratio
+    current           the learner, in each forward pass of the step     inside the loss only
+
+Old and behavior differ by numerics on-policy, and by the updates in between otherwise (importance correction).
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass, field, fields
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 Messages = list[dict[str, str]]
 """Chat messages: ``[{"role": "user", "content": "..."}]``."""
+
+RequestKind = Literal["train", "eval"]
+"""What a completion is for; both kinds share the generators and scorers."""
+
+DropReason = Literal["stale", "zero_variance", "unscored"]
+"""Why a completion is left out of training: older than the staleness bound, of a group whose rewards are all equal, or
+without a reward."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,43 +64,35 @@ class DrawnPrompt:
     """A prompt at its place in the prompt stream, tokenized.
 
     Attributes:
-        draw_id: position in the stream, counted from 0 over the whole run; unique.
+        group_id: position in the stream, counted from 0 over the whole run; unique, and shared by the draw's
+            completions.
         prompt: the row drawn.
         token_ids: int32 [P], the prompt after template and tokenizer.
         num_samples: completions to generate for this draw (K, or the curriculum's allocation).
     """
 
-    draw_id: int
+    group_id: int
     prompt: Prompt
     token_ids: NDArray[np.int32]
     num_samples: int = 1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class RolloutRequest:
-    """One completion asked of a generator.
+class GenerationRequest:
+    """One completion asked of a generator: what an engine needs and nothing else.
 
     Attributes:
-        request_id: unique over the run; requests of one step sort by it. Those of an evaluation are below 0.
-        drawn: the prompt, tokenized.
-        sample_index: 0 … num_samples-1 within the draw.
-        v_hat: baseline read at dispatch, in [0, 1].
-        n_eff: effective sample count behind ``v_hat``.
-        policy_version: the learner's version at dispatch.
+        request_id: unique among the requests in flight. Training counts up from 0 over the run, and a step's
+            completions stand in this order; evaluation counts down from -1, so that the two never meet.
+        kind: what the completion is for.
+        token_ids: int32 [P], the prompt.
         seed: seed of this completion's sampling.
     """
 
     request_id: int
-    drawn: DrawnPrompt
-    sample_index: int
-    v_hat: float
-    n_eff: float
-    policy_version: int
+    kind: RequestKind
+    token_ids: NDArray[np.int32]
     seed: int
-
-    @property
-    def for_evaluation(self) -> bool:
-        return self.request_id < 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -90,7 +100,7 @@ class Completion:
     """What a generator answered.
 
     Attributes:
-        request: the request it answers.
+        request_id: of the request it answers.
         token_ids: int32 [T], with the end-of-sequence token when the model ended by itself.
         logprobs: float32 [T], log π_generator of each token under the distribution it was sampled from.
         text: the tokens decoded, special tokens left out.
@@ -98,7 +108,7 @@ class Completion:
         oldest_version, newest_version: policy versions of its first and last token.
     """
 
-    request: RolloutRequest
+    request_id: int
     token_ids: NDArray[np.int32]
     logprobs: NDArray[np.float32]
     text: str
@@ -108,36 +118,100 @@ class Completion:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ScoredCompletion:
+class UnscoredReason:
+    """Why a completion has no reward.
+
+    Attributes:
+        reward: name of the reward without a verdict; "scorer" or "rewards" where no single one is to blame.
+        kind: a word for counting: "timeout", "crash", "exception", …, or a reward's own.
+        detail: one line for a person.
+    """
+
+    reward: str
+    kind: str
+    detail: str = ""
+
+    def __str__(self) -> str:
+        """``own: exception: ValueError: x``"""
+        return ": ".join(part for part in (self.reward, self.kind, self.detail) if part)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ScoredCompletion(Completion):
     """A completion with its reward.
 
     Attributes:
-        completion: what was scored.
         reward: weighted sum of ``parts``, raw (before ``reward_range`` scaling), always finite; the advantage's.
         tracker_reward: the same without shaping parts such as an overlong penalty; the baseline's.
         parts: each reward function's own value by name.
     """
 
-    completion: Completion
     reward: float
     tracker_reward: float
     parts: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class UnscoredCompletion:
-    """A completion no reward could be given to: no evidence, never a zero."""
+class UnscoredCompletion(Completion):
+    """A completion no reward could be given to: no outcome for the baseline, never a zero."""
 
-    completion: Completion
-    reason: str
+    reason: UnscoredReason
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class DroppedCompletion:
-    """A completion that will not be trained on, and why ("stale", "unscored", "lost")."""
+class ScoredRollout(ScoredCompletion):
+    """A scored completion with what was read when it was dispatched: all that a step needs of it.
 
-    request: RolloutRequest
-    reason: str
+    Attributes:
+        prompt: the row it answers.
+        prompt_token_ids: int32 [P].
+        group_id: equal for the completions of one draw.
+        sample_index: 0 … num_samples-1 within the group.
+        v_hat: baseline read at dispatch, in [0, 1].
+        n_eff: effective sample count behind ``v_hat``.
+        policy_version: the learner's version at dispatch.
+    """
+
+    prompt: Prompt
+    prompt_token_ids: NDArray[np.int32]
+    group_id: int
+    sample_index: int
+    v_hat: float
+    n_eff: float
+    policy_version: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class UnscoredRollout(UnscoredCompletion):
+    """An unscored completion with the row it answers and its group."""
+
+    prompt: Prompt
+    group_id: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DroppedRollout:
+    """A completion that will not be trained on, and why."""
+
+    request_id: int
+    reason: DropReason
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Outcomes:
+    """What the baseline learns from a step, one entry per (prompt, policy version).
+
+    Attributes:
+        keys: prompt keys [n].
+        reward_sums: float64 [n], Σ r̃ over the entry's completions, r̃ scaled to [0, 1].
+        counts: int64 [n], completions.
+        versions: int64 [n], policy version that produced them.
+    """
+
+    keys: tuple[str, ...]
+    reward_sums: NDArray[np.float64]
+    counts: NDArray[np.int64]
+    versions: NDArray[np.int64]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -165,7 +239,7 @@ class TrainingBatch:
         token_ids: int32 [Σ lengths], each sequence's prompt followed by its completion.
         prompt_lengths: int32 [B].
         completion_lengths: int32 [B].
-        behaviour_logprobs: float32 [Σ completion_lengths], the generator's own.
+        behavior_logprobs: float32 [Σ completion_lengths], the generator's own.
         advantages: float32 [B], final: normalized and clipped over the global batch.
         active: bool [B]; False leaves a sequence out of the loss and of every denominator.
         rewards: float32 [B], raw; for controllers and metrics only.
@@ -176,7 +250,7 @@ class TrainingBatch:
     token_ids: NDArray[np.int32]
     prompt_lengths: NDArray[np.int32]
     completion_lengths: NDArray[np.int32]
-    behaviour_logprobs: NDArray[np.float32]
+    behavior_logprobs: NDArray[np.float32]
     advantages: NDArray[np.float32]
     active: NDArray[np.bool_]
     rewards: NDArray[np.float32]
@@ -194,10 +268,11 @@ class TrainingBatch:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StepReport:
-    """What the learner says of one optimizer step, the same on every rank.
+    """The learner's result of one optimizer step, the same on every rank.
 
     Attributes:
         step: the step trained.
+        policy_version: the learner's version after it; one more than before unless the step was skipped.
         skipped: True if a non-finite loss or gradient left the weights untouched.
         metrics: ``loss/*``, ``policy/*``, ``adaptive_kl/*`` and ``optim/*`` numbers.
         logprobs_before: float32 [Σ completion_lengths], log π of the batch's tokens before its first update, by the
@@ -205,6 +280,7 @@ class StepReport:
     """
 
     step: int
+    policy_version: int
     skipped: bool
     metrics: Mapping[str, float]
     logprobs_before: NDArray[np.float32]
@@ -257,3 +333,8 @@ class PromptColumns:
     def beta(self) -> NDArray[np.float32]:
         """float32 ``[n]``, beta = (1 - v_hat) * N_eff of the Beta posterior (the weight of failures)."""
         return (np.float32(1.0) - self.v_hat) * self.n_eff
+
+
+def fields_of(record: Completion) -> dict[str, Any]:
+    """The fields of a completion by name, not copied: to make the record of the next stage from it."""
+    return {each.name: getattr(record, each.name) for each in fields(record)}

@@ -11,7 +11,10 @@ and bounds become those of its own fields), so nothing is written twice and no c
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
+import types
+import typing
 from collections.abc import Callable, Iterable
 from typing import Any, ClassVar
 
@@ -49,7 +52,7 @@ class Settings:
     __pydantic_config__: ClassVar[dict[str, Any]] = {"extra": "forbid"}
 
     def __post_init__(self) -> None:
-        check_bounds(self)
+        check_fields(self)
 
 
 def setting(
@@ -92,14 +95,17 @@ class _Extra:
             schema["examples"] = self.choices()
 
 
-def check_bounds(record: Any) -> None:
-    """Check every number of a settings record against the bounds of its field.
+def check_fields(record: Any) -> None:
+    """Check each field of a settings record: numbers against its bounds, names against its ``Literal``.
 
     Raises:
-        SettingError: one is out of bounds or not finite; names the field.
+        SettingError: names the field.
     """
+    literals = _literals(type(record))
     for field in dataclasses.fields(record):
         value = getattr(record, field.name)
+        if field.name in literals and value is not None:
+            require_choice(field.name, value, literals[field.name])
         if isinstance(value, bool) or not isinstance(value, int | float):
             continue
         if not math.isfinite(value):
@@ -110,13 +116,25 @@ def check_bounds(record: Any) -> None:
                 raise SettingError(field.name, f"must be {words} {bound:g}, not {value:g}")
 
 
+@functools.cache
+def _literals(record: type) -> dict[str, tuple[Any, ...]]:
+    """The values that fields of a type ``Literal[…]``, or ``Literal[…] | None``, may have."""
+    found = {}
+    for name, annotation in typing.get_type_hints(record).items():
+        parts = typing.get_args(annotation) if typing.get_origin(annotation) is types.UnionType else (annotation,)
+        known = [part for part in parts if part is not type(None)]
+        if len(known) == 1 and typing.get_origin(known[0]) is typing.Literal:
+            found[name] = typing.get_args(known[0])
+    return found
+
+
 def nearest_hint(word: str, known: Iterable[str]) -> str:
     """``; did you mean 'x'?`` for the nearest of ``known``, "" where none is near."""
     near = nearest(word, known)
     return f"; did you mean {near!r}?" if near else ""
 
 
-def require_choice(key: str, value: str, known: Iterable[str]) -> None:
+def require_choice(key: str, value: Any, known: Iterable[Any]) -> None:
     """Refuse a name that is not one of ``known``.
 
     Raises:
@@ -124,4 +142,5 @@ def require_choice(key: str, value: str, known: Iterable[str]) -> None:
     """
     known = list(known)
     if value not in known:
-        raise SettingError(key, f"is {value!r}; choose one of {', '.join(known)}{nearest_hint(value, known)}")
+        names = [str(name) for name in known]
+        raise SettingError(key, f"is {value!r}; choose one of {', '.join(names)}{nearest_hint(str(value), names)}")

@@ -1,4 +1,4 @@
-"""The tokenizer's door: loading, and prompts to token ids."""
+"""Loads the tokenizer; prompts to token ids."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def encode_prompt(
 def encode_prompts(
     tokenizer: Any, prompts: Sequence[str | Messages], *, template_options: Mapping[str, Any] | None = None
 ) -> list[NDArray[np.int32]]:
-    """:func:`encode_prompt` for many prompts at once, which fast tokenizers do in one call."""
+    """:func:`encode_prompt` for many prompts, int32 [P_i] each; fast tokenizers encode them in one call."""
     encoded: list[NDArray[np.int32]] = [np.empty(0, np.int32)] * len(prompts)
     texts = [place for place, prompt in enumerate(prompts) if isinstance(prompt, str)]
     chats = [place for place, prompt in enumerate(prompts) if not isinstance(prompt, str)]

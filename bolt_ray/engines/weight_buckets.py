@@ -95,8 +95,11 @@ def pack_buckets(
 ) -> tuple[WeightManifest, list[NDArray[np.uint8]]]:
     """Copy tensors, on any device, into buckets of at most ``bucket_bytes``.
 
-    Each tensor is copied before the next is asked for, so an iterator may gather and release one at a time. A
+    Each tensor is copied before the next is requested, so an iterator may gather and release one at a time. A
     tensor larger than ``bucket_bytes`` gets a bucket of its own.
+
+    Returns:
+        The manifest, and uint8 [bucket_sizes[i]] for each bucket.
 
     Raises:
         ValueError: a name given twice, a dtype that is not in ``DTYPES``, or ``bucket_bytes`` below one.
@@ -142,7 +145,7 @@ def unpack(manifest: WeightManifest, buckets: Sequence[NDArray[np.uint8]]) -> It
     """Yield (name, tensor) in the order packed. The tensors are views of the buckets: read them, never write.
 
     Raises:
-        WeightSyncError: a bucket is missing, has another size, or lies about its checksum.
+        WeightSyncError: a bucket is missing, or has another size or checksum than the manifest says.
     """
     check_buckets(manifest, buckets)
     return _views(manifest, buckets)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
+from bolt_ray.core.records import UnscoredReason
 from bolt_ray.rewards.process.isolation import RewardProcess
 from bolt_ray.rewards.protocol import RewardInput, Unscored
 from bolt_ray.rewards.registry import SHARED_PROCESS, RewardSpec
@@ -35,10 +36,9 @@ def combine(specs: Sequence[RewardSpec], parts: Mapping[str, float]) -> RewardRe
     )
 
 
-def reason(name: str, verdict: Unscored) -> str:
-    """``name: kind: detail``, one line."""
-    detail = " ".join(verdict.detail.split())
-    return f"{name}: {verdict.kind}: {detail}" if detail else f"{name}: {verdict.kind}"
+def reason_of(name: str, verdict: Unscored) -> UnscoredReason:
+    """The reason of the reward ``name``, its detail on one line."""
+    return UnscoredReason(reward=name, kind=verdict.kind, detail=" ".join(verdict.detail.split()))
 
 
 class RewardSet:
@@ -88,7 +88,7 @@ class RewardSet:
             if not started:
                 self.close()
 
-    def score(self, inputs: Sequence[RewardInput]) -> list[RewardResult | str]:
+    def score(self, inputs: Sequence[RewardInput]) -> list[RewardResult | UnscoredReason]:
         """Score completions.
 
         Returns:
@@ -96,13 +96,13 @@ class RewardSet:
             on is not handed to the next: a sum with a part missing would be a different reward.
         """
         parts: list[dict[str, float]] = [{} for _ in inputs]
-        reasons: dict[int, str] = {}
+        reasons: dict[int, UnscoredReason] = {}
         for spec in self._specs:
             todo = [i for i, item in enumerate(inputs) if i not in reasons and self._applies(spec, item)]
             process, index = self._place[spec.name]
             for i, verdict in zip(todo, process.score(index, [inputs[i] for i in todo]), strict=True):
                 if isinstance(verdict, Unscored):
-                    reasons[i] = reason(spec.name, verdict)
+                    reasons[i] = reason_of(spec.name, verdict)
                 else:
                     parts[i][spec.name] = verdict
         return [reasons.get(i) or self._sum(parts[i]) for i in range(len(inputs))]
@@ -121,7 +121,7 @@ class RewardSet:
         names = (self._eval_by_source if item.evaluation else self._by_source).get(item.source)
         return names is None or spec.name in names
 
-    def _sum(self, parts: Mapping[str, float]) -> RewardResult | str:
+    def _sum(self, parts: Mapping[str, float]) -> RewardResult | UnscoredReason:
         if not parts:
-            return "rewards: no_reward: no reward applies to this dataset"
+            return UnscoredReason(reward="rewards", kind="no_reward", detail="no reward applies to this dataset")
         return combine(self._specs, parts)

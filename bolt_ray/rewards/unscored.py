@@ -4,23 +4,32 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
+from typing import Protocol
 
 from bolt_ray.core.errors import UnhealthyTrainingError
+from bolt_ray.core.records import UnscoredReason
 
 
-def reason_kind(reason: str) -> str:
-    """The countable part of a reason: ``"own: exception: ValueError: x"`` → ``"own: exception"``."""
-    return ": ".join(reason.split(": ")[:2])
+class UnscoredCheck(Protocol):
+    """Raises when too many completions could not be scored; see :func:`check_unscored`."""
+
+    def __call__(self, *, num_scored: int, reasons: Mapping[UnscoredReason, int]) -> None: ...
 
 
-def unscored_metric(kind: str) -> str:
-    """The name a kind of reason is counted under: ``"own: exception"`` → ``"reward/unscored/own/exception"``."""
-    return "reward/unscored/" + kind.replace(": ", "/")
+def count_reasons(reasons: Iterable[UnscoredReason]) -> dict[UnscoredReason, int]:
+    """How often each reason occurs, details left out, the most frequent first."""
+    return dict(Counter(without_detail(reason) for reason in reasons).most_common())
 
 
-def count_reasons(reasons: Iterable[str]) -> dict[str, int]:
-    """How often each kind of reason occurs, the most frequent first."""
-    return dict(Counter(reason_kind(reason) for reason in reasons).most_common())
+def without_detail(reason: UnscoredReason) -> UnscoredReason:
+    """The countable part of a reason."""
+    return replace(reason, detail="")
+
+
+def unscored_metric(reason: UnscoredReason) -> str:
+    """The name a reason is counted under: ``reward/unscored/<reward>/<kind>``."""
+    return f"reward/unscored/{reason.reward}/{reason.kind}"
 
 
 def unscored_fraction(*, num_scored: int, num_unscored: int) -> float:
@@ -32,7 +41,7 @@ def unscored_fraction(*, num_scored: int, num_unscored: int) -> float:
 def check_unscored(
     *,
     num_scored: int,
-    reasons: Mapping[str, int],
+    reasons: Mapping[UnscoredReason, int],
     max_unscored_fraction: float,
     min_completions: int = 1,
 ) -> None:
@@ -40,7 +49,7 @@ def check_unscored(
 
     Args:
         num_scored: completions with a reward in the window looked at.
-        reasons: completions without one, by kind of reason.
+        reasons: completions without one, by reason without detail.
         max_unscored_fraction: the share that is still tolerated, in [0, 1].
         min_completions: below this many completions in the window nothing is concluded.
 

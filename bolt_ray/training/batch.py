@@ -1,4 +1,4 @@
-"""One step's scored completions as the learner's batch, the baseline's evidence and the step's metrics."""
+"""One step's scored completions as the learner's batch, the baseline's outcomes and the step's metrics."""
 
 from __future__ import annotations
 
@@ -12,31 +12,14 @@ from numpy.typing import NDArray
 
 from bolt_ray.core.advantages import AdvantageOptions, AdvantageOutput, advantages_of, scale_rewards
 from bolt_ray.core.baseline.metrics import brier, variance_reduction
-from bolt_ray.core.records import AdvantageInputs, ScoredCompletion, TrainingBatch
+from bolt_ray.core.records import AdvantageInputs, Outcomes, ScoredRollout, TrainingBatch
 from bolt_ray.rewards.unscored import count_reasons, unscored_metric
 from bolt_ray.training.rollout import StepRollouts
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Evidence:
-    """Outcomes for the baseline, one entry per (prompt, policy version).
-
-    Attributes:
-        keys: prompt keys [n].
-        reward_sums: float64 [n], Σ r̃ over the entry's completions.
-        counts: int64 [n], completions.
-        versions: int64 [n], policy version that produced them.
-    """
-
-    keys: tuple[str, ...]
-    reward_sums: NDArray[np.float64]
-    counts: NDArray[np.int64]
-    versions: NDArray[np.int64]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class BatchBuilder:
-    """How completions become a batch; plain values of the ``advantage`` and ``baseline`` sections."""
+    """How completions become a batch; the settings that it needs of ``advantage``, ``loss`` and ``baseline``."""
 
     advantage: AdvantageOptions
     reward_range: tuple[float, float]
@@ -44,26 +27,24 @@ class BatchBuilder:
     skip_truncated_evidence: bool
 
     def build(self, rollouts: StepRollouts, *, step: int) -> tuple[TrainingBatch, AdvantageOutput]:
-        """The batch of ``step``; sequences stand in the order of their requests."""
+        """The batch of ``step``; sequences in the order of their requests."""
         items = rollouts.trainable
-        lengths = np.array([len(item.completion.token_ids) for item in items], dtype=np.int32)
+        lengths = np.array([len(item.token_ids) for item in items], dtype=np.int32)
         active = np.array([self._is_active(item) for item in items], dtype=np.bool_)
         inputs = AdvantageInputs(
             rewards=self._advantage_rewards(items),
-            v_hat=np.array([item.completion.request.v_hat for item in items], dtype=np.float64),
-            n_eff=np.array([item.completion.request.n_eff for item in items], dtype=np.float64),
-            group_ids=np.array([item.completion.request.drawn.draw_id for item in items], dtype=np.int64),
+            v_hat=np.array([item.v_hat for item in items], dtype=np.float64),
+            n_eff=np.array([item.n_eff for item in items], dtype=np.float64),
+            group_ids=np.array([item.group_id for item in items], dtype=np.int64),
         )
         output = advantages_of(inputs, lengths, options=self.advantage, active=active)
-        tokens = [
-            part for item in items for part in (item.completion.request.drawn.token_ids, item.completion.token_ids)
-        ]
+        tokens = [part for item in items for part in (item.prompt_token_ids, item.token_ids)]
         batch = TrainingBatch(
             step=step,
             token_ids=np.concatenate(tokens).astype(np.int32),
-            prompt_lengths=np.array([len(i.completion.request.drawn.token_ids) for i in items], dtype=np.int32),
+            prompt_lengths=np.array([len(item.prompt_token_ids) for item in items], dtype=np.int32),
             completion_lengths=lengths,
-            behaviour_logprobs=np.concatenate([item.completion.logprobs for item in items]).astype(np.float32),
+            behavior_logprobs=np.concatenate([item.logprobs for item in items]).astype(np.float32),
             advantages=output.advantages,
             active=active,
             rewards=np.array([item.reward for item in items], dtype=np.float32),
@@ -71,21 +52,21 @@ class BatchBuilder:
         )
         return batch, output
 
-    def evidence(self, rollouts: StepRollouts) -> Evidence:
+    def outcomes(self, rollouts: StepRollouts) -> Outcomes:
         """What the baseline learns from a step: everything that was scored, trained or not."""
         sums: Counter[tuple[str, int]] = Counter()
         counts: Counter[tuple[str, int]] = Counter()
         items = [
             item
-            for item in (*rollouts.trainable, *rollouts.evidence_only)
-            if not (item.completion.truncated and self.skip_truncated_evidence)
+            for item in (*rollouts.trainable, *rollouts.baseline_only)
+            if not (item.truncated and self.skip_truncated_evidence)
         ]
         for item, scaled in zip(items, self._scaled(items).tolist(), strict=True):
-            entry = (item.completion.request.drawn.prompt.key, item.completion.oldest_version)
+            entry = (item.prompt.key, item.oldest_version)
             sums[entry] += scaled
             counts[entry] += 1
         entries = list(counts)
-        return Evidence(
+        return Outcomes(
             keys=tuple(key for key, _ in entries),
             reward_sums=np.array([sums[entry] for entry in entries], dtype=np.float64),
             counts=np.array([counts[entry] for entry in entries], dtype=np.int64),
@@ -96,16 +77,16 @@ class BatchBuilder:
         """``reward/*``, ``completions/*``, ``policy/staleness_*`` and the baseline's quality at dispatch."""
         items = rollouts.trainable
         rewards = np.array([item.reward for item in items])
-        v_hat = np.array([item.completion.request.v_hat for item in items])
-        ages = np.array([version - item.completion.oldest_version for item in items])
+        v_hat = np.array([item.v_hat for item in items])
+        ages = np.array([version - item.oldest_version for item in items])
         scaled = self._scaled(items)
         held = len(items) + len(rollouts.unscored)
         metrics = {
             "reward/mean": float(rewards.mean()),
             "reward/std": float(rewards.std()),
             "reward/unscored_fraction": len(rollouts.unscored) / held,
-            "completions/mean_length": float(np.mean([len(item.completion.token_ids) for item in items])),
-            "completions/truncated_fraction": float(np.mean([item.completion.truncated for item in items])),
+            "completions/mean_length": float(np.mean([len(item.token_ids) for item in items])),
+            "completions/truncated_fraction": float(np.mean([item.truncated for item in items])),
             "policy/staleness_mean": float(ages.mean()),
             "policy/staleness_max": float(ages.max()),
             "baseline/brier": brier(scaled, v_hat),
@@ -117,20 +98,20 @@ class BatchBuilder:
         }
         for name in sorted({name for item in items for name in item.parts}):
             metrics[f"reward/part/{name}"] = float(np.mean([item.parts[name] for item in items if name in item.parts]))
-        for kind, count in count_reasons(item.reason for item in rollouts.unscored).items():
-            metrics[unscored_metric(kind)] = float(count)
+        for reason, count in count_reasons(item.reason for item in rollouts.unscored).items():
+            metrics[unscored_metric(reason)] = float(count)
         metrics |= output.metrics
-        # Undefined in this step, as the variance reduction of equal rewards: left out, JSON has no NaN.
+        # A metric that is undefined in this step (variance reduction of equal rewards) is left out: JSON has no NaN.
         return {key: value for key, value in metrics.items() if math.isfinite(value)}
 
-    def _scaled(self, items: Sequence[ScoredCompletion]) -> NDArray[np.float64]:
+    def _scaled(self, items: Sequence[ScoredRollout]) -> NDArray[np.float64]:
         return scale_rewards(np.array([item.tracker_reward for item in items], dtype=np.float64), *self.reward_range)
 
-    def _advantage_rewards(self, items: Sequence[ScoredCompletion]) -> NDArray[np.float64]:
-        """r̃ plus the shaping parts in the same unit: these move the advantage and never the baseline."""
+    def _advantage_rewards(self, items: Sequence[ScoredRollout]) -> NDArray[np.float64]:
+        """r̃ plus the shaping parts on the same scale: these change the advantage and never the baseline."""
         low, high = self.reward_range
         shaping = np.array([item.reward - item.tracker_reward for item in items], dtype=np.float64)
         return self._scaled(items) + shaping / (high - low)
 
-    def _is_active(self, item: ScoredCompletion) -> bool:
-        return len(item.completion.token_ids) > 0 and not (self.mask_truncated and item.completion.truncated)
+    def _is_active(self, item: ScoredRollout) -> bool:
+        return len(item.token_ids) > 0 and not (self.mask_truncated and item.truncated)

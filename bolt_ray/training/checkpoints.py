@@ -1,8 +1,8 @@
-"""Checkpoints: one directory per step, written aside, fsynced, renamed; no pickle.
+"""Checkpoints: one directory per step, written under another name, fsynced, renamed; no pickle.
 
 step-000100/
   manifest.json     format, step, version, every file with its size and digest
-  state.json        step, policy version, prompt-stream position, ledger, curriculum
+  state.json        step, policy version, prompt-stream position, requests in flight, curriculum
   learner/          weights, optimizer moments, schedule, controllers (safetensors, JSON)
   baseline/         the shards' snapshot
   model/            the policy in Hugging Face format
@@ -32,8 +32,8 @@ def write_checkpoint(
     """Write the checkpoint of ``step`` and delete all but the newest ``keep``.
 
     ``write_parts`` gets the directory being written and adds ``learner/``, ``baseline/`` and ``model/`` to it.
-    A checkpoint of that step that is already there is left as it is. Costs the model's size in writing, and the
-    same in reading for the digests.
+    An existing checkpoint of that step is left as it is. Writes the model's size, and reads it once more for the
+    digests.
     """
     target = run.checkpoints / checkpoint_name(step)
     if target.exists():
@@ -55,7 +55,7 @@ def write_checkpoint(
 
 
 def read_checkpoint(path: Path) -> dict[str, Any]:
-    """The state of a checkpoint whose files are all as they were written.
+    """The state of a checkpoint, after checking that all its files are as they were written.
 
     Raises:
         CheckpointError: a file is missing, shorter or different, or the format is another one.

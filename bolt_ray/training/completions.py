@@ -1,8 +1,9 @@
-"""From requests to scored completions: generators and scorers behind one pump.
+"""From requests to scored completions: generators and scorers behind one interface.
 
-    submit(requests) ─▶ GeneratorPool ─▶ ScorerPool ─▶ take(lane)
+    submit(requests, prompts) ─▶ GeneratorPool ─▶ ScorerPool ─▶ poll(kind)
 
-Training and evaluation share the engines; a lane keeps their results apart.
+Training and evaluation share the engines; the kind of a request keeps their results apart. A generator gets token ids
+and a seed, a scorer gets the text of prompt and completion; only this service knows both.
 """
 
 from __future__ import annotations
@@ -10,14 +11,24 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Sequence
-from typing import Literal, Protocol
+from typing import Protocol
 
 import xxhash
 
-from bolt_ray.core.records import Completion, RolloutRequest, ScoredCompletion, UnscoredCompletion
+from bolt_ray.actors.scorer_actor import ScoringRequest, ScoringResult
+from bolt_ray.core.records import (
+    Completion,
+    GenerationRequest,
+    Prompt,
+    RequestKind,
+    ScoredCompletion,
+    UnscoredCompletion,
+    UnscoredReason,
+    fields_of,
+)
 from bolt_ray.engines.settings import SamplingSettings
+from bolt_ray.rewards.protocol import RewardInput
 
-Lane = Literal["train", "eval"]
 Outcome = ScoredCompletion | UnscoredCompletion
 
 POLL_S = 0.2
@@ -25,21 +36,25 @@ BOTH_BUSY_S = 0.01
 
 
 class Generators(Protocol):
-    """What the pump needs of a generator pool."""
+    """What the service needs of a generator pool."""
 
     @property
     def outstanding(self) -> int: ...
-    def submit(self, requests: Sequence[RolloutRequest], sampling: SamplingSettings | None = None) -> None: ...
+    @property
+    def replacements(self) -> Sequence[str]: ...
+    def submit(self, requests: Sequence[GenerationRequest], sampling: SamplingSettings | None = None) -> None: ...
     def poll(self, timeout_s: float) -> list[Completion]: ...
 
 
 class Scorers(Protocol):
-    """What the pump needs of a scorer pool."""
+    """What the service needs of a scorer pool."""
 
     @property
     def num_pending(self) -> int: ...
-    def submit(self, completions: Sequence[Completion]) -> None: ...
-    def poll(self, timeout_s: float) -> list[Outcome]: ...
+    @property
+    def restarts(self) -> int: ...
+    def submit(self, requests: Sequence[ScoringRequest]) -> None: ...
+    def poll(self, timeout_s: float) -> list[ScoringResult]: ...
 
 
 def request_seed(seed: int, request_id: int) -> int:
@@ -47,8 +62,18 @@ def request_seed(seed: int, request_id: int) -> int:
     return int(xxhash.xxh32_intdigest(f"{seed}:{request_id}".encode())) & 0x7FFF_FFFF
 
 
-def lane_of(request: RolloutRequest) -> Lane:
-    return "eval" if request.for_evaluation else "train"
+def reward_input(prompt: Prompt, completion: Completion, *, kind: RequestKind) -> RewardInput:
+    """What the rewards get of a completion and the prompt it answers."""
+    return RewardInput(
+        prompt=prompt.prompt,
+        completion=completion.text,
+        answer=prompt.answer,
+        metadata=prompt.metadata,
+        source=prompt.source,
+        truncated=completion.truncated,
+        num_tokens=int(completion.token_ids.shape[0]),
+        evaluation=kind == "eval",
+    )
 
 
 class BusyClock:
@@ -70,7 +95,7 @@ class BusyClock:
 
 
 class CompletionService:
-    """Moves completions from the generators to the scorers to their lane; nothing blocks longer than asked.
+    """Moves completions from the generators to the scorers; no call blocks longer than asked.
 
     Attributes:
         generated_tokens: tokens of all completions so far, for throughput.
@@ -80,36 +105,53 @@ class CompletionService:
     def __init__(self, *, generators: Generators, scorers: Scorers) -> None:
         self._generators = generators
         self._scorers = scorers
-        self._done: dict[Lane, deque[Outcome]] = {"train": deque(), "eval": deque()}
+        self._prompts: dict[int, tuple[RequestKind, Prompt]] = {}
+        self._completions: dict[int, tuple[RequestKind, Completion]] = {}
+        self._done: dict[RequestKind, deque[Outcome]] = {"train": deque(), "eval": deque()}
         self.generated_tokens = 0
         self.generating_clock = BusyClock()
         self.scoring_clock = BusyClock()
 
-    def submit(self, requests: Sequence[RolloutRequest], sampling: SamplingSettings | None = None) -> None:
-        if requests:
-            self._generators.submit(requests, sampling)
-            self.generating_clock.mark(True)
+    def submit(
+        self,
+        requests: Sequence[GenerationRequest],
+        prompts: Sequence[Prompt],
+        sampling: SamplingSettings | None = None,
+    ) -> None:
+        """Send requests to the generators.
+
+        Args:
+            requests: with ids that no request in flight has.
+            prompts: the row each request was made from, for the rewards.
+            sampling: in place of the generators' own settings.
+        """
+        if not requests:
+            return
+        for request, prompt in zip(requests, prompts, strict=True):
+            self._prompts[request.request_id] = (request.kind, prompt)
+        self._generators.submit(requests, sampling)
+        self.generating_clock.mark(True)
 
     def pump(self, timeout_s: float) -> None:
         """Move what is ready; wait up to ``timeout_s`` for something when nothing is."""
         scoring = self._scorers.num_pending > 0
         waits_for_scores = scoring and self._generators.outstanding == 0
-        # With both at work neither may keep the other's results waiting.
+        # With both at work neither may delay the other's results.
         patience = 0.0 if waits_for_scores else min(timeout_s, BOTH_BUSY_S) if scoring else timeout_s
         completions = self._generators.poll(patience)
         if completions:
             self.generated_tokens += sum(len(completion.token_ids) for completion in completions)
-            self._scorers.submit(completions)
-        for outcome in self._scorers.poll(timeout_s if waits_for_scores else 0.0):
-            self._done[lane_of(outcome.completion.request)].append(outcome)
+            self._scorers.submit([self._to_score(completion) for completion in completions])
+        for result in self._scorers.poll(timeout_s if waits_for_scores else 0.0):
+            self._finish(result)
         self.generating_clock.mark(self._generators.outstanding > 0)
         self.scoring_clock.mark(self._scorers.num_pending > 0)
 
-    def take(self, lane: Lane) -> list[Outcome]:
-        """Everything scored in ``lane`` since the last call, in the order of arrival."""
-        taken = list(self._done[lane])
-        self._done[lane].clear()
-        return taken
+    def poll(self, kind: RequestKind) -> list[Outcome]:
+        """The outcomes of one kind since the last call, in the order of arrival."""
+        done = list(self._done[kind])
+        self._done[kind].clear()
+        return done
 
     @property
     def generating(self) -> int:
@@ -118,3 +160,33 @@ class CompletionService:
     @property
     def scoring(self) -> int:
         return self._scorers.num_pending
+
+    @property
+    def generator_replacements(self) -> int:
+        """Generators replaced so far."""
+        return len(self._generators.replacements)
+
+    @property
+    def scorer_restarts(self) -> int:
+        """Scorers replaced so far."""
+        return self._scorers.restarts
+
+    def _to_score(self, completion: Completion) -> ScoringRequest:
+        kind, prompt = self._prompts.pop(completion.request_id)
+        self._completions[completion.request_id] = (kind, completion)
+        return ScoringRequest(request_id=completion.request_id, input=reward_input(prompt, completion, kind=kind))
+
+    def _finish(self, scored: ScoringResult) -> None:
+        kind, completion = self._completions.pop(scored.request_id)
+        result = scored.result
+        if isinstance(result, UnscoredReason):
+            self._done[kind].append(UnscoredCompletion(**fields_of(completion), reason=result))
+            return
+        self._done[kind].append(
+            ScoredCompletion(
+                **fields_of(completion),
+                reward=result.reward,
+                tracker_reward=result.tracker_reward,
+                parts=result.parts,
+            )
+        )

@@ -13,11 +13,12 @@ from numpy.typing import NDArray
 from bolt_ray.core.advantages import scale_rewards
 from bolt_ray.core.curriculum import Curriculum, PromptColumns, allocate_rollouts
 from bolt_ray.core.errors import DataError
-from bolt_ray.core.records import DrawnPrompt, ScoredCompletion
+from bolt_ray.core.records import DrawnPrompt, ScoredRollout
 from bolt_ray.data.store import PromptStore
 from bolt_ray.data.stream.stream import PromptStream
 from bolt_ray.data.stream.window_reader import Tokenize, read_tokenized
-from bolt_ray.training.rollout import LedgerEntry, StepRollouts
+from bolt_ray.training.in_flight import SavedRequest
+from bolt_ray.training.rollout import StepRollouts
 
 
 class ColumnsReader(Protocol):
@@ -67,8 +68,8 @@ class PromptSchedule:
 class CurriculumPrompts:
     """The stream, fed with the curriculum's weights over the baseline's columns.
 
-    The next window is drawn when the present one has at most a step's draws left, right after the baseline was
-    updated: as fresh as can be while Ray Data still builds it in the background of that last step.
+    The next refresh window is drawn when the present one has at most one step's draws left, right after the baseline
+    was updated: the latest moment at which Ray Data can still build it in the background of that last step.
     """
 
     def __init__(
@@ -127,15 +128,15 @@ class CurriculumPrompts:
         limit = self._schedule.max_prompt_tokens
         return [token_ids[:limit] for _, token_ids in read_tokenized(self._store, self._rows[:count], self._tokenize)]
 
-    def redraw(self, entries: Sequence[LedgerEntry]) -> list[DrawnPrompt]:
-        """The prompts of a ledger, read and tokenized again."""
-        if not entries:
+    def redraw(self, requests: Sequence[SavedRequest]) -> list[DrawnPrompt]:
+        """The prompts of a checkpoint's requests in flight, read and tokenized again."""
+        if not requests:
             return []
-        rows = np.array([entry.row for entry in entries], dtype=np.int64)
+        rows = np.array([request.row for request in requests], dtype=np.int64)
         tokenized = read_tokenized(self._store, rows, self._tokenize)
         return [
-            DrawnPrompt(draw_id=entry.draw_id, prompt=prompt, token_ids=token_ids, num_samples=entry.num_samples)
-            for entry, (prompt, token_ids) in zip(entries, tokenized, strict=True)
+            DrawnPrompt(group_id=request.group_id, prompt=prompt, token_ids=token_ids, num_samples=request.num_samples)
+            for request, (prompt, token_ids) in zip(requests, tokenized, strict=True)
         ]
 
     def state_dict(self) -> dict[str, Any]:
@@ -172,10 +173,10 @@ class CurriculumPrompts:
         columns = self._baseline.columns()
         return columns if self._categories is None else replace(columns, category=self._categories[self._rows])
 
-    def _observe(self, items: Sequence[ScoredCompletion]) -> None:
-        rows = np.array([item.completion.request.drawn.prompt.row for item in items], dtype=np.int64)
+    def _observe(self, items: Sequence[ScoredRollout]) -> None:
+        rows = np.array([item.prompt.row for item in items], dtype=np.int64)
         rewards = np.array([item.tracker_reward for item in items], dtype=np.float64)
-        v_hat = np.array([item.completion.request.v_hat for item in items], dtype=np.float64)
+        v_hat = np.array([item.v_hat for item in items], dtype=np.float64)
         self._curriculum.observe(
             categories=None if self._categories is None else self._categories[rows],
             abs_advantages=np.abs(scale_rewards(rewards, *self._schedule.reward_range) - v_hat),

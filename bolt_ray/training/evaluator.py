@@ -12,7 +12,7 @@ from bolt_ray.core.errors import StallError
 from bolt_ray.core.evaluation.answers import extract_answer
 from bolt_ray.core.evaluation.bootstrap import paired_bootstrap
 from bolt_ray.core.evaluation.pass_at_k import maj_at_k, pass_at_k, wilson_interval
-from bolt_ray.core.records import DrawnPrompt, RolloutRequest, ScoredCompletion
+from bolt_ray.core.records import DrawnPrompt, GenerationRequest, Prompt, ScoredCompletion
 from bolt_ray.engines.settings import SamplingSettings
 from bolt_ray.training.completions import POLL_S, CompletionService, Outcome, request_seed
 
@@ -46,9 +46,9 @@ class Summary:
     """The numbers of some problems.
 
     Attributes:
-        num_problems, num_completions: what they are made of.
+        num_problems, num_completions: how many problems and completions the numbers are of.
         k: of ``pass_at_k`` and ``maj_at_k``, which are None when it is 1.
-        pass_at_1: share of right completions, the unscored counted as wrong.
+        pass_at_1: share of correct completions; the unscored count as wrong.
         pass_at_k: unbiased (arXiv 2107.03374).
         maj_at_k: share of problems whose most frequent answer of the first k is right.
         mean_reward: of the scored completions; None if there are none.
@@ -73,6 +73,7 @@ class EvaluationResult:
     """Scores of one evaluation.
 
     Attributes:
+        prompts: the problems.
         outcomes: per problem, its completions' outcomes in sample order.
         rights: the same shape, whether each completion is right.
         score: right completions of all completions, scored or not.
@@ -81,6 +82,7 @@ class EvaluationResult:
         metrics: ``eval/*`` numbers.
     """
 
+    prompts: tuple[Prompt, ...]
     outcomes: tuple[tuple[Outcome, ...], ...]
     rights: tuple[tuple[bool, ...], ...]
     score: Score
@@ -124,7 +126,6 @@ class Evaluator:
     def run(
         self,
         *,
-        version: int,
         pump: Callable[[float], None],
         on_progress: Callable[[int, int], None] = lambda done, total: None,
     ) -> EvaluationResult:
@@ -133,14 +134,16 @@ class Evaluator:
         Raises:
             StallError: nothing arrived within the deadline.
         """
-        requests = self._requests(version)
-        self._service.submit(requests, self._sampling)
+        requests = self._requests()
+        n = self._num_samples
+        prompts = [drawn.prompt for drawn in self._problems]
+        self._service.submit(requests, [prompt for prompt in prompts for _ in range(n)], self._sampling)
         found: dict[int, Outcome] = {}
         last_arrival = time.monotonic()
         while len(found) < len(requests):
             pump(POLL_S)
-            arrived = self._service.take("eval")
-            found.update((outcome.completion.request.request_id, outcome) for outcome in arrived)
+            arrived = self._service.poll("eval")
+            found.update((outcome.request_id, outcome) for outcome in arrived)
             if arrived:
                 last_arrival = time.monotonic()
                 on_progress(len(found), len(requests))
@@ -149,37 +152,30 @@ class Evaluator:
                     f"evaluation: no completion for {self._stall_s:.0f} s, {len(found)} of {len(requests)} done"
                 )
         ordered = [found[request.request_id] for request in requests]
-        n = self._num_samples
         groups = [ordered[i : i + n] for i in range(0, len(ordered), n)]
-        return summarize(groups, threshold=self._threshold, k=self._k)
+        return summarize(prompts, groups, threshold=self._threshold, k=self._k)
 
-    def _requests(self, version: int) -> list[RolloutRequest]:
-        """Numbered below zero (the eval lane); the same seeds at every evaluation, so that scores compare."""
-        requests: list[RolloutRequest] = []
-        for drawn in self._problems:
-            for sample_index in range(self._num_samples):
-                number = len(requests)
-                requests.append(
-                    RolloutRequest(
-                        request_id=-1 - number,
-                        drawn=drawn,
-                        sample_index=sample_index,
-                        v_hat=0.5,
-                        n_eff=0.0,
-                        policy_version=version,
-                        seed=request_seed(self._seed, number),
-                    )
-                )
-        return requests
+    def _requests(self) -> list[GenerationRequest]:
+        """Problem by problem; the same seeds at every evaluation, so that scores compare."""
+        token_ids = [drawn.token_ids for drawn in self._problems for _ in range(self._num_samples)]
+        return [
+            GenerationRequest(
+                request_id=-1 - number, kind="eval", token_ids=tokens, seed=request_seed(self._seed, number)
+            )
+            for number, tokens in enumerate(token_ids)
+        ]
 
 
-def summarize(groups: Sequence[Sequence[Outcome]], *, threshold: float, k: int | None = None) -> EvaluationResult:
+def summarize(
+    prompts: Sequence[Prompt], groups: Sequence[Sequence[Outcome]], *, threshold: float, k: int | None = None
+) -> EvaluationResult:
     """pass@1, pass@k and maj@k with 95 % intervals, lengths, and the same for every dataset.
 
     An unscored completion counts as wrong and is reported as ``eval/unscored_fraction``. Intervals are Wilson's
     with one sample per problem, else a bootstrap over problems: samples of one problem are not independent.
 
     Args:
+        prompts: the problems.
         groups: per problem its completions, at least one.
         threshold: a completion is right when its reward reaches it, shaping (length, overlong) left out.
         k: None for as many as the problem with the fewest completions has.
@@ -190,7 +186,7 @@ def summarize(groups: Sequence[Sequence[Outcome]], *, threshold: float, k: int |
     if not groups or not all(groups):
         raise ValueError("an evaluation needs at least one completion of every problem")
     k = min(len(group) for group in groups) if k is None else k
-    problems = [_Problem.of(group, threshold) for group in groups]
+    problems = [_Problem.of(prompt, group, threshold) for prompt, group in zip(prompts, groups, strict=True)]
     sources = dict.fromkeys(problem.source for problem in problems)
     overall = _summary(problems, k)
     by_source = {
@@ -203,6 +199,7 @@ def summarize(groups: Sequence[Sequence[Outcome]], *, threshold: float, k: int |
             metrics[f"eval/{source}/pass@1"] = summary.pass_at_1.value
             metrics[f"eval/{source}/mean_length"] = summary.mean_length
     return EvaluationResult(
+        prompts=tuple(prompts),
         outcomes=tuple(problem.outcomes for problem in problems),
         rights=tuple(problem.rights for problem in problems),
         score=Score(value=correct / overall.num_completions, correct=correct, total=overall.num_completions),
@@ -219,15 +216,15 @@ class _Problem:
     rights: tuple[bool, ...]
 
     @classmethod
-    def of(cls, group: Sequence[Outcome], threshold: float) -> _Problem:
+    def of(cls, prompt: Prompt, group: Sequence[Outcome], threshold: float) -> _Problem:
         return cls(
-            source=group[0].completion.request.drawn.prompt.source,
+            source=prompt.source,
             outcomes=tuple(group),
             rights=tuple(isinstance(item, ScoredCompletion) and item.tracker_reward >= threshold for item in group),
         )
 
     def majority(self, k: int) -> float:
-        return maj_at_k([extract_answer(outcome.completion.text) for outcome in self.outcomes], self.rights, k)
+        return maj_at_k([extract_answer(outcome.text) for outcome in self.outcomes], self.rights, k)
 
 
 def _summary(problems: Sequence[_Problem], k: int) -> Summary:
@@ -248,8 +245,8 @@ def _summary(problems: Sequence[_Problem], k: int) -> Summary:
         pass_at_k=_over_problems(pass_at_k(len(p.rights), sum(p.rights), k) for p in problems) if several else None,
         maj_at_k=_over_problems(problem.majority(k) for problem in problems) if several else None,
         mean_reward=float(np.mean(rewards)) if rewards else None,
-        mean_length=float(np.mean([len(outcome.completion.token_ids) for outcome in outcomes])),
-        truncated_fraction=sum(outcome.completion.truncated for outcome in outcomes) / total,
+        mean_length=float(np.mean([len(outcome.token_ids) for outcome in outcomes])),
+        truncated_fraction=sum(outcome.truncated for outcome in outcomes) / total,
         unscored_fraction=1 - len(rewards) / total,
     )
 
@@ -259,10 +256,10 @@ def _over_problems(scores: Iterable[float]) -> Estimate:
     values = np.fromiter(scores, dtype=np.float64)
     mean = abs(float(values.mean()))  # pass@k of nothing right is -0.0
     if mean in (0.0, 1.0):
-        # All problems agree and resampling them shows no spread; Wilson knows how few they may be.
+        # All problems agree, so resampling shows no spread; Wilson's interval depends on how many there are.
         low, high = wilson_interval(round(mean * len(values)), len(values))
     else:
-        # Against nothing, the paired difference is the mean itself.
+        # Paired with zeros, the difference is the mean itself.
         interval = paired_bootstrap(np.zeros_like(values), values, seed=BOOTSTRAP_SEED)
         low, high = interval.low, interval.high
     return Estimate(value=mean, low=low, high=high)

@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM: save, shut down, leave."""
+"""Ctrl-C and SIGTERM: a first signal ends a run after its step with a checkpoint, a second one at once."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from typing import Any
 
 
 class Interrupted(Exception):  # noqa: N818 - it is a request, not an error
-    """The user or the cluster asked the run to stop."""
+    """The user or the cluster asked the run to stop; the message is the signal's name."""
 
 
 class InterruptFlag:
-    """Set by the first signal; the run leaves at the next safe place. A second signal ends it at once."""
+    """Set by the first signal; the run ends at the next call of ``check``. A second signal ends it at once."""
 
     def __init__(self) -> None:
         self._signal: int | None = None
@@ -24,7 +24,7 @@ class InterruptFlag:
         return self._signal is not None
 
     def check(self) -> None:
-        """Raise ``Interrupted`` once a signal came."""
+        """Raise ``Interrupted`` if a signal has come."""
         if self._signal is not None:
             raise Interrupted(signal.Signals(self._signal).name)
 

@@ -1,4 +1,4 @@
-"""The driver's side of the learner: a Ray Train group that stays up for the whole run."""
+"""The driver's side of the learner: a Ray Train group that runs as long as the training."""
 
 from __future__ import annotations
 
@@ -23,6 +23,7 @@ from bolt_ray.actors.learner_mailbox import (
     StopCommand,
     TrainCommand,
 )
+from bolt_ray.actors.ray_results import get_result
 from bolt_ray.core.errors import BoltRayError, RunError, StallError
 from bolt_ray.core.records import StepReport, TrainingBatch
 from bolt_ray.engines.learner.settings import LearnerSettings
@@ -34,8 +35,8 @@ POLL_S = 0.05
 class LearnerGroup:
     """W DeepSpeed ranks under ``TorchTrainer``; commands go through a ``LearnerMailbox``.
 
-    ``fit`` blocks, so it runs in a thread of its own; when it ends early, whatever was being waited for raises
-    its error. ``idle`` is called while a command is under way: generation goes on there when staleness allows.
+    ``fit`` blocks, so it runs in its own thread; when it ends early, the call that waits raises its error. ``idle`` is
+    called while a command runs: generation continues there when staleness allows.
     """
 
     def __init__(
@@ -53,8 +54,11 @@ class LearnerGroup:
         adapters: Path | None = None,
         adapters_kept: int = 2,
     ) -> None:
-        """``adapters``: where LoRA adapters are handed to the generators, the newest ``adapters_kept`` of which stay
-        for the requests that still use them; None hands over all weights."""
+        """
+        Args:
+            adapters: directory through which the generators get LoRA adapters; None publishes all weights.
+            adapters_kept: the newest adapters that stay there, for the requests that still use them.
+        """
         self._adapters = adapters
         self._adapters_kept = adapters_kept
         if adapters is not None:
@@ -89,7 +93,7 @@ class LearnerGroup:
         self._thread.start()
 
     def wait_ready(self, *, timeout_s: float, idle: Callable[[], None] = lambda: None) -> None:
-        """Until every rank has loaded its model."""
+        """Wait until every rank has loaded its model."""
         self._wait(
             self._mailbox.wait_ready.remote(),
             what="the learner ranks to start",
@@ -125,7 +129,7 @@ class LearnerGroup:
         self._call(command, what="the learner's checkpoint", timeout_s=timeout_s)
 
     def close(self, *, timeout_s: float = 60.0) -> None:
-        """Let the ranks return and Ray Train wind up; a group that no longer answers is left to Ray's shutdown."""
+        """Stop the ranks and wait for Ray Train; a group that no longer answers is left to Ray's shutdown."""
         if not self._ended.is_set():
             self._mailbox.call.remote(StopCommand())
             self._ended.wait(timeout_s)
@@ -139,7 +143,7 @@ class LearnerGroup:
         while True:
             done, _ = ray.wait([ref], timeout=POLL_S)
             if done:
-                return _unwrap(ref)
+                return get_result(ref)
             if self._ended.is_set():
                 raise self._failure(what)
             if time.monotonic() > deadline:
@@ -166,12 +170,3 @@ class LearnerGroup:
             self._error = error
         finally:
             self._ended.set()
-
-
-def _unwrap(ref: Any) -> Any:
-    try:
-        return ray.get(ref)
-    except ray.exceptions.RayTaskError as error:
-        if isinstance(error.cause, BoltRayError):
-            raise error.cause from None
-        raise

@@ -1,4 +1,4 @@
-"""What every rank of the Ray Train group runs: a loop that pulls commands and answers them."""
+"""The training function of every rank of the Ray Train group: a loop that pulls commands and executes them."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ class PublishedWeights:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WorkerSettings:
-    """What a rank needs: the mailbox's actor handle, the learner's settings, a checkpoint to load first."""
+    """Arguments of a rank: the mailbox's actor handle, the learner's settings, a checkpoint to load first."""
 
     mailbox: Any
     learner: LearnerSettings
@@ -58,7 +58,7 @@ class WorkerSettings:
 
 
 def train_worker(config: dict[str, Any]) -> None:
-    """``train_loop_per_worker``: build the learner, register, then serve commands until told to stop."""
+    """``train_loop_per_worker``: build the learner, register, then execute commands until ``StopCommand``."""
     settings: WorkerSettings = config["settings"]
     torch.set_num_threads(settings.num_threads)
     os.environ["OMP_NUM_THREADS"] = str(settings.num_threads)
@@ -75,14 +75,14 @@ def train_worker(config: dict[str, Any]) -> None:
             ray.get(mailbox.answer.remote(rank, number, None))
             return
         try:
-            result = _carry_out(command, learner=learner, rank=rank)
+            result = _execute(command, learner=learner, rank=rank)
         except BoltRayError as error:
             ray.get(mailbox.answer.remote(rank, number, error))
             raise
         ray.get(mailbox.answer.remote(rank, number, result))
 
 
-def _carry_out(command: Command, *, learner: DeepSpeedLearner, rank: int) -> Any:
+def _execute(command: Command, *, learner: DeepSpeedLearner, rank: int) -> Any:
     if isinstance(command, TrainCommand):
         return learner.train_step(ray.get(command.batch))
     if isinstance(command, PublishCommand):
@@ -96,7 +96,7 @@ def _carry_out(command: Command, *, learner: DeepSpeedLearner, rank: int) -> Any
 
 
 def _publish(learner: DeepSpeedLearner, command: PublishCommand, *, rank: int) -> PublishedWeights | None:
-    """Collective: every rank takes part in gathering, rank 0 answers."""
+    """Collective: every rank takes part in gathering; rank 0 returns the weights."""
     plain, sampled = learner.probe(command.probes)
     manifest, buckets = None, []
     if command.adapter_directory is not None:

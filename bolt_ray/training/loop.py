@@ -16,58 +16,48 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
-from numpy.typing import ArrayLike
-
 from bolt_ray.core.advantages import AdvantageOutput
-from bolt_ray.core.records import StepReport, TrainingBatch
-from bolt_ray.rewards.unscored import count_reasons, reason_kind, unscored_metric
-from bolt_ray.training.batch import BatchBuilder, Evidence
+from bolt_ray.core.records import Outcomes, StepReport, TrainingBatch, UnscoredReason
+from bolt_ray.rewards.unscored import UnscoredCheck, count_reasons, unscored_metric, without_detail
+from bolt_ray.training.batch import BatchBuilder
 from bolt_ray.training.completions import CompletionService
 from bolt_ray.training.evaluator import Evaluator, Score
 from bolt_ray.training.interrupts import Interrupted, InterruptFlag
 from bolt_ray.training.rollout import RolloutLoop, StepRollouts
+from bolt_ray.training.step_metrics import ServiceTotals, step_metrics
 from bolt_ray.training.telemetry import MetricsLog, ProgressDisplay, StepTimer
 from bolt_ray.training.weight_sync import WeightSync, choose_probes
 
 log = logging.getLogger(__name__)
 
 
-class Learner(Protocol):
+class StepTrainer(Protocol):
+    """Trains one batch; calls ``idle`` while it waits."""
+
     def train(self, batch: TrainingBatch, *, timeout_s: float, idle: Callable[[], None]) -> StepReport: ...
 
 
-class Baseline(Protocol):
-    def commit(
-        self,
-        *,
-        update_id: str,
-        keys: Sequence[str],
-        reward_sums: ArrayLike,
-        counts: ArrayLike,
-        versions: ArrayLike | None,
-        drift: float | None,
-    ) -> None: ...
+class BaselineSink(Protocol):
+    """Takes the outcomes of each trained step."""
+
+    def commit(self, outcomes: Outcomes, *, update_id: str, drift: float | None) -> None: ...
     def metrics(self) -> dict[str, float]: ...
 
 
-class Curriculum(Protocol):
-    """What follows the baseline: told of each step, asked for metrics."""
+class CurriculumFeedback(Protocol):
+    """Follows the baseline after each trained step."""
 
     def after_step(self, step: int, rollouts: StepRollouts, *, version: int) -> None: ...
     def metrics(self) -> dict[str, float]: ...
 
 
-class ScoreWatch(Protocol):
-    def __call__(self, *, num_scored: int, reasons: Mapping[str, int]) -> None: ...
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LoopSettings:
-    """Plain values of the loop.
+    """Settings of the loop.
 
     Attributes:
         max_steps: optimizer steps in all, those before a resume included.
@@ -86,18 +76,25 @@ class LoopSettings:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrainingOutcome:
-    """How a run ended: steps done, first and last evaluation (None without held-out problems), seconds, and whether
-    it was interrupted."""
+    """How a run ended.
+
+    Attributes:
+        steps: optimizer steps done.
+        initial_score: evaluation before the first step; None without held-out problems.
+        final: evaluation after the last step; None without held-out problems or when interrupted.
+        seconds: wall-clock time of this process's part.
+        interrupted: True if a signal ended it.
+    """
 
     steps: int
-    baseline: Score | None
+    initial_score: Score | None
     final: Score | None
     seconds: float
     interrupted: bool
 
 
 class TrainingLoop:
-    """See the module's picture; every part is handed in."""
+    """See the module's picture; the parts are given by keyword."""
 
     def __init__(
         self,
@@ -106,20 +103,20 @@ class TrainingLoop:
         rollout: RolloutLoop,
         service: CompletionService,
         builder: BatchBuilder,
-        learner: Learner,
+        learner: StepTrainer,
         sync: WeightSync,
-        baseline: Baseline,
-        curriculum: Curriculum,
+        baseline: BaselineSink,
+        curriculum: CurriculumFeedback,
         evaluator: Evaluator | None,
         metrics: MetricsLog,
         display: ProgressDisplay,
         interrupts: InterruptFlag,
         save: Callable[[int], None],
-        watch_scores: ScoreWatch,
+        check_scores: UnscoredCheck,
         first_step: int = 0,
-        baseline_score: Score | None = None,
+        initial_score: Score | None = None,
     ) -> None:
-        """``save(step)`` writes the checkpoint of ``step`` finished steps; ``watch_scores`` raises when too
+        """``save(step)`` writes the checkpoint of ``step`` finished steps; ``check_scores`` raises when too
         many completions could not be scored."""
         self._settings = settings
         self._rollout = rollout
@@ -134,20 +131,20 @@ class TrainingLoop:
         self._display = display
         self._interrupts = interrupts
         self._save = save
-        self._watch_scores = watch_scores
+        self._check_scores = check_scores
         self._step = first_step
         self._saved_at = first_step if first_step else -1
-        self._baseline_score = baseline_score
-        self._told: set[str] = set()
+        self._initial_score = initial_score
+        self._warned: set[str | UnscoredReason] = set()
 
     def run(self) -> TrainingOutcome:
-        """Train to the last step, or until interrupted; either way what was made is saved."""
+        """Train to the last step, or until interrupted; a checkpoint is written either way."""
         started = time.monotonic()
         final = None
         interrupted = False
         try:
-            if self._settings.eval_at_start and self._baseline_score is None:
-                self._baseline_score = self._evaluate("Baseline")
+            if self._settings.eval_at_start and self._initial_score is None:
+                self._initial_score = self._evaluate("Baseline")
             while self._step < self._settings.max_steps:
                 self._one_step()
                 if self._due(self._settings.eval_every) and self._step < self._settings.max_steps:
@@ -163,7 +160,7 @@ class TrainingLoop:
         self._checkpoint()
         return TrainingOutcome(
             steps=self._step,
-            baseline=self._baseline_score,
+            initial_score=self._initial_score,
             final=final,
             seconds=time.monotonic() - started,
             interrupted=interrupted,
@@ -171,19 +168,22 @@ class TrainingLoop:
 
     def _one_step(self) -> None:
         timer = StepTimer()
-        before = _Marks.of(self._service)
+        before = ServiceTotals.of(self._service)
         with timer.phase("wait_rollouts"):
             rollouts = self._rollout.next_step()
         version = self._rollout.version
         reasons = count_reasons(item.reason for item in rollouts.unscored)
-        self._tell_of_unscored(rollouts, reasons)
-        self._watch_scores(num_scored=len(rollouts.trainable), reasons=reasons)
+        self._warn_of_unscored(rollouts, reasons)
+        self._check_scores(num_scored=len(rollouts.trainable), reasons=reasons)
         batch, advantages = self._builder.build(rollouts, step=self._step)
-        self._tell_of_singletons(advantages)
-        evidence = self._builder.evidence(rollouts)
+        self._warn_of_singletons(advantages)
+        outcomes = self._builder.outcomes(rollouts)
         record = self._builder.metrics(rollouts, advantages, version=version)
         with timer.phase("train"):
-            report = self._learner.train(batch, timeout_s=self._settings.step_timeout_s, idle=self._pump_quietly)
+            report = self._learner.train(batch, timeout_s=self._settings.step_timeout_s, idle=self._pump_without_check)
+        assert report.policy_version == version + (not report.skipped), (
+            f"the learner is at policy version {report.policy_version} after a step of version {version}"
+        )
         record.update(report.metrics)
         self._step += 1
         if report.skipped:
@@ -193,69 +193,61 @@ class TrainingLoop:
             self._rollout.release(version)
         else:
             with timer.phase("sync"):
-                synced = self._sync.run(version + 1, choose_probes(batch, report))
+                synced = self._sync.run(report.policy_version, choose_probes(batch, report))
             record |= {"policy/sync_gap": synced.gap, "policy/drift": synced.drift}
             with timer.phase("baseline"):
-                self._commit(evidence, drift=synced.drift)
+                self._baseline.commit(outcomes, update_id=f"step-{self._step}", drift=synced.drift)
             with timer.phase("curriculum"):
-                self._curriculum.after_step(self._step, rollouts, version=version + 1)
+                self._curriculum.after_step(self._step, rollouts, version=report.policy_version)
         record.update(self._baseline.metrics())
         record.update(self._curriculum.metrics())
-        record.update(_speed(before, _Marks.of(self._service), timer, num_sequences=batch.num_sequences))
+        record.update(
+            step_metrics(before, ServiceTotals.of(self._service), timer.seconds, num_sequences=batch.num_sequences)
+        )
         self._metrics.write({"step": self._step, "policy_version": self._rollout.version} | record)
         self._display.step(self._step, record)
 
-    def _tell_of_singletons(self, advantages: AdvantageOutput) -> None:
-        """A group of one has no group advantage, its baseline is the tracker's v̂ instead."""
+    def _warn_of_singletons(self, advantages: AdvantageOutput) -> None:
+        """A group of one has no group advantage, its baseline is v̂ instead."""
         if advantages.singletons:
-            self._tell_once(
+            self._say_once(
                 "singletons",
                 f"{advantages.singletons} of this step's completions are alone in their group; their advantage is "
                 "reward - v̂ (metric advantage/singletons counts them from here on)",
             )
 
-    def _tell_of_unscored(self, rollouts: StepRollouts, reasons: Mapping[str, int]) -> None:
+    def _warn_of_unscored(self, rollouts: StepRollouts, reasons: Mapping[UnscoredReason, int]) -> None:
         for kind, count in reasons.items():
-            example = next(item.reason for item in rollouts.unscored if reason_kind(item.reason) == kind)
-            self._tell_once(
+            example = next(item.reason for item in rollouts.unscored if without_detail(item.reason) == kind)
+            self._say_once(
                 kind,
                 f"Warning: {count} of this step's completions could not be scored and are left out: {example} "
                 f"(metric {unscored_metric(kind)} counts them from here on)",
             )
 
-    def _tell_once(self, what: str, text: str) -> None:
+    def _say_once(self, what: str | UnscoredReason, text: str) -> None:
         """Once per run."""
-        if what not in self._told:
-            self._told.add(what)
+        if what not in self._warned:
+            self._warned.add(what)
             self._display.say(text)
-
-    def _commit(self, evidence: Evidence, *, drift: float) -> None:
-        self._baseline.commit(
-            update_id=f"step-{self._step}",
-            keys=evidence.keys,
-            reward_sums=evidence.reward_sums,
-            counts=evidence.counts,
-            versions=evidence.versions,
-            drift=drift,
-        )
 
     def _evaluate(self, title: str) -> Score | None:
         if self._evaluator is None:
             return None
         started = time.perf_counter()
-        result = self._evaluator.run(version=self._rollout.version, pump=self._pump_for_eval)
+        result = self._evaluator.run(pump=self._pump_for_eval)
         head = {"step": self._step, "policy_version": self._rollout.version}
         self._metrics.write(head | result.metrics | {"time/eval": time.perf_counter() - started})
         self._display.say(f"{title}: {result.score}")
         return result.score
 
     @property
-    def baseline_score(self) -> Score | None:
+    def initial_score(self) -> Score | None:
         """The evaluation before the first step, for the checkpoint."""
-        return self._baseline_score
+        return self._initial_score
 
-    def _pump_quietly(self) -> None:
-        """While the learner works; an interrupt waits until the step is whole."""
+    def _pump_without_check(self) -> None:
+        """While the learner works: an interrupt is looked for only after the step."""
         self._rollout.pump(0.0)
 
     def _pump_for_eval(self, timeout_s: float) -> None:
@@ -269,41 +261,3 @@ class TrainingLoop:
 
     def _due(self, every: int) -> bool:
         return every > 0 and self._step % every == 0
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Marks:
-    """Running totals at one moment."""
-
-    clock: float
-    generating: float
-    scoring: float
-    tokens: int
-
-    @classmethod
-    def of(cls, service: CompletionService) -> _Marks:
-        return cls(
-            clock=time.perf_counter(),
-            generating=service.generating_clock.seconds,
-            scoring=service.scoring_clock.seconds,
-            tokens=service.generated_tokens,
-        )
-
-
-def _speed(before: _Marks, after: _Marks, timer: StepTimer, *, num_sequences: int) -> dict[str, float]:
-    """``time/*`` and ``throughput/*``; generators and scorers may be busy during the whole step and beyond it."""
-    step = after.clock - before.clock
-    generate = min(step, after.generating - before.generating)
-    return {
-        "time/step": step,
-        "time/generate": generate,
-        "time/idle_generator": step - generate,
-        "time/score": min(step, after.scoring - before.scoring),
-        "time/train": timer.seconds.get("train", 0.0),
-        "time/idle_trainer": step - timer.seconds.get("train", 0.0),
-        "time/sync": timer.seconds.get("sync", 0.0),
-        "time/baseline": timer.seconds.get("baseline", 0.0),
-        "time/curriculum": timer.seconds.get("curriculum", 0.0),
-        "throughput/tokens_per_second": (after.tokens - before.tokens) / step,
-        "throughput/samples_per_second": num_sequences / step,
-    }

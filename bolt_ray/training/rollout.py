@@ -1,22 +1,24 @@
 """The rollout loop: prompts out, one optimizer step's completions back.
 
-    prompt stream ──draws──▶ dispatch (v̂ and version read here) ──▶ CompletionService
-                                 ▲ allowance                               │ scored, unscored
-                                 │                                         ▼
-        release(version) ◀── learner ◀── next_step(): R completions ◀── ready units
+    prompt stream ──draws──▶ dispatch (v̂, N_eff, version read here) ──▶ CompletionService
+                                 ▲ capacity      │ in-flight table             │ scored, unscored
+                                 │               └────────────┬────────────────┘
+                                 │                            ▼ joined by request id
+        release(version) ◀── learner ◀── next_step(): R completions ◀── ready groups
 
 One loop serves every staleness. At most ``(max_staleness + 1) · rollouts_per_step`` completions are dispatched and
 not yet trained; those being trained count until ``release`` announces the new version. With ``max_staleness`` 0
 nothing is therefore dispatched between the closing of a step and the next version; with n ≥ 1 generation runs on
 while the learner works. Slow completions carry over to a later step: dropping them would favor short answers. Only
-what has become older than the bound is dropped from training, counted, and still kept as evidence.
+what has become older than the bound is dropped from training, counted, and still an outcome for the baseline.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass
 from typing import Any, Protocol
 
 import numpy as np
@@ -25,12 +27,14 @@ from numpy.typing import NDArray
 from bolt_ray.core.errors import StallError
 from bolt_ray.core.records import (
     DrawnPrompt,
-    DroppedCompletion,
-    RolloutRequest,
-    ScoredCompletion,
-    UnscoredCompletion,
+    DroppedRollout,
+    DropReason,
+    GenerationRequest,
+    ScoredRollout,
+    UnscoredRollout,
 )
 from bolt_ray.training.completions import POLL_S, CompletionService, Outcome, request_seed
+from bolt_ray.training.in_flight import DispatchedRequest, PlannedRequest, Rollout, SavedRequest, join, saved_request
 
 
 class BaselineReader(Protocol):
@@ -41,35 +45,27 @@ class BaselineReader(Protocol):
     ) -> tuple[NDArray[np.floating[Any]], NDArray[np.floating[Any]]]: ...
 
 
+Group = list[Rollout]
+"""Completions that are trained together: one, or all of a draw where the advantage compares them."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StepRollouts:
-    """What one optimizer step is made of.
+    """The completions of one optimizer step.
 
     Attributes:
         trainable: scored completions to train on, in the order of their requests.
-        unscored: no evidence, not trained.
-        evidence_only: scored but not trained (stale, or a group without variance); the baseline still learns.
+        unscored: without a reward; neither trained nor outcomes for the baseline.
+        baseline_only: scored but not trained (stale, or a group without variance); the baseline still learns.
         dropped: every completion left out of training, with its reason.
         refilled: completions generated in place of groups without variance.
     """
 
-    trainable: tuple[ScoredCompletion, ...]
-    unscored: tuple[UnscoredCompletion, ...]
-    evidence_only: tuple[ScoredCompletion, ...]
-    dropped: tuple[DroppedCompletion, ...]
+    trainable: tuple[ScoredRollout, ...]
+    unscored: tuple[UnscoredRollout, ...]
+    baseline_only: tuple[ScoredRollout, ...]
+    dropped: tuple[DroppedRollout, ...]
     refilled: int
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class LedgerEntry:
-    """A dispatched request that no finished step contains: what resume issues again."""
-
-    request_id: int
-    draw_id: int
-    row: int
-    sample_index: int
-    num_samples: int
-    seed: int
 
 
 class RolloutLoop:
@@ -91,7 +87,7 @@ class RolloutLoop:
         check: Callable[[], None] = lambda: None,
     ) -> None:
         """``check`` is called while ``next_step`` waits and may raise, for example on an interrupt: everything
-        dispatched is still in the ledger then."""
+        dispatched is still in the in-flight table then."""
         self._service = service
         self._prompts = prompts
         self._baseline = baseline
@@ -104,10 +100,10 @@ class RolloutLoop:
         self._check = check
         self._version = version
         self._next_request_id = 0
-        self._reissue: list[tuple[LedgerEntry, DrawnPrompt]] = []
-        self._ledger: dict[int, RolloutRequest] = {}
-        self._waiting: dict[int, list[Outcome]] = {}
-        self._ready: list[list[Outcome]] = []
+        self._reissue: deque[PlannedRequest] = deque()
+        self._in_flight: dict[int, DispatchedRequest] = {}
+        self._incomplete: dict[int, Group] = {}
+        self._ready: list[Group] = []
         self._in_training: frozenset[int] = frozenset()
         self._left_out = 0
 
@@ -116,17 +112,17 @@ class RolloutLoop:
         return self._version
 
     def release(self, version: int) -> None:
-        """The generators have acknowledged ``version``: the step's completions leave the ledger."""
+        """The generators have acknowledged ``version``: the step's completions are no longer in flight."""
         self._version = version
         for request_id in self._in_training:
-            del self._ledger[request_id]
+            del self._in_flight[request_id]
         self._in_training = frozenset()
 
     def pump(self, timeout_s: float = 0.0) -> None:
-        """Dispatch what staleness allows and move what is done."""
+        """Dispatch up to the capacity and move what is done."""
         self._dispatch()
         self._service.pump(timeout_s)
-        for outcome in self._service.take("train"):
+        for outcome in self._service.poll("train"):
             self._arrive(outcome)
 
     def next_step(self) -> StepRollouts:
@@ -135,24 +131,24 @@ class RolloutLoop:
         Raises:
             StallError: nothing arrived for ``stall_s`` although completions are outstanding.
         """
-        kept: list[Outcome] = []
-        stale: list[list[Outcome]] = []
-        flat: list[list[Outcome]] = []
+        kept: Group = []
+        stale: list[Group] = []
+        flat: list[Group] = []
         refill_budget = self._refill_rounds * self._rollouts_per_step
         last_arrival, seen = time.monotonic(), -1
         while len(kept) < self._rollouts_per_step:
-            for unit in self._take_ready():
-                if self._is_stale(unit):
-                    stale.append(unit)
-                    self._left_out += len(unit)
-                elif refill_budget >= len(unit) and _without_variance(unit):
-                    refill_budget -= len(unit)
-                    flat.append(unit)
-                    self._left_out += len(unit)
+            for group in self._pop_ready():
+                if self._is_stale(group):
+                    stale.append(group)
+                    self._left_out += len(group)
+                elif refill_budget >= len(group) and _without_variance(group):
+                    refill_budget -= len(group)
+                    flat.append(group)
+                    self._left_out += len(group)
                 elif len(kept) < self._rollouts_per_step:
-                    kept.extend(unit)
+                    kept.extend(group)
                 else:
-                    self._ready.append(unit)
+                    self._ready.append(group)
             if len(kept) >= self._rollouts_per_step:
                 break
             self._check()
@@ -169,102 +165,115 @@ class RolloutLoop:
         return self._close_step(kept, stale=stale, flat=flat)
 
     def state_dict(self) -> dict[str, Any]:
-        """What is dispatched and in no finished step, and the request counter. Call it between steps."""
-        entries = [
-            [r.request_id, r.drawn.draw_id, r.drawn.prompt.row, r.sample_index, r.drawn.num_samples, r.seed]
-            for r in self._ledger.values()
-        ]
-        entries += [[e.request_id, e.draw_id, e.row, e.sample_index, e.num_samples, e.seed] for e, _ in self._reissue]
-        return {"next_request_id": self._next_request_id, "ledger": sorted(entries)}
+        """The requests of no finished step, and the request counter. Call it between steps."""
+        unfinished = [*(request.planned for request in self._in_flight.values()), *self._reissue]
+        saved = sorted((saved_request(planned) for planned in unfinished), key=lambda request: request.request_id)
+        return {"next_request_id": self._next_request_id, "in_flight": [asdict(request) for request in saved]}
 
     def load_state_dict(
-        self, state: dict[str, Any], *, redraw: Callable[[Sequence[LedgerEntry]], Sequence[DrawnPrompt]]
+        self, state: dict[str, Any], *, redraw: Callable[[Sequence[SavedRequest]], Sequence[DrawnPrompt]]
     ) -> None:
-        """Continue from ``state``; ``redraw`` reads the ledger's prompts again, one per entry."""
-        names = ("request_id", "draw_id", "row", "sample_index", "num_samples", "seed")
-        entries = [LedgerEntry(**dict(zip(names, entry, strict=True))) for entry in state["ledger"]]
+        """Continue from ``state``; ``redraw`` reads the prompts again, one per request."""
+        saved = [SavedRequest(**request) for request in state["in_flight"]]
         self._next_request_id = int(state["next_request_id"])
-        self._reissue = list(zip(entries, redraw(entries), strict=True))
+        self._reissue = deque(
+            PlannedRequest(
+                request_id=request.request_id, drawn=drawn, sample_index=request.sample_index, seed=request.seed
+            )
+            for request, drawn in zip(saved, redraw(saved), strict=True)
+        )
 
-    def _allowance(self) -> int:
-        return (self._max_staleness + 1) * self._rollouts_per_step - len(self._ledger) + self._left_out
+    def _capacity(self) -> int:
+        """Completions that may be dispatched now."""
+        return (self._max_staleness + 1) * self._rollouts_per_step - len(self._in_flight) + self._left_out
 
     def _dispatch(self) -> None:
-        """Fill the allowance: what resume owes first, then new draws."""
-        allowance = self._allowance()
-        wanted: list[tuple[int, DrawnPrompt, int, int]] = []
-        while self._reissue and len(wanted) < allowance:
-            entry, drawn = self._reissue.pop(0)
-            wanted.append((entry.request_id, drawn, entry.sample_index, entry.seed))
-        while not self._reissue and len(wanted) < allowance:
-            drawn = next(self._prompts)
-            for sample_index in range(drawn.num_samples):
-                request_id = self._next_request_id
-                self._next_request_id += 1
-                wanted.append((request_id, drawn, sample_index, request_seed(self._seed, request_id)))
-        if not wanted:
+        """Fill the capacity: first the requests issued again after a resume, then new draws."""
+        capacity = self._capacity()
+        planned: list[PlannedRequest] = []
+        while self._reissue and len(planned) < capacity:
+            planned.append(self._reissue.popleft())
+        while not self._reissue and len(planned) < capacity:
+            planned += self._plan(next(self._prompts))
+        if not planned:
             return
-        keys = [drawn.prompt.key for _, drawn, _, _ in wanted]
-        v_hat, n_eff = self._baseline.read(keys, self._version)
-        requests = [
-            RolloutRequest(
-                request_id=request_id,
-                drawn=drawn,
-                sample_index=sample_index,
-                v_hat=float(v_hat[i]),
-                n_eff=float(n_eff[i]),
-                policy_version=self._version,
-                seed=seed,
+        prompts = [request.drawn.prompt for request in planned]
+        v_hat, n_eff = self._baseline.read([prompt.key for prompt in prompts], self._version)
+        for i, request in enumerate(planned):
+            self._in_flight[request.request_id] = DispatchedRequest(
+                planned=request, v_hat=float(v_hat[i]), n_eff=float(n_eff[i]), policy_version=self._version
             )
-            for i, (request_id, drawn, sample_index, seed) in enumerate(wanted)
+        self._service.submit(
+            [
+                GenerationRequest(
+                    request_id=request.request_id,
+                    kind="train",
+                    token_ids=request.drawn.token_ids,
+                    seed=request.seed,
+                )
+                for request in planned
+            ],
+            prompts,
+        )
+
+    def _plan(self, drawn: DrawnPrompt) -> list[PlannedRequest]:
+        """The completions of one draw, numbered on."""
+        first = self._next_request_id
+        self._next_request_id += drawn.num_samples
+        return [
+            PlannedRequest(
+                request_id=first + index, drawn=drawn, sample_index=index, seed=request_seed(self._seed, first + index)
+            )
+            for index in range(drawn.num_samples)
         ]
-        self._ledger.update((request.request_id, request) for request in requests)
-        self._service.submit(requests)
 
     def _arrive(self, outcome: Outcome) -> None:
-        """A unit is ready when it is whole: one completion, or a group where the advantage needs it whole."""
-        drawn = outcome.completion.request.drawn
+        """Join an outcome with its request; a group is ready when it is whole."""
+        request = self._in_flight[outcome.request_id]
+        rollout, drawn = join(request, outcome), request.planned.drawn
         if not self._keep_groups or drawn.num_samples == 1:
-            self._ready.append([outcome])
+            self._ready.append([rollout])
             return
-        group = self._waiting.setdefault(drawn.draw_id, [])
-        group.append(outcome)
+        group = self._incomplete.setdefault(drawn.group_id, [])
+        group.append(rollout)
         if len(group) == drawn.num_samples:
-            self._ready.append(self._waiting.pop(drawn.draw_id))
+            self._ready.append(self._incomplete.pop(drawn.group_id))
 
-    def _take_ready(self) -> list[list[Outcome]]:
-        """All ready units, oldest first, so that none waits until it is stale."""
-        units = sorted(self._ready, key=lambda unit: min(o.completion.request.request_id for o in unit))
+    def _pop_ready(self) -> list[Group]:
+        """All ready groups, oldest first, so that none waits until it is stale."""
+        groups = sorted(self._ready, key=lambda group: min(rollout.request_id for rollout in group))
         self._ready = []
-        return units
+        return groups
 
-    def _is_stale(self, unit: list[Outcome]) -> bool:
-        return any(self._version - outcome.completion.oldest_version > self._max_staleness for outcome in unit)
+    def _is_stale(self, group: Group) -> bool:
+        return any(self._version - rollout.oldest_version > self._max_staleness for rollout in group)
 
-    def _close_step(
-        self, kept: list[Outcome], *, stale: list[list[Outcome]], flat: list[list[Outcome]]
-    ) -> StepRollouts:
-        """Only now does what is left out leave the ledger: an interrupt before this point loses nothing."""
-        kept.sort(key=lambda outcome: outcome.completion.request.request_id)
-        self._in_training = frozenset(outcome.completion.request.request_id for outcome in kept)
-        unscored = tuple(outcome for outcome in kept if isinstance(outcome, UnscoredCompletion))
-        left_out = [(outcome, "stale") for unit in stale for outcome in unit]
-        left_out += [(outcome, "zero_variance") for unit in flat for outcome in unit]
-        for outcome, _ in left_out:
-            del self._ledger[outcome.completion.request.request_id]
+    def _close_step(self, kept: Group, *, stale: list[Group], flat: list[Group]) -> StepRollouts:
+        """Only now do the completions left out leave the in-flight table: an interrupt before loses nothing."""
+        kept.sort(key=lambda rollout: rollout.request_id)
+        self._in_training = frozenset(rollout.request_id for rollout in kept)
+        unscored = tuple(rollout for rollout in kept if isinstance(rollout, UnscoredRollout))
+        left_out = [rollout for group in (*stale, *flat) for rollout in group]
+        for rollout in left_out:
+            del self._in_flight[rollout.request_id]
         self._left_out = 0
         return StepRollouts(
-            trainable=tuple(outcome for outcome in kept if isinstance(outcome, ScoredCompletion)),
+            trainable=tuple(rollout for rollout in kept if isinstance(rollout, ScoredRollout)),
             unscored=unscored,
-            evidence_only=tuple(outcome for outcome, _ in left_out if isinstance(outcome, ScoredCompletion)),
-            dropped=tuple(
-                DroppedCompletion(request=outcome.completion.request, reason=reason)
-                for outcome, reason in [*left_out, *((outcome, "unscored") for outcome in unscored)]
+            baseline_only=tuple(rollout for rollout in left_out if isinstance(rollout, ScoredRollout)),
+            dropped=(
+                *_dropped((rollout for group in stale for rollout in group), "stale"),
+                *_dropped((rollout for group in flat for rollout in group), "zero_variance"),
+                *_dropped(unscored, "unscored"),
             ),
-            refilled=sum(len(unit) for unit in flat),
+            refilled=sum(len(group) for group in flat),
         )
 
 
-def _without_variance(unit: list[Outcome]) -> bool:
-    rewards = [outcome.reward for outcome in unit if isinstance(outcome, ScoredCompletion)]
-    return len(unit) > 1 and len(rewards) > 0 and max(rewards) == min(rewards)
+def _dropped(rollouts: Iterable[Rollout], reason: DropReason) -> Iterator[DroppedRollout]:
+    return (DroppedRollout(request_id=rollout.request_id, reason=reason) for rollout in rollouts)
+
+
+def _without_variance(group: Group) -> bool:
+    rewards = [rollout.reward for rollout in group if isinstance(rollout, ScoredRollout)]
+    return len(group) > 1 and len(rewards) > 0 and max(rewards) == min(rewards)

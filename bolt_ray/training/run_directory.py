@@ -1,10 +1,10 @@
-"""The run directory: what is where, and what may be written into it.
+"""The run directory: its files, and finding or making one.
 
 <run_dir>/config.yaml       the resolved configuration
           metrics.jsonl     one record per step and evaluation; metrics.csv the same as a table
           run.log           the log
           checkpoints/step-000100/   what resume needs, with the model in Hugging Face format
-          draws/            each window's drawn prompts
+          draws/            the prompts drawn for each refresh window
           baseline/         write-ahead logs of the baseline shards
           final/            the trained model
 """
@@ -69,7 +69,7 @@ def checkpoint_name(step: int) -> str:
 
 
 def list_checkpoints(run: RunDirectory) -> list[Path]:
-    """Finished checkpoints, oldest first; half-written ones have another name."""
+    """Finished checkpoints, oldest first; unfinished ones have another name."""
     if not run.checkpoints.is_dir():
         return []
     return sorted(path for path in run.checkpoints.iterdir() if path.name.startswith(STEP_PREFIX) and path.is_dir())
@@ -85,11 +85,11 @@ def new_run_directory(run_dir: str | None, *, name: str) -> RunDirectory:
     run = RunDirectory(root.absolute())
     if run.config.exists() or list_checkpoints(run):
         raise CheckpointError(
-            f"{root}: this directory already holds a run; name another run_dir, or go on with it: resume=auto"
+            f"{root}: this directory already holds a run; name another run_dir, or continue it: resume=auto"
         )
     try:
         run.root.mkdir(parents=True, exist_ok=True)
-        _probe_writable(run.root)
+        _check_writable(run.root)
     except OSError as error:
         raise CheckpointError(
             f"{root}: the run directory cannot be written ({error.strerror}); name another run_dir"
@@ -126,10 +126,10 @@ def find_run_to_resume(resume: str, *, run_dir: str | None, name: str) -> tuple[
 
 
 def set_aside_later(run: RunDirectory, checkpoint: Path) -> list[Path]:
-    """Rename the checkpoints after the one a run goes on from: they belong to steps that will be trained again.
+    """Rename the checkpoints after the one a run continues from: they belong to steps that will be trained again.
 
     Returns:
-        their new places, ``set-aside-…`` beside them; nothing looks there, and nothing deletes them.
+        their new paths, ``set-aside-…`` in the same directory; they are neither read nor deleted.
     """
     moved = []
     for later in list_checkpoints(run):
@@ -140,7 +140,7 @@ def set_aside_later(run: RunDirectory, checkpoint: Path) -> list[Path]:
     return moved
 
 
-def _probe_writable(root: Path) -> None:
-    probe = root / ".write-probe"
-    probe.write_bytes(b"")
-    probe.unlink()
+def _check_writable(root: Path) -> None:
+    test_file = root / ".write-test"
+    test_file.write_bytes(b"")
+    test_file.unlink()

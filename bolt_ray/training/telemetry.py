@@ -6,7 +6,7 @@ import csv
 import json
 import logging
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,7 @@ log = logging.getLogger("bolt_ray")
 class MetricsLog:
     """``metrics.jsonl``, appended to, and ``metrics.csv``, the same records as one table.
 
-    The table is rewritten when a record brings a column it did not have; otherwise a record costs its own size.
+    The table is rewritten when a record has a new column; otherwise a record is appended.
     """
 
     def __init__(self, run: RunDirectory, *, keep_up_to_step: int | None = None) -> None:
@@ -61,18 +61,19 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
 
 
 class StepTimer:
-    """Seconds spent in each named phase of a step."""
+    """Seconds spent in each named phase of a step; ``clock`` gives the time in seconds."""
 
-    def __init__(self) -> None:
+    def __init__(self, clock: Callable[[], float] = time.perf_counter) -> None:
         self.seconds: dict[str, float] = {}
+        self._clock = clock
 
     @contextmanager
     def phase(self, name: str) -> Iterator[None]:
-        start = time.perf_counter()
+        start = self._clock()
         try:
             yield
         finally:
-            self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - start
+            self.seconds[name] = self.seconds.get(name, 0.0) + self._clock() - start
 
 
 class ProgressDisplay:
@@ -115,7 +116,7 @@ class ProgressDisplay:
             self.console.print(f"step {step}/{self._total}  {numbers}", highlight=False, soft_wrap=True)
 
     def say(self, text: str) -> None:
-        """A line above the bar, and in the log."""
+        """Print a line above the bar, and log it."""
         self.console.print(text, highlight=False, soft_wrap=True, markup=False)
         log.info(text)
 

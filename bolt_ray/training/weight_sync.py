@@ -1,12 +1,14 @@
-"""Bringing the generators to the learner's weights, in an order that is a class of its own.
+"""Brings the generators to the learner's weights and checks that they agree before the version is used.
 
-    publish (learner, collective) ─▶ update (all generators acknowledge) ─▶ probe ─▶ release the version
+    publish (learner, collective) ─▶ update (all generators acknowledge) ─▶ compare ─▶ release the version
 
 The version is released only when every generator has acknowledged it and agrees with the learner on the log-probs
-of a few sequences: a stale output head, a wrong name or half an update show there and nowhere else.
+of a few sequences, the parity probes: a stale output head, a wrong name or half an update show there and nowhere
+else.
 
-The probes are sequences of the batch just trained, whose log-probs before the update the training pass has seen. So
-the same look at them also says how far the update moved the policy, which ``forgetting: kl`` of the baseline follows.
+The probes are sequences of the batch just trained, whose log-probs before the update are known from the training
+pass. The same comparison therefore measures how far the update moved the policy, the drift that ``forgetting: kl`` of
+the baseline follows.
 """
 
 from __future__ import annotations
@@ -24,13 +26,13 @@ from bolt_ray.engines.weight_buckets import WeightManifest
 from bolt_ray.training.learner_worker import PublishedWeights
 
 NUM_PROBES = 4
-"""Sequences compared at each sync: enough to see a wrong tensor, cheap enough for every step."""
+"""Sequences compared at each sync: enough to find a wrong tensor, cheap enough for every step."""
 ADAPTER_PROBE_TOKENS = 16
-"""Length generators with adapters are asked for: they score token by token."""
+"""Longest probe of generators with adapters, which score token by token."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Probe:
+class ParityProbe:
     """A sequence to compare.
 
     Attributes:
@@ -44,7 +46,7 @@ class Probe:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SyncReport:
-    """What the probes showed.
+    """The result of the parity probes.
 
     Attributes:
         gap: max |Δ log p| between generator and learner, both with the new weights.
@@ -71,16 +73,16 @@ class Subscribers(Protocol):
         buckets: Sequence[Any],
         version: int,
         *,
-        probe: Sequence[Sequence[int]],
+        probes: Sequence[Sequence[int]],
         timeout_s: float,
     ) -> list[list[NDArray[np.float32]]]: ...
     def update_adapter(
-        self, path: str, version: int, *, probe: Sequence[Sequence[int]], timeout_s: float
+        self, path: str, version: int, *, probes: Sequence[Sequence[int]], timeout_s: float
     ) -> list[list[NDArray[np.float32]]]: ...
 
 
 class WeightSync:
-    """One sync after another; ``version`` is what all generators have."""
+    """Runs the syncs of a training, one at a time."""
 
     def __init__(
         self,
@@ -97,7 +99,7 @@ class WeightSync:
         self._max_gap = max_gap
         self._timeout_s = timeout_s
 
-    def run(self, version: int, probes: Sequence[Probe]) -> SyncReport:
+    def run(self, version: int, probes: Sequence[ParityProbe]) -> SyncReport:
         """Bring all generators to ``version``.
 
         Raises:
@@ -106,40 +108,40 @@ class WeightSync:
         published = self._publisher.publish(
             version=version, probes=[probe.token_ids for probe in probes], timeout_s=self._timeout_s
         )
-        answers = self._hand_over(published, version, [probe.token_ids.tolist() for probe in probes])
+        answers = self._update_generators(published, version, [probe.token_ids.tolist() for probe in probes])
         if not answers:
             raise WeightSyncError(f"no generator acknowledged version {version}; all of them were lost during the sync")
         gap = _largest([_max_gap(published.probe_logprobs, answer) for answer in answers])
         if not gap <= self._max_gap:
             raise WeightSyncError(
                 f"after the sync to version {version} generator and learner disagree: max |Δ log p| is {gap:.2g} and "
-                f"the limit is {self._max_gap:.2g} (generator.max_logprob_gap); 'bolt-ray doctor' looks into it"
+                f"the limit is {self._max_gap:.2g} (generator.max_logprob_gap); run 'bolt-ray doctor'"
             )
         self._release(version)
         return SyncReport(gap=gap, drift=_drift(probes, published.sampled_logprobs))
 
-    def _hand_over(
-        self, published: PublishedWeights, version: int, probe: list[list[int]]
+    def _update_generators(
+        self, published: PublishedWeights, version: int, probes: list[list[int]]
     ) -> list[list[NDArray[np.float32]]]:
         if published.adapter is not None:
-            short = [tokens[:ADAPTER_PROBE_TOKENS] for tokens in probe]
-            return self._subscribers.update_adapter(published.adapter, version, probe=short, timeout_s=self._timeout_s)
+            short = [tokens[:ADAPTER_PROBE_TOKENS] for tokens in probes]
+            return self._subscribers.update_adapter(published.adapter, version, probes=short, timeout_s=self._timeout_s)
         assert published.manifest is not None
         return self._subscribers.update_weights(
-            published.manifest, published.buckets, version, probe=probe, timeout_s=self._timeout_s
+            published.manifest, published.buckets, version, probes=probes, timeout_s=self._timeout_s
         )
 
 
-def choose_probes(batch: TrainingBatch, report: StepReport) -> list[Probe]:
+def choose_probes(batch: TrainingBatch, report: StepReport) -> list[ParityProbe]:
     """Sequences from all over a batch just trained whose log-probs before the update are known."""
     sequences = np.split(batch.token_ids, np.cumsum(batch.lengths)[:-1])
     before = np.split(report.logprobs_before, np.cumsum(batch.completion_lengths)[:-1])
     known = [i for i, values in enumerate(before) if len(values) and np.isfinite(values).all()]
     places = np.linspace(0, len(known) - 1, min(NUM_PROBES, len(known))).astype(int)
-    return [Probe(token_ids=sequences[known[i]], before=before[known[i]]) for i in places]
+    return [ParityProbe(token_ids=sequences[known[i]], before=before[known[i]]) for i in places]
 
 
-def _drift(probes: Sequence[Probe], after: Sequence[NDArray[np.float32]]) -> float:
+def _drift(probes: Sequence[ParityProbe], after: Sequence[NDArray[np.float32]]) -> float:
     moves = [
         float(np.abs(new[-len(probe.before) :] - probe.before).mean())
         for probe, new in zip(probes, after, strict=True)

@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 from bolt_ray.actors.baseline_shards import BaselineShards
 from bolt_ray.core.baseline import BaselineSettings, BaselineStore
 from bolt_ray.core.keys import KeyBatch
+from bolt_ray.core.records import Outcomes
 
 DIGEST_BYTES = 16
 CHUNK = 1 << 18
@@ -156,12 +157,13 @@ def measure_shards(digests: NDArray[np.uint64], size: int, rounds: int, num_shar
     show(n, f"{name}: register, keys made on the way", f"{time.perf_counter() - start:8.2f} s")
     reads, commits = [], []
     for version, (keys, sums, counts) in enumerate(batches(digests, size, rounds)):
+        outcomes = Outcomes(
+            keys=tuple(keys), reward_sums=sums, counts=counts, versions=np.full(len(keys), version, dtype=np.int64)
+        )
         start = time.perf_counter()
         shards.read(keys, version)
         middle = time.perf_counter()
-        shards.commit(
-            update_id=f"step-{version}", keys=keys, reward_sums=sums, counts=counts, versions=version, drift=0.01
-        )
+        shards.commit(outcomes, update_id=f"step-{version}", drift=0.01)
         reads.append(middle - start)
         commits.append(time.perf_counter() - middle)
     show(n, f"{name}: read {size:,} keys", milliseconds(reads))

@@ -21,7 +21,7 @@ import ray
 import torch
 
 from bolt_ray.actors.generator_pool import GeneratorPool, GeneratorResources
-from bolt_ray.core.records import DrawnPrompt, Prompt, RolloutRequest
+from bolt_ray.core.records import GenerationRequest
 from bolt_ray.engines.settings import SamplingSettings
 from bolt_ray.engines.vllm.engine import VLLMEngine
 from bolt_ray.engines.vllm.settings import EngineSettings, GeneratorSettings
@@ -31,21 +31,14 @@ from bolt_ray.tasks.arithmetic.model import ModelSettings, create_model, save_mo
 PROMPT_TOKENS = 12
 
 
-def requests(count: int, *, start: int) -> list[RolloutRequest]:
+def requests(count: int, *, start: int) -> list[GenerationRequest]:
     """Random prompts; every call must be given ids of its own."""
     rng = np.random.default_rng(start)
     return [
-        RolloutRequest(
+        GenerationRequest(
             request_id=request_id,
-            drawn=DrawnPrompt(
-                draw_id=request_id,
-                prompt=Prompt(row=request_id, key=str(request_id), prompt=""),
-                token_ids=rng.integers(5, 30, size=PROMPT_TOKENS, dtype=np.int32),
-            ),
-            sample_index=0,
-            v_hat=0.5,
-            n_eff=1.0,
-            policy_version=0,
+            kind="train",
+            token_ids=rng.integers(5, 30, size=PROMPT_TOKENS, dtype=np.int32),
             seed=request_id,
         )
         for request_id in range(start, start + count)
@@ -74,7 +67,7 @@ def pool_speed(pool: GeneratorPool, sampling: SamplingSettings, *, count: int, s
 
 def transformers_speed(model: torch.nn.Module, sampling: SamplingSettings, *, count: int, start: int) -> float:
     """``model.generate`` on the same prompts as one batch; tokens after the end of a sequence do not count."""
-    prompts = torch.from_numpy(np.stack([r.drawn.token_ids for r in requests(count, start=start)])).long()
+    prompts = torch.from_numpy(np.stack([r.token_ids for r in requests(count, start=start)])).long()
     begin = time.perf_counter()
     out = model.generate(  # type: ignore[operator]
         prompts,
@@ -106,14 +99,12 @@ def variants(
         seed=0,
     )
     engine = VLLMEngine(settings, sampling=sampling)
-    cached = VLLMEngine(replace(settings, generator=replace(generator, prefix_caching=True)), sampling=sampling)
     narrow = VLLMEngine(replace(settings, generator=replace(generator, max_num_seqs=count // 4)), sampling=sampling)
     pool = GeneratorPool.start(num_generators=1, engine=settings, sampling=sampling, resources=GeneratorResources())
     update_times(engine, model)
     return {
         "engine": lambda start: engine_speed(engine, sampling, count=count, start=start),
         "engine, top_p 0.95": lambda start: engine_speed(engine, nucleus, count=count, start=start),
-        "engine, prefix caching": lambda start: engine_speed(cached, sampling, count=count, start=start),
         "engine, a quarter at a time": lambda start: engine_speed(narrow, sampling, count=count, start=start),
         "generator actor": lambda start: pool_speed(pool, sampling, count=count, start=start),
         "Transformers generate": lambda start: transformers_speed(model, sampling, count=count, start=start),

@@ -6,7 +6,7 @@ import re
 import signal
 import time
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -21,6 +21,7 @@ from bolt_ray.core.baseline import BaselineSettings, BaselineStore
 from bolt_ray.core.baseline.sharded_snapshot import read_sharded_snapshot
 from bolt_ray.core.errors import CheckpointError, StallError
 from bolt_ray.core.keys import encode_keys
+from bolt_ray.core.records import Outcomes
 
 pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("ray_cluster")]
 
@@ -44,6 +45,25 @@ def outcomes(number: int) -> list[dict[str, Any]]:
             }
         )
     return made
+
+
+def commit_to(
+    pool: BaselineShards,
+    *,
+    update_id: str,
+    keys: Sequence[str],
+    reward_sums: Any,
+    counts: Any,
+    versions: Any,
+    drift: float | None = None,
+) -> None:
+    columns = Outcomes(
+        keys=tuple(keys),
+        reward_sums=np.asarray(reward_sums, dtype=np.float64),
+        counts=np.asarray(counts, dtype=np.int64),
+        versions=np.asarray(versions, dtype=np.int64),
+    )
+    pool.commit(columns, update_id=update_id, drift=drift)
 
 
 def assert_same(shards: BaselineShards, store: BaselineStore) -> None:
@@ -76,15 +96,15 @@ def test_shards_equal_one_store(shards: BaselineShards) -> None:
     store = fresh_store()
     assert_same(shards, store)
     for commit in outcomes(6):
-        shards.commit(**commit)
+        commit_to(shards, **commit)
         store.update_many(**commit)
         assert_same(shards, store)
-    shards.commit(**outcomes(6)[-1])
-    shards.commit(update_id="empty", keys=[], reward_sums=[], counts=[], drift=0.5)
+    commit_to(shards, **outcomes(6)[-1])
+    commit_to(shards, update_id="empty", keys=[], reward_sums=[], counts=[], versions=[], drift=0.5)
     store.update_many([], [], [], drift=0.5, update_id="empty")
     assert_same(shards, store)
     with pytest.raises(ValueError, match="no evidence"):
-        shards.commit(update_id="nan", keys=["a"], reward_sums=[np.nan], counts=[1])
+        commit_to(shards, update_id="nan", keys=["a"], reward_sums=[np.nan], counts=[1], versions=[0])
     assert shards.register(["another", KEYS[0]]) == len(KEYS)
     store.register(["another", KEYS[0]])
     assert_same(shards, store)
@@ -110,22 +130,22 @@ def test_a_shard_killed_within_a_commit_loses_and_doubles_nothing(
 ) -> None:
     """The commit is held half-way: the other shard has it in its log, the stopped one has not looked at it."""
     store, commits = fresh_store(), outcomes(3)
-    shards.commit(**commits[0])
+    commit_to(shards, **commits[0])
     first_pids = shards.pids()
     other = 1 - killed
     before = [log_bytes(tmp_path / "wal", shard) for shard in (0, 1)]
     os.kill(first_pids[killed], signal.SIGSTOP)
     with ThreadPoolExecutor(1) as pool:
         try:
-            committing = pool.submit(lambda: shards.commit(**commits[1]))
+            committing = pool.submit(lambda: commit_to(shards, **commits[1]))
             until(lambda: log_bytes(tmp_path / "wal", other) > before[other])
             assert not committing.done()
             assert log_bytes(tmp_path / "wal", killed) == before[killed]
         finally:
             os.kill(first_pids[killed], signal.SIGKILL)
         committing.result(timeout=120)
-    shards.commit(**commits[1])
-    shards.commit(**commits[2])
+    commit_to(shards, **commits[1])
+    commit_to(shards, **commits[2])
     for commit in commits:
         store.update_many(**commit)
     assert_same(shards, store)
@@ -138,12 +158,12 @@ def test_shards_killed_between_commits_lose_and_double_nothing(shards: BaselineS
     store, commits = fresh_store(), outcomes(4)
     first_pids = shards.pids()
     for commit in commits[:2]:
-        shards.commit(**commit)
+        commit_to(shards, **commit)
     for pid in first_pids:
         os.kill(pid, signal.SIGKILL)
-    shards.commit(**commits[1])
+    commit_to(shards, **commits[1])
     for commit in commits[2:]:
-        shards.commit(**commit)
+        commit_to(shards, **commit)
     for commit in commits:
         store.update_many(**commit)
     assert_same(shards, store)
@@ -153,7 +173,7 @@ def test_shards_killed_between_commits_lose_and_double_nothing(shards: BaselineS
 def test_a_snapshot_goes_into_any_number_of_shards(shards: BaselineShards, tmp_path: Path) -> None:
     store, commits = fresh_store(), outcomes(10)
     for commit in commits[:5]:
-        shards.commit(**commit)
+        commit_to(shards, **commit)
         store.update_many(**commit)
     shards.snapshot(tmp_path / "half")
     assert sorted(path.name for path in (tmp_path / "half").iterdir()) == [
@@ -164,10 +184,10 @@ def test_a_snapshot_goes_into_any_number_of_shards(shards: BaselineShards, tmp_p
     assert len(read_sharded_snapshot(tmp_path / "half").keys) == len(store)
     with pytest.raises(CheckpointError, match="not empty"):
         shards.snapshot(tmp_path / "half")
-    shards.commit(**commits[9])
+    commit_to(shards, **commits[9])
     three = BaselineShards.start(num_shards=3, settings=SETTINGS, wal_dir=tmp_path / "wal3")
     three.register(KEYS)
-    three.commit(**commits[8])
+    commit_to(three, **commits[8])
     for pool in (shards, three):
         pool.restore(tmp_path / "half")
         assert_same(pool, store)
@@ -175,7 +195,7 @@ def test_a_snapshot_goes_into_any_number_of_shards(shards: BaselineShards, tmp_p
         os.kill(pid, signal.SIGKILL)
     for commit in commits[5:]:
         for pool in (shards, three):
-            pool.commit(**commit)
+            commit_to(pool, **commit)
         store.update_many(**commit)
     for pool in (shards, three):
         assert_same(pool, store)
@@ -184,10 +204,10 @@ def test_a_snapshot_goes_into_any_number_of_shards(shards: BaselineShards, tmp_p
 
 def test_a_bad_snapshot_changes_nothing(shards: BaselineShards, tmp_path: Path) -> None:
     store, commits = fresh_store(), outcomes(3)
-    shards.commit(**commits[0])
+    commit_to(shards, **commits[0])
     shards.snapshot(tmp_path / "bad")
     for commit in commits:
-        shards.commit(**commit)
+        commit_to(shards, **commit)
         store.update_many(**commit)
     damaged = tmp_path / "bad" / "shard-00001-of-00002.npz"
     damaged.write_bytes(damaged.read_bytes()[:-30])
@@ -230,11 +250,11 @@ def test_a_shard_that_does_not_answer_is_named(tmp_path: Path) -> None:
     os.kill(pid, signal.SIGSTOP)
     try:
         with pytest.raises(StallError, match=r"commit 'step-0'.*no answer from shard 1"):
-            pool.commit(**commit)
+            commit_to(pool, **commit)
     finally:
         os.kill(pid, signal.SIGCONT)
     pool.timeout_s = 60.0
-    pool.commit(**commit)
+    commit_to(pool, **commit)
     store = fresh_store(replace(SETTINGS, prior=(1.0, 1.0)))
     store.update_many(**commit)
     assert_same(pool, store)
@@ -245,7 +265,14 @@ def test_each_shard_is_in_rays_metrics(ray_cluster: None, tmp_path: Path) -> Non
     """As Prometheus and the Ray dashboard read them, from the port every node exports its metrics on."""
     keys = KEYS[:137]
     pool = BaselineShards.start(num_shards=5, settings=SETTINGS, wal_dir=tmp_path)
-    pool.commit(update_id="one", keys=keys, reward_sums=np.ones(137), counts=np.ones(137, dtype=int))
+    commit_to(
+        pool,
+        update_id="one",
+        keys=keys,
+        reward_sums=np.ones(137),
+        counts=np.ones(137, dtype=int),
+        versions=np.zeros(137, dtype=int),
+    )
     # Ended pools may still be listed, but none of another test has a shard 3 or 4.
     tracked = np.bincount(encode_keys(keys).shards(5), minlength=5)
     expected = {("prompts", str(shard)): float(tracked[shard]) for shard in (3, 4)}

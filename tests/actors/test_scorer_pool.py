@@ -9,20 +9,15 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 
-from bolt_ray.actors.scorer_pool import Outcome, ScorerPool, worst_case_s
+from bolt_ray.actors.scorer_actor import ScoringRequest
+from bolt_ray.actors.scorer_pool import ScorerPool, worst_case_s
 from bolt_ray.core.errors import ConfigError, EnvironmentProblem
-from bolt_ray.core.records import (
-    Completion,
-    DrawnPrompt,
-    Prompt,
-    RolloutRequest,
-    ScoredCompletion,
-    UnscoredCompletion,
-)
+from bolt_ray.core.records import UnscoredReason
+from bolt_ray.rewards.protocol import RewardInput
 from bolt_ray.rewards.registry import RewardSpec
+from bolt_ray.rewards.reward_set import RewardResult
 
 pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("ray_cluster")]
 
@@ -67,21 +62,13 @@ def own(path: Path, function: str = "score", *, name: str = "own", timeout_s: fl
     return RewardSpec(name=name, type="function", timeout_s=timeout_s, options={"function": f"{path}:{function}"})
 
 
-def completion(number: int, text: str, *, answer: str = "4", source: str = "", **metadata: Any) -> Completion:
-    prompt = Prompt(row=number, key=str(number), prompt="2+2", answer=answer, source=source, metadata=metadata)
-    drawn = DrawnPrompt(draw_id=number, prompt=prompt, token_ids=np.arange(3, dtype=np.int32))
-    request = RolloutRequest(
-        request_id=number, drawn=drawn, sample_index=0, v_hat=0.5, n_eff=2.0, policy_version=0, seed=0
-    )
-    return Completion(
-        request=request,
-        token_ids=np.arange(8, dtype=np.int32),
-        logprobs=np.zeros(8, dtype=np.float32),
-        text=text,
-        truncated=False,
-        oldest_version=0,
-        newest_version=0,
-    )
+def completion(number: int, text: str, *, answer: str = "4", source: str = "", **metadata: Any) -> ScoringRequest:
+    item = RewardInput(prompt="2+2", completion=text, answer=answer, source=source, metadata=metadata, num_tokens=8)
+    return ScoringRequest(request_id=number, input=item)
+
+
+def unscored(kind: str, detail: str, *, reward: str = "own") -> UnscoredReason:
+    return UnscoredReason(reward=reward, kind=kind, detail=detail)
 
 
 @contextmanager
@@ -100,14 +87,14 @@ def wait_for(condition: Callable[[], bool], *, deadline_s: float = 60.0) -> None
         time.sleep(0.02)
 
 
-def drain(pool: ScorerPool, *, deadline_s: float = 120.0) -> dict[int, Outcome]:
-    done: dict[int, Outcome] = {}
+def drain(pool: ScorerPool, *, deadline_s: float = 120.0) -> dict[int, RewardResult | UnscoredReason]:
+    done: dict[int, RewardResult | UnscoredReason] = {}
     end = time.monotonic() + deadline_s
     while pool.num_pending:
         assert time.monotonic() < end, f"{pool.num_pending} completions are still pending"
-        for outcome in pool.poll(timeout_s=0.5):
-            assert outcome.completion.request.request_id not in done
-            done[outcome.completion.request.request_id] = outcome
+        for scored in pool.poll(timeout_s=0.5):
+            assert scored.request_id not in done
+            done[scored.request_id] = scored.result
     return done
 
 
@@ -121,33 +108,29 @@ def test_rewards_parts_and_the_trackers_reward() -> None:
         pool.submit([])
         done = drain(pool)
         assert pool.poll() == []
-    scored = [done[i] for i in range(3)]
-    assert [(o.reward, o.tracker_reward, o.parts) for o in scored if isinstance(o, ScoredCompletion)] == [
-        (1.5, 2.0, {"right": 1.0, "long": -0.5}),
-        (-0.5, 0.0, {"right": 0.0, "long": -0.5}),
-        (2.0, 2.0, {"right": 1.0}),
-    ]
+    assert done == {
+        0: RewardResult(reward=1.5, tracker_reward=2.0, parts={"right": 1.0, "long": -0.5}),
+        1: RewardResult(reward=-0.5, tracker_reward=0.0, parts={"right": 0.0, "long": -0.5}),
+        2: RewardResult(reward=2.0, tracker_reward=2.0, parts={"right": 1.0}),
+    }
 
 
-def test_failing_rewards_are_unscored_and_counted(rewards: Path) -> None:
+def test_failing_rewards_are_unscored(rewards: Path) -> None:
     # Only what hangs is scored by the reward with little time.
     specs = [own(rewards), own(rewards, name="brief", timeout_s=0.5)]
     with pool_of(specs, batch_size=2, by_source={"": ["own"], "hangs": ["brief"]}) as pool:
         texts = ["a", "raise", "hang", "b", "raise"]
         pool.submit([completion(i, text, source="hangs" * (text == "hang")) for i, text in enumerate(texts)])
         done = drain(pool)
-        reasons = {i: o.reason for i, o in done.items() if isinstance(o, UnscoredCompletion)}
-        assert reasons == {
-            1: "own: exception: ValueError: on purpose",
-            2: "brief: timeout: no answer within 0.5 s",
-            4: "own: exception: ValueError: on purpose",
+        one = RewardResult(reward=1.0, tracker_reward=1.0, parts={"own": 1.0})
+        assert done == {
+            0: one,
+            1: unscored("exception", "ValueError: on purpose"),
+            2: unscored("timeout", "no answer within 0.5 s", reward="brief"),
+            3: one,
+            4: unscored("exception", "ValueError: on purpose"),
         }
-        assert (pool.num_scored, pool.reasons) == (2, {"own: exception": 2, "brief: timeout": 1})
-        metrics = pool.metrics()
-        assert metrics["reward/unscored_fraction"] == 0.6
-        assert metrics["reward/unscored/own/exception"] == 2.0
-        pool.reset_metrics()
-        assert pool.metrics()["reward/unscored_fraction"] == 0.0
+        assert pool.restarts == 0, "a reward that fails does not cost its scorer"
 
 
 def test_submit_and_poll_do_not_wait(rewards: Path, tmp_path: Path) -> None:
@@ -164,28 +147,26 @@ def test_a_scorer_that_dies_is_replaced_and_its_completions_are_tried_again(rewa
         texts = ["a", "b", "once", "c"]
         pool.submit([completion(i, text, flag=str(tmp_path / "flag")) for i, text in enumerate(texts)])
         done = drain(pool)
-        assert all(isinstance(outcome, ScoredCompletion) for outcome in done.values()) and len(done) == 4
-        assert pool.metrics()["reward/scorer_restarts"] == 1.0
+        assert all(isinstance(result, RewardResult) for result in done.values()) and len(done) == 4
+        assert pool.restarts == 1
 
 
 def test_a_completion_that_kills_its_scorer_twice_is_unscored_alone(rewards: Path) -> None:
     with pool_of([own(rewards)], batch_size=8) as pool:
         pool.submit([completion(i, text) for i, text in enumerate(["a", "scorer", "b"])])
         done = drain(pool)
-        assert isinstance(done[0], ScoredCompletion) and isinstance(done[2], ScoredCompletion)
-        assert isinstance(done[1], UnscoredCompletion) and done[1].reason == "scorer: lost: died, twice"
+        assert isinstance(done[0], RewardResult) and isinstance(done[2], RewardResult)
+        assert done[1] == unscored("lost", "died, twice", reward="scorer")
         pool.submit([completion(9, "a")])
-        assert isinstance(drain(pool)[9], ScoredCompletion)
+        assert isinstance(drain(pool)[9], RewardResult)
 
 
 def test_a_scorer_that_is_stuck_is_killed_at_its_deadline(rewards: Path) -> None:
     with pool_of([own(rewards)], batch_size=8, batch_deadline_s=6.0) as pool:
         pool.submit([completion(i, text) for i, text in enumerate(["a", "freeze"])])
         done = drain(pool)
-        assert isinstance(done[0], ScoredCompletion)
-        stuck = done[1]
-        assert isinstance(stuck, UnscoredCompletion)
-        assert stuck.reason == "scorer: lost: did not answer before its deadline, twice"
+        assert isinstance(done[0], RewardResult)
+        assert done[1] == unscored("lost", "did not answer before its deadline, twice", reward="scorer")
 
 
 def test_close_leaves_no_process(rewards: Path, tmp_path: Path) -> None:

@@ -121,9 +121,10 @@ def test_a_model_and_its_adapter_are_compared(workplace: Path, ray_cluster: None
         assert sum(row["correct"] for row in rows) == result.score.correct
         assert pq.read_metadata(output / f"{label}.parquet").num_rows == 32
         completions[label] = [row["completion"] for row in rows]
-    # The same seeds: what differs is the adapter's doing.
+    # The same seeds: what differs is the adapter's doing. Its total variation from the base model is 0.1 per token, of
+    # six tokens in each completion, so about 15 of the 32 differ; without the adapter none would.
     differing = sum(a != b for a, b in zip(completions["base"], completions["adapter"], strict=True))
-    assert differing > 16
+    assert differing > 4
     tree = json.loads((output / "summary.json").read_text())
     assert tree["models"]["adapter"]["adapter"] == str(workplace / "adapter")
     numbers = tree["against_first"]["adapter"]["pass@1"]

@@ -10,9 +10,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 from rich.console import Console
-from support.fakes import FakeGenerators, FakeScorers, RewardOf, answer
+from support.fakes import TIMEOUT, FakeGenerators, FakeScorers, RewardOf
 from support.models import make_adapter
 
+from bolt_ray.actors.scorer_actor import ScoringRequest
 from bolt_ray.commands.precompute_baseline.precompute_baseline import precompute_baseline
 from bolt_ray.commands.precompute_baseline.prompt_scoring import PromptScorer
 from bolt_ray.commands.precompute_baseline.score_file import PromptScores, ScoreFile, partial_path
@@ -22,13 +23,8 @@ from bolt_ray.config.loading import build_config
 from bolt_ray.config.schema import RunConfig
 from bolt_ray.core.baseline import BaselineStore
 from bolt_ray.core.errors import CheckpointError, ModelError, StallError, UnhealthyTrainingError
-from bolt_ray.core.records import (
-    Completion,
-    DrawnPrompt,
-    Prompt,
-    RolloutRequest,
-)
-from bolt_ray.rewards.unscored import check_unscored
+from bolt_ray.core.records import Completion, DrawnPrompt, GenerationRequest, Prompt
+from bolt_ray.rewards.unscored import check_unscored, without_detail
 from bolt_ray.training.completions import CompletionService
 from bolt_ray.training.interrupts import Interrupted
 
@@ -43,20 +39,19 @@ class Generators(FakeGenerators):
         self.at_once = at_once
         self.most_waiting = 0
 
-    def submit(self, requests: Sequence[RolloutRequest], sampling: object = None) -> None:
+    def submit(self, requests: Sequence[GenerationRequest], sampling: object = None) -> None:
         super().submit(requests, sampling)
         self.most_waiting = max(self.most_waiting, len(self.waiting))
 
     def poll(self, timeout_s: float) -> list[Completion]:
         done = [self.waiting.pop() for _ in range(min(self.at_once, len(self.waiting)))]
-        return [
-            answer(request, version=request.policy_version, truncated=request.sample_index == 0) for request in done
-        ]
+        # Three samples a prompt, numbered by row and sample.
+        return [self.completed(request, truncated=request.request_id % 3 == 0) for request in done]
 
 
 def drawn(row: int) -> DrawnPrompt:
     prompt = Prompt(row=row, key=f"key-{row}", prompt=f"p{row}")
-    return DrawnPrompt(draw_id=row, prompt=prompt, token_ids=np.array([5], dtype=np.int32))
+    return DrawnPrompt(group_id=row, prompt=prompt, token_ids=np.array([5], dtype=np.int32))
 
 
 def scorer_of(
@@ -65,7 +60,6 @@ def scorer_of(
     defaults: dict[str, object] = {
         "num_samples": 3,
         "seed": 7,
-        "policy_version": 0,
         "max_in_flight": 5,
         "skip_truncated": False,
         "stall_s": 5.0,
@@ -79,27 +73,26 @@ def scorer_of(
     )
 
 
-def by_seed(request: RolloutRequest) -> float:
-    return float(request.seed % 2)
+def by_seed(request: ScoringRequest) -> float:
+    # The fake answers with the request's seed.
+    return float(int(request.input.completion) % 2)
 
 
 def test_scores_are_the_trackers_in_sample_order_and_a_prompt_without_any_is_left_out() -> None:
     rewards = {(0, 0): 1.0, (0, 1): 0.0, (0, 2): 0.5, (1, 0): None, (1, 1): 1.0, (1, 2): None}
     saved: list[PromptScores] = []
-    scorer = scorer_of(
-        [0, 1, 2], saved.extend, lambda request: rewards.get((request.drawn.prompt.row, request.sample_index))
-    )
+    scorer = scorer_of([0, 1, 2], saved.extend, lambda request: rewards.get(divmod(request.request_id, 3)))
     scorer.run()
     assert sorted(saved, key=lambda entry: entry.row) == [
         PromptScores(row=0, key="key-0", scores=(1.0, 0.0, 0.5)),
         PromptScores(row=1, key="key-1", scores=(1.0,)),
     ]
-    assert (scorer.num_scored, scorer.unscored, scorer.without_score) == (4, {"fake: timeout": 5}, 1)
+    assert (scorer.num_scored, scorer.unscored, scorer.without_score) == (4, {without_detail(TIMEOUT): 5}, 1)
 
 
 def test_truncated_completions_can_be_no_evidence() -> None:
     saved: list[PromptScores] = []
-    scorer_of([4], saved.extend, lambda request: float(request.sample_index), skip_truncated=True).run()
+    scorer_of([4], saved.extend, lambda request: float(request.request_id % 3), skip_truncated=True).run()
     assert saved == [PromptScores(row=4, key="key-4", scores=(1.0, 2.0))]
 
 
@@ -185,7 +178,7 @@ def test_an_interrupted_run_goes_on_and_ends_as_if_it_had_not_been(tmp_path: Pat
     generators = Generators()
     missing = [row for row in range(10) if row not in done]
     scorer_of(missing, second.append, by_seed, generators=generators).run()
-    assert {request.drawn.prompt.row for request in generators.seen} == set(missing)
+    assert {request.request_id // 3 for request in generators.seen} == set(missing)
     second.finish({})
     assert stopped.read_bytes() == whole.read_bytes()
 

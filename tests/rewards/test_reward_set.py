@@ -7,10 +7,11 @@ from pathlib import Path
 import pytest
 
 from bolt_ray.core.errors import ConfigError, UnhealthyTrainingError
+from bolt_ray.core.records import UnscoredReason
 from bolt_ray.rewards.protocol import RewardInput
 from bolt_ray.rewards.registry import RewardSpec
 from bolt_ray.rewards.reward_set import RewardResult, RewardSet, combine
-from bolt_ray.rewards.unscored import check_unscored, count_reasons, reason_kind, unscored_fraction
+from bolt_ray.rewards.unscored import check_unscored, count_reasons, unscored_fraction, unscored_metric
 
 HOSTILE = Path(__file__).parents[1] / "support" / "hostile_rewards.py"
 EXAMPLE = Path(__file__).parents[2] / "configs" / "rewards" / "example_reward.py"
@@ -20,9 +21,13 @@ def item(completion: str, *, answer: str = "4", source: str = "", num_tokens: in
     return RewardInput(prompt="2+2", completion=completion, answer=answer, source=source, num_tokens=num_tokens)
 
 
+def unscored(reward: str, kind: str, detail: str = "") -> UnscoredReason:
+    return UnscoredReason(reward=reward, kind=kind, detail=detail)
+
+
 def score(
     specs: Sequence[RewardSpec], inputs: Sequence[RewardInput], by_source: dict[str, list[str]] | None = None
-) -> list[RewardResult | str]:
+) -> list[RewardResult | UnscoredReason]:
     rewards = RewardSet(specs=specs, by_source=by_source)
     try:
         rewards.start()
@@ -59,7 +64,7 @@ def test_datasets_choose_their_rewards() -> None:
     assert [r.parts if isinstance(r, RewardResult) else r for r in results] == [
         {"right": 0.0},
         {"right": 0.0, "has": 1.0},
-        "rewards: no_reward: no reward applies to this dataset",
+        unscored("rewards", "no_reward", "no reward applies to this dataset"),
     ]
 
 
@@ -83,10 +88,10 @@ def test_a_completion_without_one_part_has_no_reward() -> None:
     results = score(specs, [item("4"), item("_exit"), item("raise"), item("nan"), item("0.5", answer="")])
     assert results == [
         RewardResult(reward=5.0, tracker_reward=5.0, parts={"own": 4.0, "right": 1.0}),
-        "own: crash: it exited with status 3",
-        "own: exception: ValueError: on purpose",
-        "own: not_finite: returned nan",
-        "right: no_answer: the row has no reference answer",
+        unscored("own", "crash", "it exited with status 3"),
+        unscored("own", "exception", "ValueError: on purpose"),
+        unscored("own", "not_finite", "returned nan"),
+        unscored("right", "no_answer", "the row has no reference answer"),
     ]
 
 
@@ -136,28 +141,34 @@ def test_the_example_file_works_as_it_stands() -> None:
         {"short": 0.5, "distinct": 1.0, "polite": 1.0},
     ]
     cut = RewardInput(prompt="", completion="yes", truncated=True)
-    assert score(specs[:1], [cut]) == ["short: no_verdict: returned None"]
+    assert score(specs[:1], [cut]) == [unscored("short", "no_verdict", "returned None")]
 
 
 def test_reasons_are_counted_by_kind() -> None:
-    reasons = ["own: exception: ValueError: a", "own: exception: KeyError: b: c", "math: timeout"]
-    assert reason_kind(reasons[1]) == "own: exception"
-    assert count_reasons(reasons) == {"own: exception": 2, "math: timeout": 1}
+    math = unscored("math", "timeout")
+    reasons = [math, unscored("own", "exception", "ValueError: a"), unscored("own", "exception", "KeyError: b: c")]
+    assert list(count_reasons(reasons).items()) == [(unscored("own", "exception"), 2), (math, 1)]
     assert count_reasons([]) == {}
+    assert [str(reason) for reason in reasons[:2]] == ["math: timeout", "own: exception: ValueError: a"]
+    assert unscored_metric(reasons[1]) == "reward/unscored/own/exception"
 
 
 def test_too_many_unscored_completions_stop_the_run() -> None:
-    counted = {"own: timeout": 2, "own: crash": 4}
+    counted = {unscored("own", "timeout"): 2, unscored("own", "crash"): 4}
     check_unscored(num_scored=6, reasons=counted, max_unscored_fraction=0.5)
     check_unscored(num_scored=0, reasons={}, max_unscored_fraction=0.0)
-    check_unscored(num_scored=0, reasons={"a": 3}, max_unscored_fraction=0.5, min_completions=4)
+    check_unscored(num_scored=0, reasons={unscored("own", "crash"): 3}, max_unscored_fraction=0.5, min_completions=4)
+    with pytest.raises(UnhealthyTrainingError, match="1 of 1 completions"):
+        check_unscored(num_scored=0, reasons={unscored("own", "crash"): 1}, max_unscored_fraction=0.5)
     with pytest.raises(UnhealthyTrainingError, match="not one of 1 completions"):
-        check_unscored(num_scored=0, reasons={"a": 1}, max_unscored_fraction=1.0)
+        check_unscored(num_scored=0, reasons={unscored("own", "crash"): 1}, max_unscored_fraction=1.0)
     with pytest.raises(UnhealthyTrainingError, match="2 of 4 completions"):
-        check_unscored(num_scored=2, reasons={"a": 2}, max_unscored_fraction=0.4, min_completions=4)
+        check_unscored(
+            num_scored=2, reasons={unscored("own", "crash"): 2}, max_unscored_fraction=0.4, min_completions=4
+        )
     with pytest.raises(UnhealthyTrainingError, match=r"6 of 11 .*55%.*50%.*: 4 × own: crash; 2 × own: timeout"):
         check_unscored(num_scored=5, reasons=counted, max_unscored_fraction=0.5)
     with pytest.raises(UnhealthyTrainingError, match="not one of 3 completions could be scored: 3 × own: crash"):
-        check_unscored(num_scored=0, reasons={"own: crash": 3}, max_unscored_fraction=1.0)
+        check_unscored(num_scored=0, reasons={unscored("own", "crash"): 3}, max_unscored_fraction=1.0)
     assert unscored_fraction(num_scored=3, num_unscored=1) == 0.25
     assert unscored_fraction(num_scored=0, num_unscored=0) == 0.0

@@ -44,10 +44,10 @@ def make_batch(
     sequences: int = 12,
     seed: int = 0,
     vocabulary: int = VOCABULARY,
-    behaviour: np.ndarray | None = None,
+    behavior: np.ndarray | None = None,
     inactive: tuple[int, ...] = (),
 ) -> TrainingBatch:
-    """Random tokens of ragged lengths; without ``behaviour`` the generator's log-probs are random too."""
+    """Random tokens of ragged lengths; without ``behavior`` the generator's log-probs are random too."""
     rng = np.random.default_rng((seed, step))
     prompts = rng.integers(1, 6, sequences).astype(np.int32)
     completions = rng.integers(1, 20, sequences).astype(np.int32)
@@ -60,7 +60,7 @@ def make_batch(
         token_ids=rng.integers(0, vocabulary, int(prompts.sum()) + total).astype(np.int32),
         prompt_lengths=prompts,
         completion_lengths=completions,
-        behaviour_logprobs=noise if behaviour is None else behaviour,
+        behavior_logprobs=noise if behavior is None else behavior,
         advantages=rng.standard_normal(sequences).astype(np.float32),
         active=active,
         rewards=rng.random(sequences).astype(np.float32),
@@ -77,8 +77,14 @@ def weights_of(learner: Any) -> dict[str, torch.Tensor]:
 
 
 def largest_difference(first: dict[str, torch.Tensor], second: dict[str, torch.Tensor]) -> float:
+    """max |first − second| over all tensors; NaN if one element is, so that every comparison with it fails."""
     assert first.keys() == second.keys()
-    return max(float((first[name] - second[name]).abs().max()) for name in first)
+    return largest({name: first[name] - second[name] for name in first})
+
+
+def largest(tensors: dict[str, torch.Tensor]) -> float:
+    """The largest absolute value; NaN if one element is (Python's ``max`` would lose it)."""
+    return float(torch.stack([tensor.abs().max() for tensor in tensors.values()]).max())
 
 
 def run_on_ranks(function: Callable[..., None], *, ranks: int, rendezvous: Path, args: tuple[Any, ...]) -> None:
@@ -102,7 +108,7 @@ def _rank(rank: int, function: Callable[..., None], ranks: int, rendezvous: str,
 def on_policy(learner: Any, batch: TrainingBatch) -> TrainingBatch:
     """The batch with the learner's own log-probs as the generator's."""
     logprobs = learner.logprobs(split_sequences(batch), batch.prompt_lengths.tolist())
-    return dataclasses.replace(batch, behaviour_logprobs=np.concatenate(logprobs))
+    return dataclasses.replace(batch, behavior_logprobs=np.concatenate(logprobs))
 
 
 def load_plain(model_path: str) -> Any:

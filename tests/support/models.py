@@ -23,15 +23,17 @@ def make_model(directory: Path, *, tie_embeddings: bool, context_length: int = 6
 
 
 def make_adapter(base: Path, directory: Path, *, rank: int = 8) -> None:
-    """A LoRA adapter that changes what the base model says."""
+    """A LoRA adapter that changes what the base model says; the same one at every call."""
     import peft
     from transformers import AutoModelForCausalLM
 
     model = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
-    wrapped: Any = peft.get_peft_model(model, peft.LoraConfig(r=rank, lora_alpha=2 * rank, target_modules="all-linear"))
-    generator = torch.Generator().manual_seed(0)
-    with torch.no_grad():
+    config = peft.LoraConfig(r=rank, lora_alpha=2 * rank, target_modules="all-linear")
+    # PEFT draws lora_A from PyTorch's global generator and sets lora_B to 0.
+    with torch.random.fork_rng(devices=[]), torch.no_grad():
+        torch.manual_seed(0)
+        wrapped: Any = peft.get_peft_model(model, config)
         for name, parameter in wrapped.named_parameters():
             if "lora_B" in name:
-                parameter.copy_(0.3 * torch.randn(parameter.shape, generator=generator))
+                parameter.normal_(std=0.3)
     wrapped.save_pretrained(directory)

@@ -1,12 +1,14 @@
-"""From a step's completions to the learner's batch, the baseline's evidence and the metrics."""
+"""From a step's completions to the learner's batch, the baseline's outcomes and the metrics."""
 
 from __future__ import annotations
+
+import math
 
 import numpy as np
 import pytest
 
 from bolt_ray.core.advantages import AdvantageOptions
-from bolt_ray.core.records import Completion, DrawnPrompt, Prompt, RolloutRequest, ScoredCompletion, UnscoredCompletion
+from bolt_ray.core.records import Prompt, ScoredRollout, UnscoredReason, UnscoredRollout
 from bolt_ray.training.batch import BatchBuilder
 from bolt_ray.training.rollout import StepRollouts
 
@@ -18,54 +20,108 @@ BUILDER = BatchBuilder(
 )
 
 
-def completion(key: str, *, tokens: int, v_hat: float = 0.5, version: int = 3, truncated: bool = False) -> Completion:
-    drawn = DrawnPrompt(
-        draw_id=0, prompt=Prompt(row=0, key=key, prompt=key), token_ids=np.array([7, 8], dtype=np.int32)
-    )
-    request = RolloutRequest(
-        request_id=0, drawn=drawn, sample_index=0, v_hat=v_hat, n_eff=2.0, policy_version=version, seed=0
-    )
-    return Completion(
-        request=request,
+def scored(
+    key: str,
+    reward: float,
+    *,
+    shaping: float = 0.0,
+    tokens: int = 2,
+    request_id: int = 0,
+    group_id: int = 0,
+    v_hat: float = 0.5,
+    n_eff: float = 2.0,
+    version: int = 3,
+    truncated: bool = False,
+) -> ScoredRollout:
+    """Its completion is ``tokens`` long, with token ids 0, 1, … and log-probs that count down from -1 - request_id."""
+    return ScoredRollout(
+        request_id=request_id,
         token_ids=np.arange(tokens, dtype=np.int32),
-        logprobs=np.full(tokens, -0.5, dtype=np.float32),
+        logprobs=-np.arange(tokens, dtype=np.float32) / 8 - 1 - request_id,
         text="",
         truncated=truncated,
         oldest_version=version,
-        newest_version=version,
-    )
-
-
-def scored(key: str, reward: float, *, shaping: float = 0.0, tokens: int = 2, **more: object) -> ScoredCompletion:
-    return ScoredCompletion(
-        completion=completion(key, tokens=tokens, **more),  # type: ignore[arg-type]
+        newest_version=version + 1,
         reward=reward + shaping,
         tracker_reward=reward,
         parts={"own": reward},
+        prompt=Prompt(row=0, key=key, prompt=key),
+        prompt_token_ids=np.array([70 + request_id, 80], dtype=np.int32),
+        group_id=group_id,
+        sample_index=0,
+        v_hat=v_hat,
+        n_eff=n_eff,
+        policy_version=version,
     )
 
 
-def rollouts(*items: ScoredCompletion, **more: tuple[object, ...]) -> StepRollouts:
-    fields: dict[str, tuple[object, ...]] = {"unscored": (), "evidence_only": (), "dropped": ()}
+def unscored(kind: str) -> UnscoredRollout:
+    return UnscoredRollout(
+        request_id=9,
+        token_ids=np.arange(2, dtype=np.int32),
+        logprobs=np.zeros(2, dtype=np.float32),
+        text="",
+        truncated=False,
+        oldest_version=3,
+        newest_version=3,
+        reason=UnscoredReason(reward="own", kind=kind, detail="after 3 s"),
+        prompt=Prompt(row=2, key="c", prompt="c"),
+        group_id=2,
+    )
+
+
+def rollouts(*items: ScoredRollout, **more: tuple[object, ...]) -> StepRollouts:
+    fields: dict[str, tuple[object, ...]] = {"unscored": (), "baseline_only": (), "dropped": ()}
     return StepRollouts(trainable=items, refilled=0, **(fields | more))  # type: ignore[arg-type]
 
 
 def test_the_batch_is_ragged_and_in_order() -> None:
-    batch, _ = BUILDER.build(rollouts(scored("a", 2.0, tokens=3), scored("b", 0.0, tokens=1)), step=4)
+    step = rollouts(scored("a", 2.0, tokens=3), scored("b", 0.0, tokens=1, request_id=5))
+    batch, _ = BUILDER.build(step, step=4)
     assert batch.step == 4
-    assert batch.token_ids.tolist() == [7, 8, 0, 1, 2, 7, 8, 0]
+    assert batch.token_ids.tolist() == [70, 80, 0, 1, 2, 75, 80, 0]
     assert batch.prompt_lengths.tolist() == [2, 2]
     assert batch.completion_lengths.tolist() == [3, 1]
-    assert batch.behaviour_logprobs.tolist() == [-0.5] * 4
-    # r̃ = reward / 2, minus v̂ = 0.5
-    assert batch.advantages.tolist() == pytest.approx([0.5, -0.5])
+    assert batch.behavior_logprobs.tolist() == [-1.0, -1.125, -1.25, -6.0]
 
 
-def test_shaping_moves_the_advantage_and_not_the_evidence() -> None:
+def test_every_completion_has_its_own_baseline() -> None:
+    items = [
+        scored("a", 2.0, v_hat=0.25, n_eff=1.0, request_id=0, group_id=11),
+        scored("a", 1.0, v_hat=0.25, n_eff=1.0, request_id=1, group_id=11),
+        scored("b", 0.0, v_hat=0.75, n_eff=4.0, request_id=2, group_id=13),
+    ]
+    batch, _ = BUILDER.build(rollouts(*items), step=0)
+    inputs = batch.advantage_inputs
+    assert inputs is not None
+    assert inputs.rewards.tolist() == [1.0, 0.5, 0.0]
+    assert inputs.v_hat.tolist() == [0.25, 0.25, 0.75]
+    assert inputs.n_eff.tolist() == [1.0, 1.0, 4.0]
+    assert inputs.group_ids.tolist() == [11, 11, 13]
+    # r̃ = reward / 2, minus v̂
+    assert batch.advantages.tolist() == pytest.approx([0.75, 0.25, -0.75])
+
+
+def test_completions_of_one_draw_are_one_group() -> None:
+    builder = BatchBuilder(
+        advantage=AdvantageOptions(baseline="group", normalize="none"),
+        reward_range=(0.0, 1.0),
+        mask_truncated=False,
+        skip_truncated_evidence=False,
+    )
+    items = [scored("a", float(i == 0), request_id=i, group_id=i // 2) for i in range(4)]
+    batch, output = builder.build(rollouts(*items), step=0)
+    assert output.singletons == 0
+    # Against the mean of its own group: (1, 0) and (0, 0).
+    assert batch.advantages.tolist() == pytest.approx([0.5, -0.5, 0.0, 0.0])
+
+
+def test_shaping_moves_the_advantage_and_not_the_outcomes() -> None:
     step = rollouts(scored("a", 2.0, shaping=-0.5))
     batch, _ = BUILDER.build(step, step=0)
     assert batch.advantages.tolist() == pytest.approx([0.25])
-    assert BUILDER.evidence(step).reward_sums.tolist() == [1.0]
+    assert batch.rewards.tolist() == [1.5]
+    assert BUILDER.outcomes(step).reward_sums.tolist() == [1.0]
 
 
 def test_truncated_sequences_leave_the_loss() -> None:
@@ -73,29 +129,30 @@ def test_truncated_sequences_leave_the_loss() -> None:
     assert batch.active.tolist() == [True, False]
 
 
-def test_evidence_is_summed_per_prompt_and_version() -> None:
-    step = rollouts(scored("a", 2.0), scored("a", 0.0), scored("b", 1.0), evidence_only=(scored("a", 2.0, version=2),))
-    evidence = BUILDER.evidence(step)
-    assert evidence.keys == ("a", "b", "a")
-    assert evidence.reward_sums.tolist() == [1.0, 0.5, 1.0]
-    assert evidence.counts.tolist() == [2, 1, 1]
-    assert evidence.versions.tolist() == [3, 3, 2]
+def test_outcomes_are_summed_per_prompt_and_version() -> None:
+    step = rollouts(scored("a", 2.0), scored("a", 0.0), scored("b", 1.0), baseline_only=(scored("a", 2.0, version=2),))
+    outcomes = BUILDER.outcomes(step)
+    assert outcomes.keys == ("a", "b", "a")
+    assert outcomes.reward_sums.tolist() == [1.0, 0.5, 1.0]
+    assert outcomes.counts.tolist() == [2, 1, 1]
+    assert outcomes.versions.tolist() == [3, 3, 2]
 
 
-def test_truncated_completions_can_be_no_evidence() -> None:
+def test_truncated_completions_can_be_no_outcomes() -> None:
     builder = BatchBuilder(
         advantage=AdvantageOptions(normalize="none"),
         reward_range=(0.0, 1.0),
         mask_truncated=False,
         skip_truncated_evidence=True,
     )
-    evidence = builder.evidence(rollouts(scored("a", 1.0, truncated=True), scored("b", 1.0)))
-    assert evidence.keys == ("b",)
+    outcomes = builder.outcomes(rollouts(scored("a", 1.0, truncated=True), scored("b", 1.0)))
+    assert outcomes.keys == ("b",)
 
 
 def test_metrics_of_a_step() -> None:
-    lost = UnscoredCompletion(completion=completion("c", tokens=2), reason="own: timeout")
-    step = rollouts(scored("a", 2.0, v_hat=0.75), scored("b", 0.0, v_hat=0.25, version=2), unscored=(lost,))
+    step = rollouts(
+        scored("a", 2.0, v_hat=0.75), scored("b", 0.0, v_hat=0.25, version=2), unscored=(unscored("timeout"),)
+    )
     _, output = BUILDER.build(step, step=0)
     metrics = BUILDER.metrics(step, output, version=4)
     assert metrics["reward/mean"] == 1.0
@@ -106,6 +163,8 @@ def test_metrics_of_a_step() -> None:
     assert (metrics["policy/staleness_mean"], metrics["policy/staleness_max"]) == (1.5, 2.0)
     assert metrics["reward/part/own"] == 1.0
     assert metrics["reward/unscored/own/timeout"] == 1.0
+    # √(¾·¼) for both
+    assert metrics["curriculum/drawn_uncertainty"] == pytest.approx(math.sqrt(3) / 4)
 
 
 def test_what_is_undefined_is_left_out() -> None:

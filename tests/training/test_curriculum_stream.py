@@ -11,11 +11,11 @@ from typing import Any
 import numpy as np
 import pytest
 from numpy.typing import NDArray
-from support.fakes import answer
+from support.fakes import logprobs_of, tokens_of
 
 from bolt_ray.core.baseline import BaselineSettings, BaselineStore
 from bolt_ray.core.curriculum import STRATEGIES, Curriculum, CurriculumSettings
-from bolt_ray.core.records import DrawnPrompt, Prompt, RolloutRequest, ScoredCompletion
+from bolt_ray.core.records import DrawnPrompt, Prompt, ScoredRollout
 from bolt_ray.data.ingest.build import build_store
 from bolt_ray.data.settings import DatasetSettings
 from bolt_ray.data.stream.window_reader import Tokenize
@@ -64,16 +64,30 @@ class Fixture:
         return {**self.baseline.metrics(), **self.baseline.get_curriculum_stats(), **self.prompts.metrics()}
 
 
-def _scored(drawn: DrawnPrompt) -> ScoredCompletion:
-    request = RolloutRequest(
-        request_id=drawn.draw_id, drawn=drawn, sample_index=0, v_hat=0.5, n_eff=2.0, policy_version=0, seed=0
+def _scored(drawn: DrawnPrompt) -> ScoredRollout:
+    reward = float((drawn.group_id * 37) % NUM_ROWS < drawn.prompt.row)
+    return ScoredRollout(
+        request_id=drawn.group_id,
+        token_ids=np.array(tokens_of(drawn.group_id), dtype=np.int32),
+        logprobs=np.array(logprobs_of(drawn.group_id), dtype=np.float32),
+        text="",
+        truncated=False,
+        oldest_version=0,
+        newest_version=0,
+        reward=reward,
+        tracker_reward=reward,
+        prompt=drawn.prompt,
+        prompt_token_ids=drawn.token_ids,
+        group_id=drawn.group_id,
+        sample_index=0,
+        v_hat=0.5,
+        n_eff=2.0,
+        policy_version=0,
     )
-    reward = float((drawn.draw_id * 37) % NUM_ROWS < drawn.prompt.row)
-    return ScoredCompletion(completion=answer(request, version=0), reward=reward, tracker_reward=reward)
 
 
-def _step_of(items: Sequence[ScoredCompletion]) -> StepRollouts:
-    return StepRollouts(trainable=tuple(items), unscored=(), evidence_only=(), dropped=(), refilled=0)
+def _step_of(items: Sequence[ScoredRollout]) -> StepRollouts:
+    return StepRollouts(trainable=tuple(items), unscored=(), baseline_only=(), dropped=(), refilled=0)
 
 
 @contextmanager

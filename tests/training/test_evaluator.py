@@ -6,13 +6,15 @@ import json
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
 from rich.console import Console
-from support.fakes import FakeScorers
+from support.fakes import FakeScorers, answer
 
+from bolt_ray.actors.scorer_actor import ScoringRequest
 from bolt_ray.commands.evaluate.predictions import write_predictions
 from bolt_ray.commands.evaluate.report import EvaluationReport, compare_with_first
 from bolt_ray.commands.model_source import ModelSource
@@ -20,73 +22,74 @@ from bolt_ray.core.errors import StallError
 from bolt_ray.core.records import (
     Completion,
     DrawnPrompt,
+    GenerationRequest,
     Prompt,
-    RolloutRequest,
     ScoredCompletion,
     UnscoredCompletion,
+    UnscoredReason,
 )
 from bolt_ray.engines.settings import SamplingSettings
-from bolt_ray.training.completions import CompletionService, Outcome
-from bolt_ray.training.evaluator import Evaluator, summarize
+from bolt_ray.training.completions import CompletionService, Outcome, request_seed
+from bolt_ray.training.evaluator import EvaluationResult, Evaluator, summarize
+
+
+def problem(row: int, source: str = "a") -> Prompt:
+    return Prompt(row=row, key=f"key-{row}", prompt=f"{row}+1=", answer=str(row + 1), source=source)
 
 
 def drawn(row: int, source: str) -> DrawnPrompt:
-    prompt = Prompt(row=row, key=f"key-{row}", prompt=f"{row}+1=", answer=str(row + 1), source=source)
-    return DrawnPrompt(draw_id=row, prompt=prompt, token_ids=np.array([5, 6], dtype=np.int32))
+    return DrawnPrompt(group_id=row, prompt=problem(row, source), token_ids=np.array([5, 6 + row], dtype=np.int32))
 
 
-def outcome(
-    row: int, text: str, reward: float | None, *, source: str = "a", sample: int = 0, tokens: int = 2, cut: bool = False
-) -> Outcome:
-    request = RolloutRequest(
-        request_id=-1 - row,
-        drawn=drawn(row, source),
-        sample_index=sample,
-        v_hat=0.5,
-        n_eff=0.0,
-        policy_version=0,
-        seed=0,
-    )
-    completion = Completion(
-        request=request,
-        token_ids=np.zeros(tokens, dtype=np.int32),
-        logprobs=np.zeros(tokens, dtype=np.float32),
-        text=text,
-        truncated=cut,
-        oldest_version=0,
-        newest_version=0,
-    )
+def outcome(text: str, reward: float | None, *, tokens: int = 2, cut: bool = False) -> Outcome:
+    completion: dict[str, Any] = {
+        "request_id": -1,
+        "token_ids": np.zeros(tokens, dtype=np.int32),
+        "logprobs": np.zeros(tokens, dtype=np.float32),
+        "text": text,
+        "truncated": cut,
+        "oldest_version": 0,
+        "newest_version": 0,
+    }
     if reward is None:
-        return UnscoredCompletion(completion=completion, reason="math: timeout: 3 s")
-    return ScoredCompletion(completion=completion, reward=reward, tracker_reward=reward, parts={"math": reward})
+        return UnscoredCompletion(**completion, reason=UnscoredReason(reward="math", kind="timeout", detail="3 s"))
+    return ScoredCompletion(**completion, reward=reward, tracker_reward=reward, parts={"math": reward})
+
+
+def summary_of(
+    groups: Sequence[Sequence[Outcome]], *, threshold: float = 1.0, k: int | None = None
+) -> EvaluationResult:
+    """Of problems 0, 1, …, from the third on of source "b"."""
+    problems = [problem(row, "a" if row < 2 else "b") for row in range(len(groups))]
+    return summarize(problems, groups, threshold=threshold, k=k)
 
 
 def four_samples() -> list[list[Outcome]]:
     """Problem 0: 3 of 4 right; 1: 1 of 4 right, but the majority is wrong; 2: none, one unscored."""
     return [
         [
-            outcome(0, "so <answer>1</answer>", 1.0, tokens=4),
-            outcome(0, "I say 1", 1.0, sample=1, tokens=2),
-            outcome(0, "<answer>9</answer>", 0.0, sample=2, tokens=3),
-            outcome(0, "1.0", 1.0, sample=3, tokens=3),
+            outcome("so <answer>1</answer>", 1.0, tokens=4),
+            outcome("I say 1", 1.0, tokens=2),
+            outcome("<answer>9</answer>", 0.0, tokens=3),
+            outcome("1.0", 1.0, tokens=3),
         ],
         [
-            outcome(1, "7", 0.0, tokens=1),
-            outcome(1, r"\boxed{7}", 0.0, sample=1, tokens=1),
-            outcome(1, "2", 1.0, sample=2, tokens=1),
-            outcome(1, " ", 0.0, sample=3, tokens=1),
+            outcome("7", 0.0, tokens=1),
+            outcome(r"\boxed{7}", 0.0, tokens=1),
+            outcome("2", 1.0, tokens=1),
+            outcome(" ", 0.0, tokens=1),
         ],
         [
-            outcome(2, "5", None, source="b", tokens=5),
-            outcome(2, "5", 0.5, source="b", sample=1, tokens=5),
-            outcome(2, "6", 0.0, source="b", sample=2, tokens=5),
-            outcome(2, "5", 0.0, source="b", sample=3, tokens=5, cut=True),
+            outcome("5", None, tokens=5),
+            outcome("5", 0.5, tokens=5),
+            outcome("6", 0.0, tokens=5),
+            outcome("5", 0.0, tokens=5, cut=True),
         ],
     ]
 
 
 def test_several_samples_by_hand() -> None:
-    result = summarize(four_samples(), threshold=1.0, k=2)
+    result = summary_of(four_samples(), k=2)
     overall = result.overall
     assert (overall.num_problems, overall.num_completions, overall.k) == (3, 12, 2)
     assert overall.pass_at_1.value == pytest.approx((3 / 4 + 1 / 4 + 0) / 3)
@@ -108,7 +111,7 @@ def test_several_samples_by_hand() -> None:
 
 def test_votes_go_by_the_answer_not_by_the_text() -> None:
     groups = [four_samples()[0]]
-    result = summarize(groups, threshold=1.0)
+    result = summary_of(groups)
     # Three ways to write 1 outvote one 9; counted by text, four answers would tie at 3/4.
     assert result.overall.k == 4
     assert result.overall.maj_at_k is not None
@@ -116,16 +119,16 @@ def test_votes_go_by_the_answer_not_by_the_text() -> None:
 
 
 def test_the_bootstrap_resamples_problems() -> None:
-    result = summarize(four_samples(), threshold=1.0)
+    result = summary_of(four_samples())
     interval = result.overall.pass_at_1
     # Three problems: a resample of one problem alone has chance 1/27 > 2.5 %, so the ends are the extremes.
     assert (interval.low, interval.high) == (0.0, 0.75)
-    assert summarize(four_samples(), threshold=1.0).overall.pass_at_1 == interval
+    assert summary_of(four_samples()).overall.pass_at_1 == interval
 
 
 def test_one_sample_has_wilson_and_no_k() -> None:
-    groups = [[outcome(row, "x", 1.0 if row < 5 else 0.0)] for row in range(10)]
-    result = summarize(groups, threshold=1.0)
+    groups = [[outcome("x", 1.0 if row < 5 else 0.0)] for row in range(10)]
+    result = summary_of(groups)
     # Wilson at 5 of 10 and z = 1.96: (0.5 + 0.19207 ± 0.36489)/1.38415.
     assert (result.overall.pass_at_1.low, result.overall.pass_at_1.high) == pytest.approx((0.23659, 0.76341), abs=1e-5)
     assert result.overall.pass_at_k is None
@@ -134,52 +137,52 @@ def test_one_sample_has_wilson_and_no_k() -> None:
 
 
 def test_problems_that_all_agree_keep_an_interval() -> None:
-    groups = [[outcome(row, "x", 0.0), outcome(row, "x", 0.0, sample=1)] for row in range(20)]
-    interval = summarize(groups, threshold=1.0).overall.pass_at_1
+    groups = [[outcome("x", 0.0), outcome("x", 0.0)] for row in range(20)]
+    interval = summary_of(groups).overall.pass_at_1
     # A bootstrap of twenty zeros would claim certainty; Wilson at 0 of 20: z²/(20 + z²).
     assert (interval.low, interval.high) == (0.0, pytest.approx(3.8415 / 23.8415, abs=1e-4))
 
 
 def test_every_source_has_its_numbers() -> None:
-    result = summarize(four_samples(), threshold=1.0)
+    result = summary_of(four_samples())
     assert list(result.by_source) == ["a", "b"]
     assert result.by_source["a"].pass_at_1.value == 0.5
     assert result.by_source["b"].pass_at_1.value == 0.0
     assert result.by_source["b"].mean_length == 5.0
     assert result.metrics["eval/a/pass@1"] == 0.5
     assert result.metrics["eval/b/mean_length"] == 5.0
-    alone = summarize(four_samples()[:2], threshold=1.0)
+    alone = summary_of(four_samples()[:2])
     assert not [name for name in alone.metrics if name.startswith("eval/a/")]
 
 
 def test_the_threshold_decides() -> None:
-    assert summarize(four_samples(), threshold=0.5).by_source["b"].pass_at_1.value == 0.25
+    assert summary_of(four_samples(), threshold=0.5).by_source["b"].pass_at_1.value == 0.25
 
 
 def test_shaping_does_not_make_an_answer_wrong() -> None:
-    long = outcome(0, "1", 1.0)
+    long = outcome("1", 1.0)
     assert isinstance(long, ScoredCompletion)
     shaped = replace(long, reward=0.4, tracker_reward=1.0)
-    assert summarize([[shaped]], threshold=1.0).overall.pass_at_1.value == 1.0
+    assert summary_of([[shaped]]).overall.pass_at_1.value == 1.0
 
 
 def test_nothing_scored() -> None:
-    result = summarize([[outcome(0, "x", None)]], threshold=1.0)
+    result = summary_of([[outcome("x", None)]])
     assert result.overall.mean_reward is None
     assert (result.score.value, result.metrics["eval/unscored_fraction"]) == (0.0, 1.0)
 
 
 def test_empty_evaluations_are_refused() -> None:
-    for groups in ([], [[]], [[outcome(0, "x", 1.0)], []]):
+    for groups in ([], [[]], [[outcome("x", 1.0)], []]):
         with pytest.raises(ValueError, match="at least one completion of every problem"):
-            summarize(groups, threshold=1.0)
+            summary_of(groups)
     with pytest.raises(ValueError, match="1 <= k <= samples"):
-        summarize([[outcome(0, "x", 1.0)]], threshold=1.0, k=2)
+        summary_of([[outcome("x", 1.0)]], k=2)
 
 
 def test_two_models_on_the_same_problems() -> None:
-    worse = summarize([[outcome(row, "x", 0.0)] for row in range(40)], threshold=1.0)
-    better = summarize([[outcome(row, "x", float(row % 2))] for row in range(40)], threshold=1.0)
+    worse = summary_of([[outcome("x", 0.0)] for row in range(40)])
+    better = summary_of([[outcome("x", float(row % 2))] for row in range(40)])
     compared = compare_with_first({"worse": worse, "better": better})
     assert list(compared) == ["better"]
     assert list(compared["better"]) == ["pass@1"]
@@ -187,12 +190,12 @@ def test_two_models_on_the_same_problems() -> None:
     assert (numbers.mean_a, numbers.mean_b, numbers.difference, numbers.num_prompts) == (0.0, 0.5, 0.5, 40)
     assert numbers.significant
     assert compare_with_first({"worse": worse}) == {}
-    several = summarize(four_samples(), threshold=1.0, k=2)
+    several = summary_of(four_samples(), k=2)
     assert list(compare_with_first({"x": several, "y": several})["y"]) == ["pass@1", "pass@2"]
 
 
 def test_the_report_in_eighty_columns_and_as_json(tmp_path: Path) -> None:
-    result = summarize(four_samples(), threshold=1.0, k=2)
+    result = summary_of(four_samples(), k=2)
     results = {"first": result, "second[x]": result}
     report = EvaluationReport(
         results=results,
@@ -218,21 +221,15 @@ def test_the_report_in_eighty_columns_and_as_json(tmp_path: Path) -> None:
 def test_predictions_as_jsonl_and_parquet(tmp_path: Path) -> None:
     groups = four_samples()
     chat = Prompt(row=3, key="chat", prompt=[{"role": "user", "content": "π?"}], source="c")
-    asked = DrawnPrompt(draw_id=3, prompt=chat, token_ids=np.array([5], dtype=np.int32))
-    request = RolloutRequest(request_id=-9, drawn=asked, sample_index=0, v_hat=0.5, n_eff=0, policy_version=0, seed=0)
-    completion = Completion(
-        request=request,
-        token_ids=np.zeros(1, dtype=np.int32),
-        logprobs=np.zeros(1, dtype=np.float32),
-        text="3\n",
-        truncated=True,
-        oldest_version=0,
-        newest_version=0,
+    groups.append(
+        [replace(outcome("3\n", None, tokens=1, cut=True), reason=UnscoredReason(reward="own", kind="crash"))]
     )
-    groups.append([UnscoredCompletion(completion=completion, reason="own: crash")])
-    write_predictions(summarize(groups, threshold=1.0), tmp_path, name="model")
+    prompts = [problem(0), problem(1), problem(2, "b"), chat]
+    write_predictions(summarize(prompts, groups, threshold=1.0), tmp_path, name="model")
     rows = [json.loads(line) for line in (tmp_path / "model.jsonl").read_text().splitlines()]
     assert len(rows) == 13
+    assert [row["source"] for row in rows[::4]] == ["a", "a", "b", "c"]
+    assert rows[8]["unscored"] == "math: timeout: 3 s"
     assert rows[1] == {
         "prompt_id": "key-0",
         "prompt": "0+1=",
@@ -259,42 +256,38 @@ class FakeGenerators:
 
     def __init__(self, *, silent: bool = False) -> None:
         self.silent = silent
-        self.waiting: list[RolloutRequest] = []
+        self.waiting: list[GenerationRequest] = []
+        self.seen: list[GenerationRequest] = []
+        self.replacements: list[str] = []
         self.sampling: list[SamplingSettings | None] = []
 
     @property
     def outstanding(self) -> int:
         return len(self.waiting)
 
-    def submit(self, requests: Sequence[RolloutRequest], sampling: SamplingSettings | None = None) -> None:
+    def submit(self, requests: Sequence[GenerationRequest], sampling: SamplingSettings | None = None) -> None:
         self.waiting += requests
+        self.seen += requests
         self.sampling.append(sampling)
 
     def poll(self, timeout_s: float) -> list[Completion]:
         if self.silent:
             return []
         done, self.waiting = self.waiting[::-1], []
-        return [
-            Completion(
-                request=request,
-                token_ids=np.zeros(1, dtype=np.int32),
-                logprobs=np.zeros(1, dtype=np.float32),
-                text=f"{request.drawn.prompt.row}/{request.sample_index}",
-                truncated=False,
-                oldest_version=request.policy_version,
-                newest_version=request.policy_version,
-            )
-            for request in done
-        ]
+        return [answer(request, oldest=4) for request in done]
 
 
-def only_first_samples_are_right(request: RolloutRequest) -> float:
-    return float(request.sample_index == 0)
+def only_first_samples_are_right(request: ScoringRequest) -> float:
+    # Three samples a problem, numbered on from problem to problem.
+    return float((-1 - request.request_id) % 3 == 0)
 
 
-def evaluator(generators: FakeGenerators, *, k: int | None = None, stall_s: float = 60.0) -> Evaluator:
+def evaluator(
+    generators: FakeGenerators, *, scorers: FakeScorers | None = None, k: int | None = None, stall_s: float = 60.0
+) -> Evaluator:
+    scorers = scorers or FakeScorers(only_first_samples_are_right)
     return Evaluator(
-        service=CompletionService(generators=generators, scorers=FakeScorers(only_first_samples_are_right)),
+        service=CompletionService(generators=generators, scorers=scorers),
         problems=[drawn(0, "a"), drawn(1, "b")],
         sampling=SamplingSettings(temperature=0.5),
         num_samples=3,
@@ -309,22 +302,39 @@ def test_samples_come_back_in_order_whatever_the_order_of_arrival() -> None:
     generators = FakeGenerators()
     subject = evaluator(generators, k=2)
     seen: list[tuple[int, int]] = []
-    result = subject.run(
-        version=4, pump=subject._service.pump, on_progress=lambda done, total: seen.append((done, total))
-    )
-    texts = [[item.completion.text for item in group] for group in result.outcomes]
-    assert texts == [["0/0", "0/1", "0/2"], ["1/0", "1/1", "1/2"]]
+    result = subject.run(pump=subject._service.pump, on_progress=lambda done, total: seen.append((done, total)))
+    # The fake answers with the request's seed.
+    texts = [[item.text for item in group] for group in result.outcomes]
+    assert texts == [[str(request_seed(11, n)) for n in numbers] for numbers in ((0, 1, 2), (3, 4, 5))]
+    assert [prompt.key for prompt in result.prompts] == ["key-0", "key-1"]
+    assert result.rights == ((True, False, False), (True, False, False))
     assert (result.overall.k, result.score.correct, result.score.total) == (2, 2, 6)
     assert seen[-1] == (6, 6)
     assert generators.sampling == [SamplingSettings(temperature=0.5)]
-    seeds = [item.completion.request.seed for group in result.outcomes for item in group]
-    assert len(set(seeds)) == 6
-    again = evaluator(FakeGenerators())
-    repeated = again.run(version=5, pump=again._service.pump)
-    assert [item.completion.request.seed for group in repeated.outcomes for item in group] == seeds
+    assert [request.token_ids.tolist() for request in generators.seen] == [[5, 6]] * 3 + [[5, 7]] * 3
+    assert {request.kind for request in generators.seen} == {"eval"}
+
+
+def test_every_evaluation_has_the_same_seeds() -> None:
+    seeds = []
+    for _ in range(2):
+        generators = FakeGenerators()
+        subject = evaluator(generators)
+        subject.run(pump=subject._service.pump)
+        seeds.append([request.seed for request in generators.seen])
+    assert seeds[0] == seeds[1]
+    assert len(set(seeds[0])) == 6
+
+
+def test_rewards_know_that_it_is_an_evaluation() -> None:
+    generators, scorers = FakeGenerators(), FakeScorers(only_first_samples_are_right)
+    subject = evaluator(generators, scorers=scorers)
+    subject.run(pump=subject._service.pump)
+    assert {(request.input.evaluation, request.input.source) for request in scorers.seen} == {(True, "a"), (True, "b")}
+    assert {(request.input.prompt, request.input.answer) for request in scorers.seen} == {("0+1=", "1"), ("1+1=", "2")}
 
 
 def test_silence_ends_in_an_error() -> None:
     subject = evaluator(FakeGenerators(silent=True), stall_s=0.0)
     with pytest.raises(StallError, match="no completion for 0 s, 0 of 6 done"):
-        subject.run(version=0, pump=subject._service.pump)
+        subject.run(pump=subject._service.pump)

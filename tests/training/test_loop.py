@@ -4,80 +4,121 @@ from __future__ import annotations
 
 import io
 import itertools
+import signal
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from rich.console import Console
-from support.fakes import FakeGenerators, FakeScorers, RewardOf
+from support.fakes import FakeBaseline, FakeGenerators, FakeScorers, RewardOf, tokens_of
 
+from bolt_ray.actors.scorer_actor import ScoringRequest
 from bolt_ray.core.advantages import AdvantageOptions
 from bolt_ray.core.errors import UnhealthyTrainingError, WeightSyncError
-from bolt_ray.core.records import DrawnPrompt, Prompt, RolloutRequest, StepReport, TrainingBatch
+from bolt_ray.core.records import DrawnPrompt, Outcomes, Prompt, StepReport, TrainingBatch, UnscoredReason
+from bolt_ray.engines.settings import SamplingSettings
 from bolt_ray.rewards.unscored import check_unscored
 from bolt_ray.training.batch import BatchBuilder
 from bolt_ray.training.completions import CompletionService
+from bolt_ray.training.evaluator import Evaluator, Score
 from bolt_ray.training.interrupts import InterruptFlag
 from bolt_ray.training.loop import LoopSettings, TrainingLoop
 from bolt_ray.training.rollout import RolloutLoop, StepRollouts
 from bolt_ray.training.run_directory import RunDirectory
 from bolt_ray.training.telemetry import MetricsLog, ProgressDisplay, read_metrics
-from bolt_ray.training.weight_sync import Probe, SyncReport
-
-DRIFT = 0.125
+from bolt_ray.training.weight_sync import ParityProbe, SyncReport
 
 
 class FakeParts:
-    """Learner, weight sync, baseline and curriculum at once; ``calls`` says who was asked, in which order."""
+    """Learner, weight sync, baseline and curriculum at once; ``calls`` says who was asked, in which order.
 
-    def __init__(self, *, bad_steps: Sequence[int] = (), sync_fails_at: int | None = None) -> None:
+    Args:
+        bad_steps: steps that the learner skips.
+        sync_fails_at: the version that the generators never reach.
+        interrupt_at: the step during whose training a signal comes.
+        lost_updates: how many updates the learner counts too few.
+    """
+
+    def __init__(
+        self,
+        *,
+        bad_steps: Sequence[int] = (),
+        sync_fails_at: int | None = None,
+        interrupt_at: int | None = None,
+        lost_updates: int = 0,
+    ) -> None:
         self.calls: list[str] = []
-        self.commits: list[dict[str, Any]] = []
+        self.commits: list[Outcomes] = []
+        self.drifts: list[float | None] = []
+        self.generators = FakeGenerators()
+        self.scorers = FakeScorers()
+        self.interrupts = InterruptFlag()
         self.rollout: RolloutLoop | None = None
-        self._bad_steps, self._sync_fails_at = bad_steps, sync_fails_at
+        self._version = -lost_updates
+        self._bad_steps, self._sync_fails_at, self._interrupt_at = bad_steps, sync_fails_at, interrupt_at
 
     def train(self, batch: TrainingBatch, *, timeout_s: float, idle: Callable[[], None]) -> StepReport:
         self.calls.append(f"train {batch.step}")
         idle()
-        before = np.full(int(batch.completion_lengths.sum()), -1.0, dtype=np.float32)
-        return StepReport(step=batch.step, skipped=batch.step in self._bad_steps, metrics={}, logprobs_before=before)
+        if batch.step == self._interrupt_at:
+            self.interrupts._handle(signal.SIGTERM, None)
+        skipped = batch.step in self._bad_steps
+        self._version += not skipped
+        return StepReport(
+            step=batch.step,
+            policy_version=self._version,
+            skipped=skipped,
+            metrics={},
+            logprobs_before=batch.behavior_logprobs,
+        )
 
-    def run(self, version: int, probes: Sequence[Probe]) -> SyncReport:
+    def run(self, version: int, probes: Sequence[ParityProbe]) -> SyncReport:
         self.calls.append(f"sync {version}")
         assert probes
         if version == self._sync_fails_at:
             raise WeightSyncError("generator and learner disagree")
         assert self.rollout is not None
+        self.generators.version = version
         self.rollout.release(version)
-        return SyncReport(gap=1e-6, drift=DRIFT)
+        return SyncReport(gap=version / 1024, drift=version / 8)
 
-    def commit(self, **outcomes: Any) -> None:
-        self.calls.append(f"commit {outcomes['update_id']}")
+    def commit(self, outcomes: Outcomes, *, update_id: str, drift: float | None) -> None:
+        self.calls.append(f"commit {update_id}")
         self.commits.append(outcomes)
+        self.drifts.append(drift)
 
     def after_step(self, step: int, rollouts: StepRollouts, *, version: int) -> None:
         self.calls.append(f"curriculum {step} at version {version}")
-
-    def read(self, keys: Sequence[str], version: int) -> tuple[np.ndarray, np.ndarray]:
-        return np.full(len(keys), 0.5), np.full(len(keys), 2.0)
 
     def metrics(self) -> Mapping[str, float]:
         return {}
 
 
 class Harness:
-    """A training loop of real parts around the fakes; four completions a step."""
+    """A training loop of real parts around the fakes; three steps of four completions."""
 
-    def __init__(self, directory: Path, parts: FakeParts, *, reward_of: RewardOf, baseline: str = "tracker") -> None:
+    def __init__(
+        self,
+        directory: Path,
+        parts: FakeParts,
+        *,
+        reward_of: RewardOf,
+        baseline: str = "tracker",
+        first_step: int = 0,
+        initial_score: Score | None = None,
+        **settings: Any,
+    ) -> None:
         self.run_directory = RunDirectory(directory)
         self.printed = io.StringIO()
-        service = CompletionService(generators=FakeGenerators(), scorers=FakeScorers(reward_of))
+        parts.scorers = FakeScorers(reward_of)
+        service = CompletionService(generators=parts.generators, scorers=parts.scorers)
         parts.rollout = RolloutLoop(
             service=service,
             prompts=_prompts(),
-            baseline=parts,
+            baseline=FakeBaseline(),
             rollouts_per_step=4,
             max_staleness=0,
             keep_groups=False,
@@ -85,15 +126,16 @@ class Harness:
             seed=0,
             stall_s=5.0,
         )
+        loop_settings = LoopSettings(
+            max_steps=3,
+            eval_every=0,
+            eval_at_start=False,
+            eval_at_end=False,
+            checkpoint_every=0,
+            step_timeout_s=5.0,
+        )
         self.loop = TrainingLoop(
-            settings=LoopSettings(
-                max_steps=3,
-                eval_every=0,
-                eval_at_start=False,
-                eval_at_end=False,
-                checkpoint_every=0,
-                step_timeout_s=5.0,
-            ),
+            settings=replace(loop_settings, **settings),
             rollout=parts.rollout,
             service=service,
             builder=BatchBuilder(
@@ -106,29 +148,44 @@ class Harness:
             sync=parts,  # type: ignore[arg-type]
             baseline=parts,  # type: ignore[arg-type]
             curriculum=parts,  # type: ignore[arg-type]
-            evaluator=None,
+            evaluator=Evaluator(
+                service=service,
+                problems=list(itertools.islice(_prompts(), 2)),
+                sampling=SamplingSettings(),
+                num_samples=1,
+                seed=0,
+                success_threshold=1.0,
+                stall_s=5.0,
+            ),
             metrics=MetricsLog(self.run_directory),
             display=ProgressDisplay(total_steps=3, first_step=0, console=Console(file=self.printed, width=1000)),
-            interrupts=InterruptFlag(),
+            interrupts=parts.interrupts,
             save=lambda step: parts.calls.append(f"save {step}"),
-            watch_scores=_watch,
+            check_scores=_check,
+            first_step=first_step,
+            initial_score=initial_score,
         )
 
     def records(self) -> list[dict[str, Any]]:
-        return read_metrics(self.run_directory.metrics_jsonl)
+        """Of the steps, without the evaluations."""
+        return [record for record in read_metrics(self.run_directory.metrics_jsonl) if "reward/mean" in record]
+
+    def evaluated_at(self) -> list[int]:
+        records = read_metrics(self.run_directory.metrics_jsonl)
+        return [record["step"] for record in records if "eval/pass@1" in record]
 
 
-def _watch(*, num_scored: int, reasons: Mapping[str, int]) -> None:
+def _check(*, num_scored: int, reasons: Mapping[UnscoredReason, int]) -> None:
     check_unscored(num_scored=num_scored, reasons=reasons, max_unscored_fraction=0.5)
 
 
 def _prompts() -> Iterator[DrawnPrompt]:
     for number in itertools.count():
         prompt = Prompt(row=number, key=f"key-{number}", prompt="p")
-        yield DrawnPrompt(draw_id=number, prompt=prompt, token_ids=np.array([5], dtype=np.int32))
+        yield DrawnPrompt(group_id=number, prompt=prompt, token_ids=np.array([5], dtype=np.int32))
 
 
-def right(request: RolloutRequest) -> float:
+def right(request: ScoringRequest) -> float:
     return 1.0
 
 
@@ -137,8 +194,11 @@ def test_the_baseline_learns_after_the_weights_have_arrived(tmp_path: Path) -> N
     Harness(tmp_path, parts, reward_of=right).loop.run()
     assert parts.calls[:4] == ["train 0", "sync 1", "commit step-1", "curriculum 1 at version 1"]
     assert parts.calls[-1] == "save 3"
-    assert [commit["drift"] for commit in parts.commits] == [DRIFT] * 3
-    assert [commit["versions"].tolist() for commit in parts.commits] == [[0] * 4, [1] * 4, [2] * 4]
+    assert parts.drifts == [1 / 8, 2 / 8, 3 / 8]
+    assert [commit.versions.tolist() for commit in parts.commits] == [[0] * 4, [1] * 4, [2] * 4]
+    assert [commit.keys for commit in parts.commits] == [
+        tuple(f"key-{4 * step + i}" for i in range(4)) for step in range(3)
+    ]
 
 
 def test_a_skipped_step_teaches_neither_generators_nor_baseline(tmp_path: Path) -> None:
@@ -153,7 +213,7 @@ def test_a_skipped_step_teaches_neither_generators_nor_baseline(tmp_path: Path) 
     ]
     assert [record.get("optim/skipped") for record in harness.records()] == [None, 1.0, None]
     # Its completions are not trained again, nor do they teach the baseline later.
-    keys = [key for commit in parts.commits for key in commit["keys"]]
+    keys = [key for commit in parts.commits for key in commit.keys]
     assert keys == [f"key-{number}" for number in (0, 1, 2, 3, 8, 9, 10, 11)]
 
 
@@ -161,8 +221,8 @@ def test_a_sync_that_fails_leaves_the_baseline_as_it_was(tmp_path: Path) -> None
     parts = FakeParts(sync_fails_at=2)
     with pytest.raises(WeightSyncError):
         Harness(tmp_path, parts, reward_of=right).loop.run()
-    assert [commit["update_id"] for commit in parts.commits] == ["step-1"]
-    assert parts.calls[-1] == "sync 2"
+    assert parts.calls[-3:] == ["curriculum 1 at version 1", "train 1", "sync 2"]
+    assert len(parts.commits) == 1
 
 
 def test_groups_of_one_fall_back_to_the_tracker_and_that_is_said_once(tmp_path: Path) -> None:
@@ -178,7 +238,7 @@ def test_a_reason_for_no_score_is_told_once_and_counted_every_time(tmp_path: Pat
     harness.loop.run()
     assert harness.printed.getvalue().count("fake: timeout: after 1 s") == 1
     assert [record["reward/unscored/fake/timeout"] for record in harness.records()] == [1.0] * 3
-    assert all(f"key-{number}" not in commit["keys"] for commit in parts.commits for number in (1, 5, 9))
+    assert all(f"key-{number}" not in commit.keys for commit in parts.commits for number in (1, 5, 9))
 
 
 def test_too_many_without_a_score_stop_the_run_before_it_trains_on_the_rest(tmp_path: Path) -> None:
@@ -187,3 +247,77 @@ def test_too_many_without_a_score_stop_the_run_before_it_trains_on_the_rest(tmp_
     with pytest.raises(UnhealthyTrainingError, match=r"3 of 4 completions .* 3 × fake: timeout"):
         harness.loop.run()
     assert parts.calls == []
+
+
+def test_the_learners_version_is_the_runs_and_must_follow_it(tmp_path: Path) -> None:
+    harness = Harness(tmp_path, FakeParts(bad_steps=[1]), reward_of=right)
+    harness.loop.run()
+    assert [record["policy_version"] for record in harness.records()] == [1, 1, 2]
+    parts = FakeParts(lost_updates=1)
+    with pytest.raises(AssertionError, match="the learner is at policy version 0 after a step of version 0"):
+        Harness(tmp_path, parts, reward_of=right).loop.run()
+    assert parts.calls == ["train 0"]
+
+
+def test_an_interrupt_ends_the_run_after_its_step_with_a_checkpoint(tmp_path: Path) -> None:
+    parts = FakeParts(interrupt_at=0)
+    harness = Harness(tmp_path, parts, reward_of=right, eval_at_end=True)
+    outcome = harness.loop.run()
+    assert parts.calls == ["train 0", "sync 1", "commit step-1", "curriculum 1 at version 1", "save 1"]
+    assert (outcome.interrupted, outcome.steps, outcome.final) == (True, 1, None)
+    assert "SIGTERM: saving step 1" in harness.printed.getvalue()
+
+
+def test_checkpoints_and_evaluations_come_when_they_are_due(tmp_path: Path) -> None:
+    parts = FakeParts()
+    harness = Harness(
+        tmp_path,
+        parts,
+        reward_of=lambda request: float(request.request_id != -1),
+        max_steps=7,
+        checkpoint_every=2,
+        eval_every=3,
+        eval_at_start=True,
+        eval_at_end=True,
+    )
+    outcome = harness.loop.run()
+    assert [call for call in parts.calls if call.startswith("save")] == ["save 2", "save 4", "save 6", "save 7"]
+    assert harness.evaluated_at() == [0, 3, 6, 7]
+    assert outcome.initial_score == outcome.final == Score(value=0.5, correct=1, total=2)
+    assert (outcome.interrupted, outcome.steps) == (False, 7)
+    assert sum(commit.counts.sum() for commit in parts.commits) == 28, "an evaluation teaches the baseline nothing"
+
+
+def test_a_resumed_run_neither_evaluates_nor_saves_again_before_its_first_step(tmp_path: Path) -> None:
+    parts, score = FakeParts(), Score(value=0.25, correct=1, total=4)
+    harness = Harness(
+        tmp_path, parts, reward_of=right, first_step=3, initial_score=score, eval_at_start=True, checkpoint_every=3
+    )
+    outcome = harness.loop.run()
+    assert parts.calls == []
+    assert harness.evaluated_at() == []
+    assert (outcome.steps, outcome.initial_score) == (3, score)
+
+
+def test_speed_is_what_a_step_made_by_the_time_it_took(tmp_path: Path) -> None:
+    harness = Harness(tmp_path, FakeParts(), reward_of=right)
+    harness.loop.run()
+    for step, record in enumerate(harness.records()):
+        tokens = sum(len(tokens_of(4 * step + i)) for i in range(4))
+        assert record["throughput/tokens_per_second"] * record["time/step"] == pytest.approx(tokens)
+        assert record["throughput/samples_per_second"] * record["time/step"] == pytest.approx(4)
+
+
+def test_replaced_processes_are_counted_in_the_step_that_lost_them(tmp_path: Path) -> None:
+    parts = FakeParts()
+
+    def lose_some(request: ScoringRequest) -> float:
+        if request.request_id == 5:
+            parts.generators.replacements += ["died", "stuck"]
+            parts.scorers.restarts += 1
+        return 1.0
+
+    harness = Harness(tmp_path, parts, reward_of=lose_some)
+    harness.loop.run()
+    assert [record["rollout/generator_replacements"] for record in harness.records()] == [0.0, 2.0, 0.0]
+    assert [record["reward/scorer_restarts"] for record in harness.records()] == [0.0, 1.0, 0.0]

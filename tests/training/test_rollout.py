@@ -1,45 +1,54 @@
-"""The rollout loop with fakes of the generator and scorer pools: one step, staleness, groups, refills, ledger."""
+"""The rollout loop with fakes of the generator and scorer pools: one step, staleness, groups, refills, resume."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Sequence
 
 import numpy as np
 import pytest
-from support.fakes import FakeGenerators, FakeScorers
+from support.fakes import (
+    TIMEOUT,
+    FakeBaseline,
+    FakeGenerators,
+    FakeScorers,
+    logprobs_of,
+    n_eff_of,
+    tokens_of,
+    v_hat_of,
+)
 
 from bolt_ray.core.errors import StallError
-from bolt_ray.core.records import (
-    DrawnPrompt,
-    Prompt,
-    ScoredCompletion,
-    UnscoredCompletion,
-)
+from bolt_ray.core.records import Completion, DrawnPrompt, DroppedRollout, Prompt
 from bolt_ray.training.completions import CompletionService, request_seed
+from bolt_ray.training.in_flight import SavedRequest
 from bolt_ray.training.rollout import RolloutLoop
 
 
-class FakeBaseline:
-    def __init__(self) -> None:
-        self.reads: list[tuple[int, int]] = []
-
-    def read(self, keys: Sequence[str], version: int) -> tuple[np.ndarray, np.ndarray]:
-        self.reads.append((len(keys), version))
-        return np.full(len(keys), 0.25), np.full(len(keys), 8.0)
+def drawn(group_id: int, num_samples: int = 1) -> DrawnPrompt:
+    """Draw n is row n + 40 with the tokens [n, n + 1]: no two numbers of it are the same."""
+    row = group_id + 40
+    prompt = Prompt(row=row, key=f"key-{row}", prompt=f"p{row}", answer=f"a{row}", source="s", metadata={"row": row})
+    token_ids = np.array([group_id, group_id + 1], dtype=np.int32)
+    return DrawnPrompt(group_id=group_id, prompt=prompt, token_ids=token_ids, num_samples=num_samples)
 
 
 def prompts(num_samples: int = 1) -> Iterator[DrawnPrompt]:
-    draw_id = 0
+    group_id = 0
     while True:
-        prompt = Prompt(row=draw_id, key=f"key-{draw_id}", prompt=f"p{draw_id}")
-        yield DrawnPrompt(
-            draw_id=draw_id, prompt=prompt, token_ids=np.array([5], dtype=np.int32), num_samples=num_samples
-        )
-        draw_id += 1
+        yield drawn(group_id, num_samples)
+        group_id += 1
+
+
+def redraw(requests: Sequence[SavedRequest]) -> list[DrawnPrompt]:
+    """The prompts of saved requests, found by their row."""
+    found = [drawn(request.row - 40, request.num_samples) for request in requests]
+    assert [prompt.group_id for prompt in found] == [request.group_id for request in requests]
+    return found
 
 
 def make_loop(
-    generators: FakeGenerators, scorers: FakeScorers, *, num_samples: int = 1, **settings: object
+    generators: FakeGenerators, scorers: FakeScorers | None = None, *, num_samples: int = 1, **settings: object
 ) -> RolloutLoop:
     defaults: dict[str, object] = {
         "rollouts_per_step": 4,
@@ -50,35 +59,68 @@ def make_loop(
         "stall_s": 0.2,
     }
     return RolloutLoop(
-        service=CompletionService(generators=generators, scorers=scorers),
+        service=CompletionService(generators=generators, scorers=scorers or FakeScorers()),
         prompts=prompts(num_samples),
         baseline=FakeBaseline(),
         **(defaults | settings),  # type: ignore[arg-type]
     )
 
 
-def ids(items: Sequence[ScoredCompletion | UnscoredCompletion]) -> list[int]:
-    return [item.completion.request.request_id for item in items]
+def ids(items: Sequence[Completion]) -> list[int]:
+    return [item.request_id for item in items]
+
+
+def saved_ids(loop: RolloutLoop) -> list[int]:
+    return [request["request_id"] for request in loop.state_dict()["in_flight"]]
 
 
 def test_on_policy_dispatches_exactly_one_step_and_waits_for_the_release() -> None:
     generators = FakeGenerators()
-    loop = make_loop(generators, FakeScorers())
-    first = loop.next_step()
-    assert ids(first.trainable) == [0, 1, 2, 3]
-    assert [item.completion.request.v_hat for item in first.trainable] == [0.25] * 4
+    loop = make_loop(generators)
+    assert ids(loop.next_step().trainable) == [0, 1, 2, 3]
     loop.pump()
     assert len(generators.seen) == 4, "nothing may be generated before the next version"
     generators.version = 1
     loop.release(1)
     second = loop.next_step()
     assert ids(second.trainable) == [4, 5, 6, 7]
-    assert {item.completion.oldest_version for item in second.trainable} == {1}
+    assert {item.oldest_version for item in second.trainable} == {1}
+
+
+def test_every_completion_meets_what_was_read_when_it_was_dispatched() -> None:
+    generators, scorers = FakeGenerators(backwards=True), FakeScorers(lambda request: request.request_id / 8)
+    loop = make_loop(generators, scorers, num_samples=2)
+    for version in (0, 1):
+        step = loop.next_step()
+        assert ids(step.trainable) == [4 * version + i for i in range(4)]
+        for item in step.trainable:
+            group, key = item.request_id // 2, f"key-{item.request_id // 2 + 40}"
+            assert (item.group_id, item.sample_index) == (group, item.request_id % 2)
+            assert (item.prompt.key, item.prompt.row) == (key, group + 40)
+            assert item.prompt_token_ids.tolist() == [group, group + 1]
+            assert (item.v_hat, item.n_eff) == (v_hat_of(key, version), n_eff_of(key, version))
+            assert (item.policy_version, item.oldest_version) == (version, version)
+            assert item.token_ids.tolist() == tokens_of(item.request_id)
+            assert item.logprobs.tolist() == logprobs_of(item.request_id)
+            assert (item.reward, item.parts) == (item.request_id / 8, {"fake": item.request_id / 8})
+        generators.version = version + 1
+        loop.release(version + 1)
+
+
+def test_generators_get_tokens_and_seed_and_scorers_get_text() -> None:
+    generators, scorers = FakeGenerators(), FakeScorers()
+    make_loop(generators, scorers).next_step()
+    assert [(request.kind, request.token_ids.tolist(), request.seed) for request in generators.seen] == [
+        ("train", [n, n + 1], request_seed(7, n)) for n in range(4)
+    ]
+    third = scorers.seen[2].input
+    assert (third.prompt, third.answer, third.source, third.metadata) == ("p42", "a42", "s", {"row": 42})
+    assert (third.completion, third.num_tokens, third.evaluation) == (str(request_seed(7, 2)), 2, False)
 
 
 def test_staleness_one_generates_the_next_step_while_this_one_trains() -> None:
     generators = FakeGenerators()
-    loop = make_loop(generators, FakeScorers(), max_staleness=1)
+    loop = make_loop(generators, max_staleness=1)
     assert ids(loop.next_step().trainable) == [0, 1, 2, 3]
     loop.pump()
     assert len(generators.seen) == 8
@@ -86,36 +128,54 @@ def test_staleness_one_generates_the_next_step_while_this_one_trains() -> None:
     loop.release(1)
     second = loop.next_step()
     assert ids(second.trainable) == [4, 5, 6, 7]
-    assert {loop.version - item.completion.oldest_version for item in second.trainable} == {1}
+    assert {loop.version - item.oldest_version for item in second.trainable} == {1}
     loop.pump()
-    assert [request.policy_version for request in generators.seen[8:]] == [1] * 4
+    loop.release(2)
+    assert {item.policy_version for item in loop.next_step().trainable} == {1}
 
 
 def test_a_straggler_is_carried_over_and_dropped_only_when_too_old() -> None:
     generators = FakeGenerators(slow=[1])
-    loop = make_loop(generators, FakeScorers(), max_staleness=1)
+    loop = make_loop(generators, max_staleness=1)
     assert ids(loop.next_step().trainable) == [0, 2, 3, 4]
-    loop.release(1)
-    assert 1 not in ids(loop.next_step().trainable)
-    loop.release(2)
+    for version in (1, 2):
+        generators.version = version
+        loop.release(version)
+        if version == 1:
+            assert 1 not in ids(loop.next_step().trainable)
     generators.slow.clear()
     third = loop.next_step()
-    assert [(item.request.request_id, item.reason) for item in third.dropped] == [(1, "stale")]
-    assert ids(third.evidence_only) == [1]
+    # Its last token is of the present version, its first two versions older.
+    assert third.dropped == (DroppedRollout(request_id=1, reason="stale"),)
+    assert [(item.request_id, item.oldest_version, item.newest_version) for item in third.baseline_only] == [(1, 0, 2)]
     assert len(third.trainable) == 4
+
+
+def test_a_step_stands_in_the_order_of_its_requests_whatever_arrives_first() -> None:
+    generators = FakeGenerators(slow=[0])
+    loop = make_loop(generators, check=generators.slow.clear)
+    loop.pump()
+    assert ids(loop.next_step().trainable) == [0, 1, 2, 3]
+
+
+def test_the_oldest_completions_are_trained_first() -> None:
+    loop = make_loop(FakeGenerators(backwards=True), max_staleness=1)
+    assert ids(loop.next_step().trainable) == [0, 1, 2, 3]
 
 
 def test_unscored_completions_fill_the_step_and_are_not_trained() -> None:
     loop = make_loop(FakeGenerators(), FakeScorers(lambda request: None if request.request_id == 2 else 1.0))
     step = loop.next_step()
     assert ids(step.trainable) == [0, 1, 3]
-    assert ids(step.unscored) == [2]
-    assert [(item.request.request_id, item.reason) for item in step.dropped] == [(2, "unscored")]
+    assert [(item.request_id, item.group_id, item.prompt.row, item.reason) for item in step.unscored] == [
+        (2, 2, 42, TIMEOUT)
+    ]
+    assert step.dropped == (DroppedRollout(request_id=2, reason="unscored"),)
 
 
 def test_groups_are_kept_whole() -> None:
     generators = FakeGenerators(slow=[1])
-    loop = make_loop(generators, FakeScorers(), num_samples=2, keep_groups=True, max_staleness=1)
+    loop = make_loop(generators, num_samples=2, keep_groups=True, max_staleness=1)
     first = loop.next_step()
     assert ids(first.trainable) == [2, 3, 4, 5]
 
@@ -127,45 +187,75 @@ def test_dynamic_sampling_refills_groups_without_variance() -> None:
     step = loop.next_step()
     assert ids(step.trainable) == [2, 3, 4, 5]
     assert step.refilled == 2
-    assert ids(step.evidence_only) == [0, 1]
+    assert ids(step.baseline_only) == [0, 1]
+    assert step.dropped == tuple(DroppedRollout(request_id=i, reason="zero_variance") for i in (0, 1))
     loop.release(1)
-    assert loop.state_dict()["ledger"] == []
+    assert saved_ids(loop) == []
 
 
 def test_dynamic_sampling_gives_up_after_its_rounds() -> None:
-    loop = make_loop(FakeGenerators(), FakeScorers(), num_samples=2, keep_groups=True, dynamic_sampling_rounds=2)
+    loop = make_loop(FakeGenerators(), num_samples=2, keep_groups=True, dynamic_sampling_rounds=2)
     step = loop.next_step()
     assert step.refilled == 8
     assert len(step.trainable) == 4
 
 
 def test_nothing_arriving_is_a_stall_that_says_what_is_missing() -> None:
-    loop = make_loop(FakeGenerators(slow=range(4)), FakeScorers())
+    loop = make_loop(FakeGenerators(slow=range(4)))
     with pytest.raises(StallError, match="4 are being generated, 0 scored, 0 of 4 are ready"):
         loop.next_step()
 
 
-def test_resume_issues_the_ledger_again_before_new_draws() -> None:
+def test_a_pause_shorter_than_the_limit_is_no_stall() -> None:
+    generators = FakeGenerators(slow=range(4))
+    calls: list[int] = []
+
+    def check() -> None:
+        calls.append(1)
+        if len(calls) == 20:
+            generators.slow.clear()
+
+    assert ids(make_loop(generators, check=check, stall_s=60.0).next_step().trainable) == [0, 1, 2, 3]
+
+
+def test_resume_issues_the_requests_in_flight_again_before_new_draws() -> None:
     generators = FakeGenerators(slow=[5])
-    loop = make_loop(generators, FakeScorers(), max_staleness=1)
+    loop = make_loop(generators, num_samples=2, max_staleness=1)
     loop.next_step()
     loop.pump()
     loop.release(1)
-    state = loop.state_dict()
-    assert [entry[0] for entry in state["ledger"]] == [4, 5, 6, 7]
+    state = json.loads(json.dumps(loop.state_dict()))
+    assert [(r["request_id"], r["group_id"], r["sample_index"]) for r in state["in_flight"]] == [
+        (4, 2, 0),
+        (5, 2, 1),
+        (6, 3, 0),
+        (7, 3, 1),
+    ]
 
     again = FakeGenerators()
-    resumed = make_loop(again, FakeScorers(), max_staleness=1, version=1)
-    drawn = dict(enumerate(next(prompts()) for _ in range(1)))
-    resumed.load_state_dict(
-        state,
-        redraw=lambda entries: [
-            DrawnPrompt(draw_id=e.draw_id, prompt=drawn[0].prompt, token_ids=drawn[0].token_ids) for e in entries
-        ],
-    )
-    assert ids(resumed.next_step().trainable) == [4, 5, 6, 7]
+    resumed = make_loop(again, num_samples=2, max_staleness=1, version=1)
+    resumed.load_state_dict(state, redraw=redraw)
+    step = resumed.next_step()
+    assert ids(step.trainable) == [4, 5, 6, 7]
+    assert [(item.group_id, item.sample_index, item.prompt.row) for item in step.trainable] == [
+        (2, 0, 42),
+        (2, 1, 42),
+        (3, 0, 43),
+        (3, 1, 43),
+    ]
     assert [request.seed for request in again.seen[:4]] == [request_seed(7, i) for i in (4, 5, 6, 7)]
     assert again.seen[4].request_id == 8
+
+
+def test_a_checkpoint_keeps_what_a_resumed_run_has_not_issued_again_yet() -> None:
+    loop = make_loop(FakeGenerators(slow=range(12)), max_staleness=2)
+    loop.pump()
+    # The resumed run may have four in flight at a time; after its first step eight are left, of which none is issued.
+    resumed = make_loop(FakeGenerators())
+    resumed.load_state_dict(loop.state_dict(), redraw=redraw)
+    assert ids(resumed.next_step().trainable) == [0, 1, 2, 3]
+    resumed.release(1)
+    assert saved_ids(resumed) == list(range(4, 12))
 
 
 def test_an_interrupt_while_waiting_loses_nothing() -> None:
@@ -179,13 +269,14 @@ def test_an_interrupt_while_waiting_loses_nothing() -> None:
         if len(calls) == 3:
             raise Stop
 
-    loop = make_loop(FakeGenerators(slow=[3]), FakeScorers(), check=check, stall_s=60.0)
+    loop = make_loop(FakeGenerators(slow=[3]), check=check, stall_s=60.0)
     with pytest.raises(Stop):
         loop.next_step()
-    assert [entry[0] for entry in loop.state_dict()["ledger"]] == [0, 1, 2, 3]
+    assert saved_ids(loop) == [0, 1, 2, 3]
 
 
-def test_request_seeds_are_fixed() -> None:
-    assert [request_seed(0, i) for i in range(3)] == [request_seed(0, i) for i in range(3)]
+def test_request_seeds_are_those_of_every_version() -> None:
+    # Other numbers would make a resumed run continue with other completions.
+    seeds = [request_seed(seed, request_id) for seed, request_id in [(0, 0), (0, 1), (7, 0), (123, 45678)]]
+    assert seeds == [788460179, 703135797, 1531577978, 678996761]
     assert len({request_seed(0, i) for i in range(1000)}) == 1000
-    assert request_seed(0, 1) != request_seed(1, 1)

@@ -1,4 +1,4 @@
-"""The order publish → update → probe → release, and what a disagreement does."""
+"""The order publish → update → compare → release, which tokens are compared, and what a disagreement does."""
 
 from __future__ import annotations
 
@@ -7,20 +7,40 @@ from typing import Any
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from bolt_ray.core.errors import WeightSyncError
 from bolt_ray.core.records import StepReport, TrainingBatch
 from bolt_ray.engines.weight_buckets import pack_buckets
 from bolt_ray.training.learner_worker import PublishedWeights
-from bolt_ray.training.weight_sync import NUM_PROBES, Probe, SyncReport, WeightSync, choose_probes
+from bolt_ray.training.weight_sync import (
+    ADAPTER_PROBE_TOKENS,
+    NUM_PROBES,
+    ParityProbe,
+    SyncReport,
+    WeightSync,
+    choose_probes,
+)
+
+
+def model_logprobs(tokens: Sequence[int]) -> NDArray[np.float32]:
+    """The new model's log-prob of each token from the second on: it depends on the token and its place."""
+    values = [-(token + place / 8) / 16 for place, token in enumerate(tokens)]
+    return np.array(values[1:], dtype=np.float32)
 
 
 class FakeSides:
-    """Learner and generators at once; writes down what was called."""
+    """Learner and generators at once; both compute log-probs of the tokens they are given.
 
-    def __init__(self, *, generator_logprobs: list[list[float]], adapter: str | None = None) -> None:
+    Args:
+        errors: of each generator, added to its last log-prob of the last sequence.
+        adapter: the directory that is published in place of weights.
+    """
+
+    def __init__(self, *, errors: Sequence[float] = (0.0,), adapter: str | None = None) -> None:
         self.calls: list[str] = []
-        self._answers = [[np.array(values, dtype=np.float32)] for values in generator_logprobs]
+        self.asked: list[list[int]] = []
+        self._errors = errors
         self._adapter = adapter
 
     def publish(self, *, version: int, probes: Sequence[Any], timeout_s: float) -> PublishedWeights:
@@ -30,72 +50,111 @@ class FakeSides:
             manifest=None if self._adapter else manifest,
             buckets=buckets,
             adapter=self._adapter,
-            probe_logprobs=[np.array([-1.0, -2.0], dtype=np.float32)],
-            sampled_logprobs=[np.array([-1.5, -3.0], dtype=np.float32)],
+            probe_logprobs=[model_logprobs(tokens.tolist()) for tokens in probes],
+            sampled_logprobs=[2 * model_logprobs(tokens.tolist()) for tokens in probes],
         )
 
-    def update_weights(self, manifest: Any, buckets: Any, version: int, *, probe: Any, timeout_s: float) -> Any:
+    def update_weights(self, manifest: Any, buckets: Any, version: int, *, probes: Any, timeout_s: float) -> Any:
         self.calls.append(f"update {version}")
-        return self._answers
+        return self._scores(probes)
 
-    def update_adapter(self, path: str, version: int, *, probe: Any, timeout_s: float) -> Any:
+    def update_adapter(self, path: str, version: int, *, probes: Any, timeout_s: float) -> Any:
         self.calls.append(f"adapter {path} {version}")
-        return self._answers
+        return self._scores(probes)
 
     def release(self, version: int) -> None:
         self.calls.append(f"release {version}")
+
+    def _scores(self, probes: Sequence[Sequence[int]]) -> list[list[NDArray[np.float32]]]:
+        self.asked = [list(tokens) for tokens in probes]
+        answers = [[model_logprobs(tokens) for tokens in probes] for _ in self._errors]
+        for answer, error in zip(answers, self._errors, strict=True):
+            if answer:
+                answer[-1][-1] += error
+        return answers
 
 
 def make_sync(sides: FakeSides) -> WeightSync:
     return WeightSync(publisher=sides, subscribers=sides, release=sides.release, max_gap=0.01, timeout_s=1.0)
 
 
-PROBE = [Probe(token_ids=np.array([1, 2, 3], dtype=np.int32))]
+def probe(*tokens: int, before: Sequence[float] | None = None) -> ParityProbe:
+    known = None if before is None else np.array(before, dtype=np.float32)
+    return ParityProbe(token_ids=np.array(tokens, dtype=np.int32), before=known)
+
+
+PROBES = [probe(1, 2, 3), probe(9, 8, 7, 6)]
 
 
 def test_the_version_is_released_after_all_agree() -> None:
-    sides = FakeSides(generator_logprobs=[[-1.0, -2.001], [-1.002, -2.0]])
-    assert make_sync(sides).run(5, PROBE).gap == pytest.approx(0.002, abs=1e-6)
+    sides = FakeSides(errors=[0.001, -0.002])
+    assert make_sync(sides).run(5, PROBES).gap == pytest.approx(0.002, abs=1e-6)
     assert sides.calls == ["publish 5", "update 5", "release 5"]
+    assert sides.asked == [[1, 2, 3], [9, 8, 7, 6]]
 
 
-def test_an_adapter_is_handed_over_alone() -> None:
-    sides = FakeSides(generator_logprobs=[[-1.0, -2.0]], adapter="/run/adapters/version-5")
-    assert make_sync(sides).run(5, PROBE) == SyncReport(gap=0.0, drift=0.0)
+def test_an_adapter_is_sent_alone_and_compared_on_the_first_tokens() -> None:
+    sides = FakeSides(adapter="/run/adapters/version-5")
+    long = probe(*range(3, 3 + 2 * ADAPTER_PROBE_TOKENS))
+    assert make_sync(sides).run(5, [long, probe(1, 2)]) == SyncReport(gap=0.0, drift=0.0)
     assert sides.calls == ["publish 5", "adapter /run/adapters/version-5 5", "release 5"]
+    assert sides.asked == [list(range(3, 3 + ADAPTER_PROBE_TOKENS)), [1, 2]]
 
 
-@pytest.mark.parametrize("bad", [-2.02, float("nan")])
-def test_one_generator_that_disagrees_stops_the_release(bad: float) -> None:
-    sides = FakeSides(generator_logprobs=[[-1.0, -2.0], [-1.0, bad]])
+@pytest.mark.parametrize("error", [0.02, -0.02, float("nan")])
+def test_one_generator_that_disagrees_stops_the_release(error: float) -> None:
+    sides = FakeSides(errors=[0.0, error])
     with pytest.raises(WeightSyncError, match=r"version 5 generator and learner disagree: max \|Δ log p\|"):
-        make_sync(sides).run(5, PROBE)
+        make_sync(sides).run(5, PROBES)
     assert "release 5" not in sides.calls
 
 
+def test_a_sync_that_no_generator_acknowledged_is_an_error() -> None:
+    sides = FakeSides(errors=[])
+    with pytest.raises(WeightSyncError, match="no generator acknowledged version 5"):
+        make_sync(sides).run(5, PROBES)
+    assert sides.calls == ["publish 5", "update 5"]
+
+
+def test_without_probes_acknowledgement_is_all_there_is() -> None:
+    sides = FakeSides()
+    assert make_sync(sides).run(5, []) == SyncReport(gap=0.0, drift=0.0)
+    assert sides.calls == ["publish 5", "update 5", "release 5"]
+
+
+def moved(tokens: Sequence[int], *by: float) -> ParityProbe:
+    """A probe whose last tokens had log-probs, as sampled, that the update has moved ``by`` so much."""
+    after = 2 * model_logprobs(tokens)[-len(by) :]
+    return probe(*tokens, before=(after + np.array(by)).tolist())
+
+
 def test_drift_is_how_far_the_update_moved_the_completions_log_probs() -> None:
-    sides = FakeSides(generator_logprobs=[[-1.0, -2.0]])
-    known = Probe(token_ids=np.array([1, 2, 3], dtype=np.int32), before=np.array([-2.75], dtype=np.float32))
-    assert make_sync(sides).run(5, [known]).drift == pytest.approx(0.25)
-    whole = Probe(token_ids=np.array([1, 2, 3], dtype=np.int32), before=np.array([-1.0, -2.75], dtype=np.float32))
-    assert make_sync(sides).run(6, [whole]).drift == pytest.approx((0.5 + 0.25) / 2)
+    sync = make_sync(FakeSides())
+    assert sync.run(5, [moved([1, 2, 3], -0.25)]).drift == pytest.approx(0.25)
+    assert sync.run(6, [moved([1, 2, 3], 0.5, -0.25)]).drift == pytest.approx(0.375)
+
+
+def test_drift_is_the_mean_over_sequences_of_their_means() -> None:
+    probes = [moved([1, 2, 3], 0.5, -0.25), moved([9, 8, 7, 6], 1.0), moved([5, 4], 0.25), probe(3, 3)]
+    # A probe of which nothing was known before the update does not count.
+    assert make_sync(FakeSides()).run(5, probes).drift == pytest.approx((0.375 + 1.0 + 0.25) / 3)
 
 
 def make_trained(completion_lengths: list[int], before: list[float]) -> tuple[TrainingBatch, StepReport]:
-    """A batch of prompts of one token each, its tokens counted through, and what its training pass saw."""
+    """A batch of prompts of one token each, its tokens counted through, and the log-probs of its training pass."""
     count, tokens = len(completion_lengths), sum(completion_lengths)
     batch = TrainingBatch(
         step=0,
         token_ids=np.arange(count + tokens, dtype=np.int32),
         prompt_lengths=np.ones(count, dtype=np.int32),
         completion_lengths=np.array(completion_lengths, dtype=np.int32),
-        behaviour_logprobs=np.zeros(tokens, dtype=np.float32),
+        behavior_logprobs=np.zeros(tokens, dtype=np.float32),
         advantages=np.zeros(count, dtype=np.float32),
         active=np.ones(count, dtype=np.bool_),
         rewards=np.zeros(count, dtype=np.float32),
     )
-    report = StepReport(step=0, skipped=False, metrics={}, logprobs_before=np.array(before, dtype=np.float32))
-    return batch, report
+    known = np.array(before, dtype=np.float32)
+    return batch, StepReport(step=0, policy_version=1, skipped=False, metrics={}, logprobs_before=known)
 
 
 def test_probes_are_sequences_whose_log_probs_before_the_update_are_known() -> None:

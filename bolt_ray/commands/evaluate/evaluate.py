@@ -183,9 +183,7 @@ class _Job:
             service.pump(timeout_s)
 
         with bar:
-            return evaluator.run(
-                version=generators.version, pump=pump, on_progress=lambda done, total: bar.update(task, completed=done)
-            )
+            return evaluator.run(pump=pump, on_progress=lambda done, total: bar.update(task, completed=done))
 
 
 def read_problems(config: RunConfig, inputs: RunInputs) -> list[DrawnPrompt]:

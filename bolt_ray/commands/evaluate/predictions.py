@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from bolt_ray.core.evaluation.answers import extract_answer
-from bolt_ray.core.records import ScoredCompletion
+from bolt_ray.core.records import Prompt, ScoredCompletion
 from bolt_ray.training.completions import Outcome
 from bolt_ray.training.evaluator import EvaluationResult
 
@@ -40,9 +40,9 @@ _ROWS_PER_GROUP = 4096
 
 def prediction_rows(result: EvaluationResult) -> Iterator[dict[str, Any]]:
     """One row per completion, problem by problem, in sample order."""
-    for outcomes, rights in zip(result.outcomes, result.rights, strict=True):
-        for outcome, right in zip(outcomes, rights, strict=True):
-            yield _row(outcome, right)
+    for prompt, outcomes, rights in zip(result.prompts, result.outcomes, result.rights, strict=True):
+        for sample_index, (outcome, right) in enumerate(zip(outcomes, rights, strict=True)):
+            yield _row(prompt, sample_index, outcome, right)
 
 
 def write_predictions(result: EvaluationResult, directory: Path, *, name: str) -> None:
@@ -57,24 +57,22 @@ def write_predictions(result: EvaluationResult, directory: Path, *, name: str) -
             writer.write_table(pa.Table.from_pylist(group, schema=SCHEMA))
 
 
-def _row(outcome: Outcome, right: bool) -> dict[str, Any]:
-    completion = outcome.completion
-    prompt = completion.request.drawn.prompt
+def _row(prompt: Prompt, sample_index: int, outcome: Outcome, right: bool) -> dict[str, Any]:
     verdict: dict[str, Any] = {"reward": None, "parts": {}, "unscored": None}
     if isinstance(outcome, ScoredCompletion):
         verdict |= {"reward": outcome.reward, "parts": dict(outcome.parts)}
     else:
-        verdict["unscored"] = outcome.reason
+        verdict["unscored"] = str(outcome.reason)
     return {
         "prompt_id": prompt.key,
         "prompt": prompt.prompt if isinstance(prompt.prompt, str) else json.dumps(prompt.prompt, ensure_ascii=False),
         "answer": prompt.answer,
         "source": prompt.source,
-        "sample_index": completion.request.sample_index,
-        "completion": completion.text,
-        "extracted_answer": extract_answer(completion.text),
+        "sample_index": sample_index,
+        "completion": outcome.text,
+        "extracted_answer": extract_answer(outcome.text),
         "correct": right,
-        "num_tokens": len(completion.token_ids),
-        "truncated": completion.truncated,
+        "num_tokens": len(outcome.token_ids),
+        "truncated": outcome.truncated,
         **verdict,
     }

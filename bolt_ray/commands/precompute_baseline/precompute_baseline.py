@@ -179,12 +179,11 @@ class _Precomputation:
                 prompts=prompts,
                 num_samples=self.num_samples,
                 seed=config.seed,
-                policy_version=generators.version,
                 max_in_flight=min(MAX_IN_FLIGHT, 2 * config.generator.max_num_seqs * config.cluster.num_generators),
                 skip_truncated=config.baseline.skip_truncated,
                 stall_s=config.deadlines.generation_s + config.deadlines.startup_s,
                 save=file.append,
-                watch_scores=partial(
+                check_scores=partial(
                     check_unscored,
                     max_unscored_fraction=config.scoring.max_unscored_fraction,
                     min_completions=WATCHED_FROM,

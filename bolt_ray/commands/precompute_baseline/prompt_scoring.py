@@ -9,20 +9,26 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from itertools import islice
-from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from bolt_ray.commands.precompute_baseline.score_file import PromptScores
 from bolt_ray.core.errors import DataError, StallError
-from bolt_ray.core.records import DrawnPrompt, RolloutRequest, ScoredCompletion, UnscoredCompletion
+from bolt_ray.core.records import (
+    DrawnPrompt,
+    GenerationRequest,
+    Prompt,
+    ScoredCompletion,
+    UnscoredCompletion,
+    UnscoredReason,
+)
 from bolt_ray.data.store import PromptStore
 from bolt_ray.data.stream.draw_log import WindowDraws
 from bolt_ray.data.stream.window_reader import Tokenize, UnusableDraw, WindowReader
-from bolt_ray.rewards.unscored import reason_kind
+from bolt_ray.rewards.unscored import UnscoredCheck, without_detail
 from bolt_ray.training.completions import POLL_S, CompletionService, Outcome, request_seed
 
 READ_ROWS = 4096
@@ -61,7 +67,7 @@ def read_in_order(
             store=store,
             draws=WindowDraws(window=start // read_rows, rows=piece, num_samples=np.ones(piece.size, dtype=np.int32)),
             offset=0,
-            first_draw_id=start,
+            first_group_id=start,
             tokenize=tokenize,
             max_tokens=max_tokens,
         )
@@ -96,18 +102,12 @@ def _why(drawn: UnusableDraw, max_tokens: int) -> str:
     )
 
 
-class ScoreWatch(Protocol):
-    """Looks at the share of completions that could not be scored."""
-
-    def __call__(self, *, num_scored: int, reasons: Mapping[str, int]) -> None: ...
-
-
 class PromptScorer:
     """Brings ``num_samples`` scored completions of each prompt together and hands finished prompts to ``save``.
 
     Attributes:
         num_scored: completions with a verdict.
-        unscored: completions without one, by kind of reason.
+        unscored: completions without one, by reason without detail.
         without_score: finished prompts none of whose completions is evidence; they are not saved.
     """
 
@@ -118,12 +118,11 @@ class PromptScorer:
         prompts: Iterable[DrawnPrompt],
         num_samples: int,
         seed: int,
-        policy_version: int,
         max_in_flight: int,
         skip_truncated: bool,
         stall_s: float,
         save: Callable[[Sequence[PromptScores]], None],
-        watch_scores: ScoreWatch = lambda *, num_scored, reasons: None,
+        check_scores: UnscoredCheck = lambda *, num_scored, reasons: None,
         check: Callable[[], None] = lambda: None,
         on_progress: Callable[[PromptScores], None] = lambda entry: None,
     ) -> None:
@@ -134,28 +133,27 @@ class PromptScorer:
             skip_truncated: completions that the length limit ended are no evidence.
             stall_s: longest wait for any completion.
             save: called with finished prompts, every few seconds and at the end, also when something is raised.
-            watch_scores: called after each ``save``; raises when too many completions could not be scored.
+            check_scores: called after each ``save``; raises when too many completions could not be scored.
             check: called while waiting; may raise.
             on_progress: called with each finished prompt.
         """
         self._service = service
         self._num_samples = num_samples
         self._seed = seed
-        self._policy_version = policy_version
         self._max_in_flight = max_in_flight
         self._skip_truncated = skip_truncated
         self._stall_s = stall_s
         self._save = save
-        self._watch_scores = watch_scores
+        self._check_scores = check_scores
         self._check = check
         self._on_progress = on_progress
         self._requests = self._make_requests(prompts)
-        self._in_flight = 0
+        self._in_flight: dict[int, Prompt] = {}
         self._open: dict[int, list[Outcome]] = {}
         self._finished: list[PromptScores] = []
         self._saved_at = time.monotonic()
         self.num_scored = 0
-        self.unscored: Counter[str] = Counter()
+        self.unscored: Counter[UnscoredReason] = Counter()
         self.without_score = 0
 
     def run(self) -> None:
@@ -169,7 +167,7 @@ class PromptScorer:
             while self._top_up():
                 self._check()
                 self._service.pump(POLL_S)
-                arrived = self._service.take("train")
+                arrived = self._service.poll("train")
                 for outcome in arrived:
                     self._arrive(outcome)
                 if arrived:
@@ -181,49 +179,42 @@ class PromptScorer:
                     )
                 if len(self._finished) >= SAVE_PROMPTS or time.monotonic() - self._saved_at > SAVE_S:
                     self._flush()
-                    self._watch_scores(num_scored=self.num_scored, reasons=self.unscored)
+                    self._check_scores(num_scored=self.num_scored, reasons=self.unscored)
         finally:
             self._flush()
 
-    def _make_requests(self, prompts: Iterable[DrawnPrompt]) -> Iterator[RolloutRequest]:
+    def _make_requests(self, prompts: Iterable[DrawnPrompt]) -> Iterator[tuple[GenerationRequest, Prompt]]:
         """Numbered by row and sample, so that a completion's seed does not depend on where a run was interrupted."""
         for drawn in prompts:
-            for sample_index in range(self._num_samples):
-                number = drawn.prompt.row * self._num_samples + sample_index
-                yield RolloutRequest(
-                    request_id=number,
-                    drawn=drawn,
-                    sample_index=sample_index,
-                    v_hat=0.5,
-                    n_eff=0.0,
-                    policy_version=self._policy_version,
-                    seed=request_seed(self._seed, number),
-                )
+            first = drawn.prompt.row * self._num_samples
+            for number in range(first, first + self._num_samples):
+                seed = request_seed(self._seed, number)
+                request = GenerationRequest(request_id=number, kind="train", token_ids=drawn.token_ids, seed=seed)
+                yield request, drawn.prompt
 
     def _top_up(self) -> bool:
         """Fill what may be in flight; False when nothing is left to do."""
-        requests = list(islice(self._requests, self._max_in_flight - self._in_flight))
-        self._service.submit(requests)
-        self._in_flight += len(requests)
-        return self._in_flight > 0
+        asked = list(islice(self._requests, self._max_in_flight - len(self._in_flight)))
+        self._in_flight.update((request.request_id, prompt) for request, prompt in asked)
+        self._service.submit([request for request, _ in asked], [prompt for _, prompt in asked])
+        return bool(self._in_flight)
 
     def _arrive(self, outcome: Outcome) -> None:
-        self._in_flight -= 1
+        prompt = self._in_flight.pop(outcome.request_id)
         if isinstance(outcome, UnscoredCompletion):
-            self.unscored[reason_kind(outcome.reason)] += 1
+            self.unscored[without_detail(outcome.reason)] += 1
         else:
             self.num_scored += 1
-        prompt = outcome.completion.request.drawn.prompt
         outcomes = self._open.setdefault(prompt.row, [])
         outcomes.append(outcome)
         if len(outcomes) < self._num_samples:
             return
         del self._open[prompt.row]
-        outcomes.sort(key=lambda outcome: outcome.completion.request.sample_index)
+        outcomes.sort(key=lambda outcome: outcome.request_id)
         scores = tuple(
             outcome.tracker_reward
             for outcome in outcomes
-            if isinstance(outcome, ScoredCompletion) and not (self._skip_truncated and outcome.completion.truncated)
+            if isinstance(outcome, ScoredCompletion) and not (self._skip_truncated and outcome.truncated)
         )
         entry = PromptScores(row=prompt.row, key=prompt.key, scores=scores)
         if scores:

@@ -67,5 +67,5 @@ def heldout_problems(
                 f"{store.place(prompt.row)}: the held-out prompt has {len(token_ids):,} tokens; the limit is "
                 f"{max_tokens:,} (data.max_prompt_tokens, and the model's context)"
             )
-        problems.append(DrawnPrompt(draw_id=index, prompt=prompt, token_ids=token_ids))
+        problems.append(DrawnPrompt(group_id=index, prompt=prompt, token_ids=token_ids))
     return problems

@@ -48,10 +48,6 @@ class BaselineSettings(Settings):
 
     def __post_init__(self) -> None:
         Settings.__post_init__(self)
-        if self.forgetting not in ("event", "kl", "constant"):
-            raise SettingError("forgetting", f'is {self.forgetting!r}; choose "event", "kl" or "constant"')
-        if self.kl_source not in ("drift", "batch"):
-            raise SettingError("kl_source", f'is {self.kl_source!r}; choose "drift" or "batch"')
         if self.rho_min > self.rho_max:
             raise SettingError("rho_min", f"{self.rho_min} is above rho_max {self.rho_max}")
         if self.prior != "mean":

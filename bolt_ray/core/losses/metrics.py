@@ -15,7 +15,6 @@ SUM_KEYS = (
     "clipped_tokens",
     "ratio_sum",
     "ratio_sq_sum",
-    "abs_log_ratio_sum",
     "entropy_sum",
     "entropy_count",
     "raw_kl_sum",
@@ -30,14 +29,9 @@ SUM_KEYS = (
 
 
 def ratio_sums(log_ratio: Tensor) -> dict[str, Tensor]:
-    """Σr, Σr² and Σ|d| of log-ratios d [T]."""
-    log_ratio = log_ratio.detach()
-    ratio = torch.exp(log_ratio.clamp(max=MAX_EXPONENT))
-    return {
-        "ratio_sum": ratio.sum(),
-        "ratio_sq_sum": ratio.square().sum(),
-        "abs_log_ratio_sum": log_ratio.abs().sum(),
-    }
+    """Σr and Σr² of log-ratios [T]."""
+    ratio = torch.exp(log_ratio.detach().clamp(max=MAX_EXPONENT))
+    return {"ratio_sum": ratio.sum(), "ratio_sq_sum": ratio.square().sum()}
 
 
 def add_sums(parts: Iterable[Mapping[str, Tensor]]) -> dict[str, float]:
@@ -53,9 +47,8 @@ def summarize(sums: Mapping[str, float]) -> dict[str, float]:
     """Sums over the whole optimizer step to the numbers that are logged.
 
     ``loss/policy``, ``loss/kl`` and ``loss/entropy`` are the three parts of ``loss/total`` with their
-    coefficients applied. ``policy/ratio_ess`` is (Σr)²/(N Σr²), 1 when on-policy. ``policy/logprob_gap`` is
-    the mean |d|: with π_old := π_generator it is how far learner and generator are apart. What has no
-    evidence (no active token, no KL, no entropy) is left out rather than reported as 0.
+    coefficients applied. ``policy/ratio_ess`` is (Σr)²/(N Σr²), 1 when on-policy. What has no evidence (no
+    active token, no KL, no entropy) is left out rather than reported as 0.
     """
     metrics: dict[str, float] = {}
     tokens = sums["active_tokens"]
@@ -66,7 +59,6 @@ def summarize(sums: Mapping[str, float]) -> dict[str, float]:
     metrics["loss/total"] = metrics["loss/policy"] + metrics["loss/kl"] + metrics["loss/entropy"]
     if tokens > 0:
         metrics["policy/clip_fraction"] = sums["clipped_tokens"] / tokens
-        metrics["policy/logprob_gap"] = sums["abs_log_ratio_sum"] / tokens
         if sums["ratio_sq_sum"] > 0:
             metrics["policy/ratio_ess"] = sums["ratio_sum"] ** 2 / (tokens * sums["ratio_sq_sum"])
     if sums["entropy_count"] > 0:

@@ -202,7 +202,7 @@ class PromptStream(Iterator[DrawnPrompt]):
             store=self._store,
             draws=draws,
             offset=offset,
-            first_draw_id=window * self._window_size,
+            first_group_id=window * self._window_size,
             tokenize=self._tokenize,
             max_tokens=self._max_prompt_tokens,
         )

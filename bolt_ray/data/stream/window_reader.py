@@ -35,7 +35,7 @@ Tokenize = Callable[[Sequence[Prompt]], list[NDArray[np.int32]]]
 class UnusableDraw:
     """A draw whose prompt has no tokens or too many."""
 
-    draw_id: int
+    group_id: int
     row: int
     num_tokens: int
 
@@ -124,7 +124,7 @@ class WindowReader:
         store: where the rows are.
         draws: the window.
         offset: draws at the beginning that are not wanted any more.
-        first_draw_id: draw id of the window's first draw.
+        first_group_id: group id of the window's first draw.
         tokenize: see :data:`Tokenize`.
         max_tokens: longest usable prompt.
     """
@@ -135,14 +135,14 @@ class WindowReader:
         store: PromptStore,
         draws: WindowDraws,
         offset: int,
-        first_draw_id: int,
+        first_group_id: int,
         tokenize: Tokenize,
         max_tokens: int,
     ) -> None:
         self._store = store
         self._draws = draws
         self._next = offset
-        self._first_draw_id = first_draw_id
+        self._first_group_id = first_group_id
         self._max_tokens = max_tokens
         self._ready: dict[int, DrawnPrompt | UnusableDraw] = {}
         directory = str(store.directory)
@@ -185,12 +185,12 @@ class WindowReader:
         values, offsets = tokens.values.to_numpy(), tokens.offsets.to_numpy()
         places, counts = table["place"].to_pylist(), table["num_tokens"].to_pylist()
         for number, (place, prompt, count) in enumerate(zip(places, prompts, counts, strict=True)):
-            draw_id = self._first_draw_id + place
+            group_id = self._first_group_id + place
             if not 0 < count <= self._max_tokens:
-                self._ready[place] = UnusableDraw(draw_id=draw_id, row=prompt.row, num_tokens=count)
+                self._ready[place] = UnusableDraw(group_id=group_id, row=prompt.row, num_tokens=count)
                 continue
             self._ready[place] = DrawnPrompt(
-                draw_id=draw_id,
+                group_id=group_id,
                 prompt=prompt,
                 # A copy: a view would keep the whole block in the object store.
                 token_ids=values[offsets[number] : offsets[number + 1]].astype(np.int32, copy=True),

@@ -1,4 +1,4 @@
-"""The DeepSpeed configuration of a learner, and what DeepSpeed must be told before its first use."""
+"""The DeepSpeed configuration of a learner, and what must be set before DeepSpeed's first use."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def effective_zero_stage(settings: LearnerSettings, dtype: torch.dtype) -> int:
 def deepspeed_config(settings: LearnerSettings, *, dtype: torch.dtype, world_size: int) -> dict[str, Any]:
     """DeepSpeed's JSON for these settings.
 
-    The number of micro-batches changes from step to step, so DeepSpeed is told of one and the learner marks the
+    The number of micro-batches changes from step to step, so DeepSpeed is configured for one and the learner marks the
     accumulation boundary itself; the loss is scaled for it (``Denominators.scale``).
     """
     stage = effective_zero_stage(settings, dtype)
@@ -65,7 +65,7 @@ def deepspeed_config(settings: LearnerSettings, *, dtype: torch.dtype, world_siz
 
 
 def prepare_deepspeed() -> None:
-    """Quiet DeepSpeed, keep it from compiling, and make sure there is a process group. Idempotent.
+    """Silence DeepSpeed's log, prevent its compilation, and make sure there is a process group. Idempotent.
 
     Without a process group (no Ray Train, no torchrun) one of a single rank is made, in memory: no port is opened.
     """
@@ -76,7 +76,7 @@ def prepare_deepspeed() -> None:
     from deepspeed.ops import __compatible_ops__ as compatible
     from deepspeed.utils import logger
 
-    # Otherwise the first initialisation spends two minutes compiling a shared-memory all-reduce.
+    # Otherwise the first initialization spends two minutes compiling a shared-memory all-reduce.
     compatible["deepspeed_shm_comm"] = False
     logger.setLevel(logging.ERROR)
     # DeepSpeed calls collectives by names that this version of torch is about to rename, on every step.

@@ -20,7 +20,7 @@ import torch.distributed as dist
 from numpy.typing import NDArray
 from torch import Tensor
 
-from bolt_ray.core.errors import ModelError, UnhealthyTrainingError
+from bolt_ray.core.errors import ModelError
 from bolt_ray.core.kl_controllers import kl_controller
 from bolt_ray.core.records import StepReport, TrainingBatch
 from bolt_ray.engines.learner.checkpoint import Counters, load_state, save_state
@@ -31,20 +31,21 @@ from bolt_ray.engines.learner.deepspeed import (
     partitioned_loading,
     prepare_deepspeed,
 )
-from bolt_ray.engines.learner.logprobs import Beside
+from bolt_ray.engines.learner.logprobs import Extra
 from bolt_ray.engines.learner.lora import attach_adapter, iter_adapter_weights, save_adapter
 from bolt_ray.engines.learner.model import (
     copy_model_files,
     load_policy,
-    probe,
+    packing_self_test,
     torch_dtype,
     training_device,
 )
 from bolt_ray.engines.learner.packing import TokenColumns
 from bolt_ray.engines.learner.passes import PassPlanner
 from bolt_ray.engines.learner.reference import make_reference
+from bolt_ray.engines.learner.report import count_bad, step_metrics
 from bolt_ray.engines.learner.settings import LearnerSettings
-from bolt_ray.engines.learner.step import BatchOutcome, BatchTrainer
+from bolt_ray.engines.learner.step import BatchTrainer
 from bolt_ray.engines.learner.weights import iter_named_weights, write_safetensors
 
 log = logging.getLogger(__name__)
@@ -82,11 +83,11 @@ class DeepSpeedLearner:
         trainable = [parameter for parameter in self._module.parameters() if parameter.requires_grad]
         self._engine = initialize_engine(self._module, parameters=trainable, config=config)
         self._engine.train()
-        packs = probe(self._engine, self._module, dtype=self._dtype, device=self._device)
+        packs = packing_self_test(self._engine, self._module, dtype=self._dtype, device=self._device)
         planner = PassPlanner(
             token_budget=settings.train.micro_batch_tokens,
             packing=packs and settings.train.packing,
-            # This kernel skips what lies between sequences, so one long row costs it nothing.
+            # This kernel does not compute attention between sequences, so one long row costs nothing extra.
             row_capacity=settings.train.micro_batch_tokens if settings.model.attention == "flash_attention_2" else None,
         )
         self._controller = kl_controller(settings.kl)
@@ -147,11 +148,13 @@ class DeepSpeedLearner:
             self.counters.policy_version += 1
             if self.reference is not None:
                 self.reference.after_update(self.counters.policy_version)
-        self._count_bad(outcome, step=batch.step)
+        count_bad(outcome, counters=self.counters, step=batch.step, max_bad_steps=self.settings.train.max_bad_steps)
+        controller = self._controller.metrics() if self.reference is not None else {}
         return StepReport(
             step=batch.step,
+            policy_version=self.counters.policy_version,
             skipped=outcome.applied == 0,
-            metrics=self._metrics(outcome, rate=rate),
+            metrics=step_metrics(outcome, counters=self.counters, learning_rate=rate, controller=controller),
             logprobs_before=outcome.before,
         )
 
@@ -167,7 +170,7 @@ class DeepSpeedLearner:
         Returns:
             float32 [T] for each sequence.
         """
-        return self._score(sequences, prompt_lengths, beside="nothing")[0]
+        return self._score(sequences, prompt_lengths, extra="nothing")[0]
 
     def probe(
         self, sequences: Sequence[NDArray[np.integer]]
@@ -175,19 +178,19 @@ class DeepSpeedLearner:
         """log p of every token but a sequence's first, in one forward pass. Collective; the same on every rank.
 
         Returns:
-            Twice float32 [n-1] for each sequence of n tokens: of the model alone (temperature 1, nothing filtered
-            out), which is what an inference engine says of a prompt, and as sampled in training.
+            Twice float32 [n-1] for each sequence of n tokens: of the model alone (temperature 1, no filter), which is
+            what an inference engine returns for a prompt, and as sampled in training.
         """
-        sampled, plain = self._score(sequences, [1] * len(sequences), beside="plain")
+        sampled, plain = self._score(sequences, [1] * len(sequences), extra="plain")
         return plain, sampled
 
     def _score(
-        self, sequences: Sequence[NDArray[np.integer]], prompt_lengths: Sequence[int], *, beside: Beside
+        self, sequences: Sequence[NDArray[np.integer]], prompt_lengths: Sequence[int], *, extra: Extra
     ) -> tuple[list[NDArray[np.float32]], list[NDArray[np.float32]]]:
         columns = TokenColumns.of_sequences(sequences, prompt_lengths)
         if not columns.num_sequences:
             return [], []
-        first, second = self._trainer.score(columns, np.arange(columns.num_sequences), beside=beside)
+        first, second = self._trainer.score(columns, np.arange(columns.num_sequences), extra=extra)
         cuts = columns.completion_starts[1:]
         return np.split(first, cuts), np.split(second, cuts)
 
@@ -238,7 +241,7 @@ class DeepSpeedLearner:
         dist.barrier()
 
     def save(self, directory: str | Path) -> None:
-        """Write what `load` needs to go on as if nothing had happened, at any world size; collective.
+        """Write what `load` needs to continue exactly, at any world size; collective.
 
         Master weights, optimizer moments, a reference that follows the policy, the KL controller and the counters,
         as safetensors and JSON.
@@ -271,7 +274,7 @@ class DeepSpeedLearner:
         dist.barrier()
 
     def close(self) -> None:
-        """Release the engine; the process group is left to whoever made it."""
+        """Release the engine; the process group stays open, its creator closes it."""
         self._engine.destroy()
 
     def _directory(self, directory: str | Path) -> Path:
@@ -284,45 +287,3 @@ class DeepSpeedLearner:
         if self._peft is None:
             raise ModelError("this learner trains all weights: it has no adapter (set model.use_peft)")
         return self._peft
-
-    def _metrics(self, outcome: BatchOutcome, *, rate: float) -> dict[str, float]:
-        """Means over the applied optimizer steps, and the counters."""
-        keys = dict.fromkeys(key for metrics in outcome.metrics for key in metrics)
-        means = {key: float(np.mean([metrics[key] for metrics in outcome.metrics if key in metrics])) for key in keys}
-        counters = {
-            "optim/learning_rate": rate,
-            "optim/updates": float(outcome.applied),
-            "optim/bad_steps_in_a_row": float(self.counters.bad_in_a_row),
-            "optim/bad_steps_total": float(self.counters.bad_total),
-        }
-        controller = self._controller.metrics() if self.reference is not None else {}
-        return means | outcome.gap | counters | controller
-
-    def _count_bad(self, outcome: BatchOutcome, *, step: int) -> None:
-        """Count non-finite batches; too many in a row end the run."""
-        if not outcome.bad:
-            self.counters.bad_in_a_row = 0
-            return
-        self.counters.bad_in_a_row += 1
-        self.counters.bad_total += 1
-        count = self.counters.bad_in_a_row
-        log.warning("step %d: non-finite loss or gradient, update skipped (%d in a row)", step, count)
-        if count < self.settings.train.max_bad_steps:
-            return
-        gap = outcome.gap.get("policy/logprob_gap", float("nan"))
-        raise UnhealthyTrainingError(
-            f"{count} steps in a row up to step {step} had a non-finite loss or gradient; the weights are those "
-            f"before them. {_diagnosis(gap)} Resume from a checkpoint with a smaller train.learning_rate or "
-            f"train.max_grad_norm"
-        )
-
-
-def _diagnosis(gap: float) -> str:
-    if not np.isfinite(gap):
-        return "The policy's own log-probs are not finite: its weights have diverged."
-    if gap > 1.0:
-        return (
-            f"Learner and generator differ by up to {gap:.3g} in log-probability: their weights or sampling "
-            "settings disagree."
-        )
-    return "The log-probs before the update are finite and agree with the generator's, so the backward pass overflows."

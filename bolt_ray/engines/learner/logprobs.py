@@ -2,7 +2,7 @@
 
 The logits of n tokens over a vocabulary V are n·V numbers, and a plain log-softmax holds them three times over
 (logits, probabilities, gradient). Here a chunk of tokens goes through the output head, gives its log-probs and
-entropies, and is forgotten; the backward pass computes the chunk again. Only [n] and [V, H] tensors outlive it.
+entropies, and is freed; the backward pass computes the chunk again. Only [n] and [V, H] tensors are kept.
 Arithmetic after the matrix product is float32, and so is the accumulation of the weight gradient.
 """
 
@@ -19,17 +19,17 @@ CHUNK_ELEMENTS = 2**25
 """Logits held at a time: 32 Mi numbers, 128 MiB in float32, 223 tokens of a vocabulary of 150,000."""
 
 
-Beside = Literal["nothing", "entropy", "plain"]
-"""What a pass gives beside the log-probs: zeros, entropies, or log-probs of the model without temperature and filters
-(from the same hidden states)."""
+Extra = Literal["nothing", "entropy", "plain"]
+"""What a pass computes in addition to the log-probs: zeros, entropies, or log-probs of the model without temperature
+and filters (from the same hidden states)."""
 
 _OUT = -1e30
-"""Logit of a token that sampling had taken out: probability 0, and finite, so that 0 times it is 0."""
+"""Logit of a token that sampling had removed: probability 0, and finite, so that 0 times it is 0."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LogitShape:
-    """What model and sampling do to the product of hidden state and output weight before the softmax.
+    """How model and sampling change the product of hidden state and output weight before the softmax.
 
     ``z = cap·tanh(scale·h·Wᵀ / cap)`` with a cap (Gemma 2), else ``scale·h·Wᵀ`` (Cohere, Granite). Sampling
     divides by the temperature and keeps some tokens, and so do we: log-probs must be those of the distribution
@@ -56,7 +56,7 @@ class LogitShape:
 
     @property
     def plain(self) -> LogitShape:
-        """The model alone: temperature 1, nothing taken out."""
+        """The model alone: temperature 1, no token removed."""
         return LogitShape(scale=self.scale, softcap=self.softcap)
 
     def threshold(self, logits: Tensor) -> Tensor:
@@ -74,7 +74,7 @@ class LogitShape:
         return threshold
 
     def restrict(self, logits: Tensor, targets: Tensor, threshold: Tensor) -> Tensor:
-        """Take the tokens below the threshold out, in place.
+        """Remove the tokens below the threshold, in place.
 
         The sampled token always stays: the generator kept it, and rounding (or a policy that has moved on) must
         not turn its log-prob into minus infinity.
@@ -97,7 +97,7 @@ class LogitShape:
         if self.softcap is None:
             factor = self.scale / self.temperature
             return grad if factor == 1.0 else grad.mul_(factor)
-        # Clamped for tokens that were taken out; their gradient is 0.
+        # Clamped for tokens that were removed; their gradient is 0.
         tanh = (logits * (self.temperature / self.softcap)).clamp_(-1.0, 1.0)
         return grad.mul_(1.0 - tanh.square_()).mul_(self.scale / self.temperature)
 
@@ -225,8 +225,9 @@ def chunked_logprobs(
 class LogProbHead(nn.Module):
     """Takes the place of a model's output layer, with the same parameters under the same names.
 
-    With targets it answers log-probs in chunks, and beside them what ``beside`` says; without, logits as before.
-    Being a module, it lets DeepSpeed gather its (partitioned) weight around both passes.
+    With targets [n] it returns log-probs [n], computed in chunks, and the second quantity [n] that ``extra`` names;
+    without targets it returns logits [..., V] as the layer it replaces. As a module it lets DeepSpeed gather its
+    (partitioned) weight around both passes.
     """
 
     def __init__(self, linear: nn.Linear, *, shape: LogitShape) -> None:
@@ -236,12 +237,12 @@ class LogProbHead(nn.Module):
         self.shape = shape
 
     def forward(
-        self, hidden: Tensor, targets: Tensor | None = None, beside: Beside = "entropy"
+        self, hidden: Tensor, targets: Tensor | None = None, extra: Extra = "entropy"
     ) -> Tensor | tuple[Tensor, Tensor]:
         if targets is None:
             return _product(hidden, self.weight, self.bias)
-        logprobs, entropy = self._logprobs(hidden, targets, self.shape, with_entropy=beside == "entropy")
-        if beside != "plain":
+        logprobs, entropy = self._logprobs(hidden, targets, self.shape, with_entropy=extra == "entropy")
+        if extra != "plain":
             return logprobs, entropy
         if self.shape == self.shape.plain:
             return logprobs, logprobs

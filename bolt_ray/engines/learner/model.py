@@ -1,4 +1,4 @@
-"""Loading a causal language model for training, and proving that we compute its log-probs."""
+"""Loading a causal language model for training, and checking that we compute its log-probs."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from bolt_ray.core.errors import ModelError
-from bolt_ray.engines.learner.logprobs import Beside, LogitShape, LogProbHead
+from bolt_ray.engines.learner.logprobs import Extra, LogitShape, LogProbHead
 from bolt_ray.engines.learner.settings import LearnerSettings
 
 log = logging.getLogger(__name__)
@@ -72,7 +72,7 @@ def switch_off_dropout(model: nn.Module) -> None:
 
 
 def logit_shape(config: Any, settings: LearnerSettings) -> LogitShape:
-    """How this family of models (from its ``config.json``) and sampling shape the logits."""
+    """How this family of models (from its ``config.json``) and sampling change the logits."""
     values: dict[str, Any] = config.to_dict()
     scale = float(values.get("logit_scale") or 1.0)
     if values.get("model_type", "").startswith("granite"):
@@ -89,7 +89,7 @@ def logit_shape(config: Any, settings: LearnerSettings) -> LogitShape:
 
 
 class PolicyModule(nn.Module):
-    """A causal language model that answers log-probs of given tokens instead of logits."""
+    """A causal language model that returns log-probs of given tokens instead of logits."""
 
     def __init__(self, model: Any, *, settings: LearnerSettings) -> None:
         super().__init__()
@@ -107,9 +107,9 @@ class PolicyModule(nn.Module):
         position_ids: Tensor | None,
         predict: Tensor,
         targets: Tensor,
-        beside: Beside = "entropy",
+        extra: Extra = "entropy",
     ) -> tuple[Tensor, Tensor]:
-        """Log-probs, and what ``beside`` says, at the positions asked for.
+        """Log-probs, and the quantity ``extra`` names, at the requested positions.
 
         Args:
             input_ids: int64 [R, L].
@@ -118,18 +118,18 @@ class PolicyModule(nn.Module):
             targets: int64 [n], the token each of them predicts.
 
         Returns:
-            float32 [n] log-probs, float32 [n] of what ``beside`` says.
+            float32 [n] log-probs, float32 [n] of ``extra`` (see `Extra`).
         """
-        # Transformers reads packing off position ids that restart, and isolates the sequences from each other.
+        # Transformers recognizes packing by position ids that restart, and isolates the sequences from each other.
         hidden = self.model.base_model(
             input_ids=input_ids, position_ids=position_ids, use_cache=False
         ).last_hidden_state
         chosen = hidden.reshape(-1, hidden.shape[-1]).index_select(0, predict)
-        logprobs, second = self.model.get_output_embeddings()(chosen, targets, beside)
+        logprobs, second = self.model.get_output_embeddings()(chosen, targets, extra)
         return logprobs, second
 
     def whole_logits(self, input_ids: Tensor) -> Tensor:
-        """Logits [R, L, V] by the model's own forward pass; for `probe` only."""
+        """Logits [R, L, V] by the model's own forward pass; for `packing_self_test` only."""
         logits: Tensor = self.model(input_ids=input_ids, use_cache=False).logits
         return logits
 
@@ -148,8 +148,10 @@ def load_policy(settings: LearnerSettings, *, dtype: torch.dtype) -> PolicyModul
 
 
 @torch.no_grad()
-def probe(policy: Any, module: PolicyModule, *, dtype: torch.dtype, device: torch.device) -> bool:
-    """Compare our log-probs of two short sequences with the model's own logits. Collective under ZeRO-3.
+def packing_self_test(policy: Any, module: PolicyModule, *, dtype: torch.dtype, device: torch.device) -> bool:
+    """Compare our log-probs of two short sequences with the model's own logits, separate and packed into one row.
+
+    Collective under ZeRO-3.
 
     Args:
         policy: what to call for our log-probs (the engine, or the module itself).
@@ -169,7 +171,7 @@ def probe(policy: Any, module: PolicyModule, *, dtype: torch.dtype, device: torc
     head = module.model.get_output_embeddings()
 
     def theirs(tokens: Tensor) -> Tensor:
-        # The head knows of sampling only on our own path.
+        # The head applies temperature and filters only on our own path.
         logits = module.whole_logits(tokens[None])[0, :-1].float() / head.shape.temperature
         head.shape.restrict(logits, tokens[1:], head.shape.threshold(logits))
         return torch.log_softmax(logits, dim=-1).gather(1, tokens[1:, None])[:, 0]
@@ -190,12 +192,13 @@ def probe(policy: Any, module: PolicyModule, *, dtype: torch.dtype, device: torc
     if not gap <= tolerance:
         raise ModelError(
             f"log-probs computed from the hidden states of {type(module.model).__name__} differ from those of its "
-            f"own logits by {gap:.3g}: it shapes its logits in a way this learner does not know"
+            f"own logits by {gap:.3g}: it changes its logits in a way this learner does not support"
         )
     mixed = float((packed - separate).abs().max())
-    if mixed > tolerance:
+    packs = mixed <= tolerance  # False if NaN
+    if not packs:
         log.warning("packing is off: packed sequences change each other's log-probs by %.3g in this model", mixed)
-    return mixed <= tolerance
+    return packs
 
 
 def tie_of_embeddings(model: Any) -> bool:
@@ -211,7 +214,7 @@ def copy_model_files(source: str, target: Path, *, dtype: torch.dtype) -> None:
     """
     directory = Path(source)
     if not (directory / "config.json").is_file():
-        raise ModelError(f"{source!r} is no model directory with a config.json; give the path of a local one")
+        raise ModelError(f"{source!r} is not a model directory: it has no config.json; give the path of a local one")
     for name in TOKENIZER_FILES:
         if (directory / name).is_file():
             (target / name).write_bytes((directory / name).read_bytes())

@@ -49,6 +49,10 @@ class TokenColumns:
     ) -> TokenColumns:
         """Check and index flat columns.
 
+        Args:
+            token_ids: int [Σ lengths], each sequence's prompt followed by its completion.
+            prompt_lengths, completion_lengths: int [n].
+
         Raises:
             ValueError: lengths that do not add up, or an empty prompt (its first completion token would have
                 nothing to be predicted from).
@@ -72,11 +76,16 @@ class TokenColumns:
 
     @classmethod
     def of_batch(cls, batch: TrainingBatch) -> TokenColumns:
+        """The columns of a training batch.
+
+        Raises:
+            ValueError: lengths that do not add up, or other columns of another length.
+        """
         columns = cls.build(batch.token_ids, batch.prompt_lengths, batch.completion_lengths)
         count = columns.num_sequences
-        if batch.behaviour_logprobs.shape[0] != columns.num_completion_tokens:
+        if batch.behavior_logprobs.shape[0] != columns.num_completion_tokens:
             raise ValueError(
-                f"{batch.behaviour_logprobs.shape[0]} behaviour log-probs for "
+                f"{batch.behavior_logprobs.shape[0]} behavior log-probs for "
                 f"{columns.num_completion_tokens} completion tokens"
             )
         if not batch.advantages.shape[0] == batch.active.shape[0] == batch.rewards.shape[0] == count:
@@ -85,7 +94,7 @@ class TokenColumns:
 
     @classmethod
     def of_sequences(cls, sequences: Sequence[NDArray[np.integer]], prompt_lengths: Sequence[int]) -> TokenColumns:
-        """From one array of prompt and completion per sequence."""
+        """From int [P_i + T_i], prompt and completion, for each sequence, and its P_i."""
         prompts = np.asarray(prompt_lengths, dtype=np.int64)
         lengths = np.array([len(tokens) for tokens in sequences], dtype=np.int64)
         flat = np.concatenate([np.asarray(tokens, dtype=np.int64) for tokens in sequences] or [np.empty(0, np.int64)])

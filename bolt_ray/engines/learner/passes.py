@@ -21,7 +21,7 @@ from bolt_ray.core.correction_options import CorrectionOptions
 from bolt_ray.core.corrections import old_policy
 from bolt_ray.core.kl import KLOptions
 from bolt_ray.core.losses import Denominators, LossOptions, policy_loss_packed
-from bolt_ray.engines.learner.logprobs import Beside
+from bolt_ray.engines.learner.logprobs import Extra
 from bolt_ray.engines.learner.packing import MicroBatch, TokenColumns, build_micro_batch
 
 Column = NDArray[np.float32]
@@ -41,7 +41,13 @@ def sum_over_ranks(values: NDArray[Any]) -> NDArray[np.float64]:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PassPlanner:
-    """How a pass is cut: tokens per micro-batch, packing, and the row length attention likes."""
+    """How a pass is cut into micro-batches.
+
+    Attributes:
+        token_budget: tokens of one micro-batch, padding included.
+        packing: several sequences to a row.
+        row_capacity: longest packed row; None for as long as the longest sequence.
+    """
 
     token_budget: int
     packing: bool
@@ -58,17 +64,17 @@ class PassPlanner:
             row_capacity=self.row_capacity if self.packing else None,
         )
         busy = sum(1 for plans in ranks for plan in plans if plan.rows)
-        # Empty ones first: a rank with work ends with work, where a bad loss is made to show (see `accumulate`).
+        # Empty ones first: a rank with work ends with work, whose gradient carries the NaN flag (see `accumulate`).
         return sorted(ranks[dist.get_rank()], key=lambda plan: bool(plan.rows)), busy
 
 
-def _run(policy: Any, batch: MicroBatch, *, beside: Beside) -> tuple[Tensor, Tensor]:
-    logprobs, second = policy(batch.input_ids, batch.position_ids, batch.predict, batch.targets, beside=beside)
+def _run(policy: Any, batch: MicroBatch, *, extra: Extra) -> tuple[Tensor, Tensor]:
+    logprobs, second = policy(batch.input_ids, batch.position_ids, batch.predict, batch.targets, extra=extra)
     return logprobs, second
 
 
 def _fill(column: Column, parts: list[tuple[MicroBatch, Tensor]]) -> Column:
-    """Bring per-token results to the host at once, and to their places."""
+    """Copy per-token results to the host in one transfer, and into their places in ``column``."""
     if parts:
         values = torch.cat([tensor for _, tensor in parts]).float().cpu().numpy()
         column[np.concatenate([batch.token_index for batch, _ in parts])] = values
@@ -83,9 +89,9 @@ def score_columns(
     *,
     planner: PassPlanner,
     device: torch.device,
-    beside: Beside = "nothing",
+    extra: Extra = "nothing",
 ) -> tuple[Column, Column]:
-    """Log-probs of every completion token of the chosen sequences, and what ``beside`` says, without gradient.
+    """Log-probs of every completion token of the chosen sequences, and ``extra`` (see `Extra`), without gradient.
 
     Args:
         policy: the engine or module to call.
@@ -99,16 +105,16 @@ def score_columns(
     second_parts: list[tuple[MicroBatch, Tensor]] = []
     for plan in plans:
         batch = build_micro_batch(columns, plan, device=device)
-        logprobs, second = _run(policy, batch, beside=beside)
+        logprobs, second = _run(policy, batch, extra=extra)
         logprob_parts.append((batch, logprobs))
         second_parts.append((batch, second))
     count = columns.num_completion_tokens
-    mine = np.zeros((1 if beside == "nothing" else 2, count), dtype=np.float32)
+    mine = np.zeros((1 if extra == "nothing" else 2, count), dtype=np.float32)
     _fill(mine[0], logprob_parts)
-    if beside != "nothing":
+    if extra != "nothing":
         _fill(mine[1], second_parts)
     whole = sum_over_ranks(mine).astype(np.float32)
-    return whole[0], np.zeros(count, dtype=np.float32) if beside == "nothing" else whole[1]
+    return whole[0], np.zeros(count, dtype=np.float32) if extra == "nothing" else whole[1]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -117,7 +123,7 @@ class UpdateInputs:
 
     Attributes:
         columns: the tokens.
-        behaviour: log-probs of the generator.
+        behavior: log-probs of the generator.
         advantages: float32 [B].
         before: log-probs of the learner before its first update, where a pass of its own computed them.
         recompute_old: π_old is the learner before its first update, ``before`` if that is there and this very
@@ -127,7 +133,7 @@ class UpdateInputs:
     """
 
     columns: TokenColumns
-    behaviour: Column
+    behavior: Column
     advantages: NDArray[np.float32]
     before: Column | None
     recompute_old: bool
@@ -146,7 +152,7 @@ class UpdateOptions:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Accumulated:
-    """What the passes of one optimizer step gave, on this rank.
+    """Results of the passes of one optimizer step, on this rank.
 
     Attributes:
         sums: additive metrics of the loss and of the correction.
@@ -170,8 +176,9 @@ def accumulate(
 ) -> Accumulated:
     """Run forward and backward over this rank's micro-batches; gradients are left in the engine.
 
-    A non-finite loss anywhere makes the gradient of this rank's last micro-batch NaN. The reduction over ranks
-    then shows it to all of them, and the optimizer step is skipped everywhere, with no extra communication.
+    A NaN flag, 0 as long as every loss is finite, is added to each loss. A non-finite loss anywhere so makes the
+    gradient of this rank's last micro-batch NaN; the reduction over ranks spreads it to all of them, and the optimizer
+    step is skipped everywhere, with no extra communication.
 
     Args:
         indices: int64, the sequences of this optimizer step over all ranks.
@@ -183,17 +190,17 @@ def accumulate(
     denominators = Denominators(
         active_tokens=float(inputs.columns.completion_lengths[indices].sum()),
         active_sequences=float(indices.shape[0]),
-        # The engine averages gradients over ranks and is told of one accumulation step: W · G = W.
+        # The engine averages gradients over ranks and is configured for one accumulation step: W · G = W.
         scale=float(world),
         selected_tokens=None if selected is None else float(selected.sum()),
     )
     sums: dict[str, Tensor] = {}
     parts: list[tuple[MicroBatch, Tensor]] = []
-    poison = torch.zeros((), device=device)
+    nan_flag = torch.zeros((), device=device)
     for number, plan in enumerate(plans):
         batch = build_micro_batch(inputs.columns, plan, device=device)
         engine.set_gradient_accumulation_boundary(number == len(plans) - 1)
-        logprobs, entropy = _run(engine, batch, beside="entropy")
+        logprobs, entropy = _run(engine, batch, extra="entropy")
         loss, metrics = _loss(
             batch,
             logprobs,
@@ -207,8 +214,8 @@ def accumulate(
         if options.loss.resolved_aggregation == "local_token_mean":
             # Each micro-batch's loss is a mean already; together they must be a mean again.
             loss = loss * (world / max(1, busy))
-        poison = poison + loss.detach() * 0.0
-        engine.backward(loss + poison * logprobs.sum(), scale_wrt_gas=False)
+        nan_flag = nan_flag + loss.detach() * 0.0
+        engine.backward(loss + nan_flag * logprobs.sum(), scale_wrt_gas=False)
         parts.append((batch, logprobs.detach()))
         for key, value in metrics.items():
             sums[key] = sums[key] + value if key in sums else value
@@ -236,7 +243,7 @@ def _loss(
     if inputs.recompute_old:
         recomputed = logprobs.detach() if inputs.before is None else tokens(inputs.before)
     old = old_policy(
-        tokens(inputs.behaviour),
+        tokens(inputs.behavior),
         recomputed,
         sequence_ids=batch.sequence_ids,
         num_sequences=batch.sequences.shape[0],

@@ -1,7 +1,6 @@
-"""The reference policy of the KL term: static, following by moving average, or copied now and then.
+"""The reference policy of the KL term: static, an exponential moving average, or copied periodically.
 
-With LoRA there is no second model: the reference is the base model, which the trained one becomes while its
-adapters are switched off.
+With LoRA there is no second model: the reference is the trained model with its adapters switched off.
 """
 
 from __future__ import annotations
@@ -26,10 +25,10 @@ from bolt_ray.engines.learner.weights import gathered, group_parameters, is_part
 
 
 class Reference(Protocol):
-    """What the learner knows of a reference."""
+    """Interface of a reference policy."""
 
     def logprobs(self, columns: TokenColumns, indices: NDArray[np.int64], *, planner: PassPlanner) -> Column:
-        """float32 [Σ completion_lengths]; 0 for sequences not asked for. Collective."""
+        """float32 [Σ completion_lengths] log-probs; 0 for sequences not in ``indices``, int64 [k]. Collective."""
         ...
 
     def after_update(self, policy_version: int) -> None:
@@ -37,7 +36,7 @@ class Reference(Protocol):
         ...
 
     def iter_state(self) -> Iterator[tuple[str, Tensor]]:
-        """What a checkpoint must keep: nothing for a reference that never changes. Collective."""
+        """The tensors a checkpoint must hold; none for a reference that never changes. Collective."""
         ...
 
     def load_state(self, tensors: Mapping[str, Tensor]) -> None:
@@ -71,7 +70,7 @@ class AdapterOffReference:
 
 @contextmanager
 def adapters_off(peft_model: Any) -> Iterator[None]:
-    """The base model for the time of the context; whether parameters want gradients is left as it was."""
+    """The base model inside the context; ``requires_grad`` of every parameter is restored."""
     wanted = [parameter for parameter in peft_model.parameters() if parameter.requires_grad]
     with peft_model.disable_adapter():
         yield
@@ -102,7 +101,7 @@ class ModelReference:
             policy: the ``transformers`` model that is trained.
 
         Raises:
-            ModelError: a reference that shall follow the policy is of another architecture.
+            ModelError: a reference that is to follow the policy has another architecture.
         """
         self._call, self._model, self._policy = call, model, policy
         self._settings, self._device = settings, device
@@ -174,7 +173,7 @@ def make_reference(
     dtype: torch.dtype,
     device: torch.device,
 ) -> Reference | None:
-    """The reference these settings need; None, and nothing loaded, if nothing reads it.
+    """The reference these settings need; None, and no model loaded, if the loss does not use it.
 
     Under ZeRO-3 it is sharded over the ranks as the policy is, unless it is to live on the CPU.
 

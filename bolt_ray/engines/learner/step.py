@@ -19,7 +19,7 @@ from bolt_ray.core.kl import kl_reward_penalty
 from bolt_ray.core.kl_controllers import KLController
 from bolt_ray.core.losses import entropy_threshold, summarize
 from bolt_ray.core.records import TrainingBatch
-from bolt_ray.engines.learner.logprobs import Beside
+from bolt_ray.engines.learner.logprobs import Extra
 from bolt_ray.engines.learner.packing import TokenColumns, ragged_arange
 from bolt_ray.engines.learner.passes import (
     Column,
@@ -36,13 +36,13 @@ from bolt_ray.engines.learner.settings import LearnerSettings
 
 @dataclass(slots=True, kw_only=True)
 class BatchOutcome:
-    """What training one batch gave; the same on every rank.
+    """Result of training one batch; the same on every rank.
 
     Attributes:
         applied: optimizer steps applied.
         bad: True if a non-finite loss or gradient ended the batch.
         metrics: one dict per applied optimizer step.
-        gap: what `gap_metrics` says of the policy before its first update.
+        gap: `gap_metrics` of the policy before its first update.
         before: float32 [Σ completion_lengths], log-probs of the policy before its first update; NaN for tokens
             that no pass went over before it.
     """
@@ -89,7 +89,7 @@ class BatchTrainer:
                 known = logprobs if inputs.before is None else inputs.before
                 tokens = completion_tokens(columns, indices if inputs.before is None else active)
                 outcome.before[tokens] = known[tokens]
-                outcome.gap = gap_metrics(known, batch.behaviour_logprobs, tokens)
+                outcome.gap = gap_metrics(known, batch.behavior_logprobs, tokens)
             norm = self._optimizer_step()
             if norm is None:
                 outcome.bad = True
@@ -100,16 +100,16 @@ class BatchTrainer:
         return outcome
 
     def score(
-        self, columns: TokenColumns, indices: NDArray[np.int64], *, beside: Beside = "nothing"
+        self, columns: TokenColumns, indices: NDArray[np.int64], *, extra: Extra = "nothing"
     ) -> tuple[Column, Column]:
-        """`score_columns` by the current policy."""
+        """Twice float32 [Σ completion_lengths]: `score_columns` by the current policy. Collective."""
         return score_columns(
             self._engine,
             columns,
             indices,
             planner=self._planner,
             device=self._device,
-            beside=beside,
+            extra=extra,
         )
 
     def _updates(self, active: NDArray[np.int64], *, step: int) -> list[NDArray[np.int64]]:
@@ -129,15 +129,15 @@ class BatchTrainer:
         select = self._settings.loss.top_entropy_fraction < 1.0
         before: Column | None = None
         entropy: Column | None = None
-        # With a single update the training pass itself gives π_old: nothing has moved yet.
+        # With a single update the training pass itself gives π_old: no weight has changed yet.
         if (recompute and several_updates) or select:
-            before, entropy = self.score(columns, active, beside="entropy" if select else "nothing")
+            before, entropy = self.score(columns, active, extra="entropy" if select else "nothing")
         reference = None
         if self._reference is not None:
             reference = self._reference.logprobs(columns, active, planner=self._planner)
         return UpdateInputs(
             columns=columns,
-            behaviour=batch.behaviour_logprobs,
+            behavior=batch.behavior_logprobs,
             advantages=self._advantages(batch, columns, active, reference),
             before=before,
             recompute_old=recompute,
@@ -152,10 +152,10 @@ class BatchTrainer:
         active: NDArray[np.int64],
         reference: Column | None,
     ) -> NDArray[np.float32]:
-        """The batch's advantages; made again of r − β·Σ_t KL_t where the KL belongs to the reward.
+        """float32 [B], the batch's advantages; recomputed from r − β·Σ_t KL_t where the KL is part of the reward.
 
-        The penalty is taken of the policy that generated, and comes before baseline and normalization as any part
-        of a reward does. The tracker's own evidence is the reward without it.
+        The penalty uses the log-probs of the policy that generated, and is subtracted before baseline and
+        normalization as any part of a reward is. The tracker's own evidence is the reward without it.
         """
         if reference is None or self._settings.kl.placement != "reward":
             return batch.advantages
@@ -163,7 +163,7 @@ class BatchTrainer:
             raise ValueError("a KL penalty in the reward needs the batch's advantage_inputs")
         tokens = completion_tokens(columns, active)
         penalty = kl_reward_penalty(
-            torch.from_numpy(batch.behaviour_logprobs[tokens]),
+            torch.from_numpy(batch.behavior_logprobs[tokens]),
             torch.from_numpy(reference[tokens]),
             sequence_ids=torch.from_numpy(np.repeat(np.arange(active.shape[0]), columns.completion_lengths[active])),
             num_sequences=active.shape[0],
@@ -198,14 +198,10 @@ class BatchTrainer:
             device=self._device,
         )
         sums, logprobs = _over_ranks(done.sums, done.logprobs)
-        metrics = summarize(sums)
-        metrics.pop("policy/logprob_gap", None)
-        correction = summarize_correction(sums)
-        correction.pop("policy/logprob_gap", None)
-        return metrics | correction, logprobs
+        return summarize(sums) | summarize_correction(sums), logprobs
 
     def _optimizer_step(self) -> float | None:
-        """Clip and step; the gradient norm before clipping, or None if it is not finite and nothing was done."""
+        """Clip and step; the gradient norm before clipping, or None if it is not finite and no step was taken."""
         if self._stage > 0:
             self._engine.step()
             return float(self._engine.get_global_grad_norm()) if self._engine.was_step_applied() else None
@@ -230,9 +226,17 @@ def completion_tokens(columns: TokenColumns, indices: NDArray[np.int64]) -> NDAr
 
 
 def gap_metrics(ours: Column, theirs: Column, tokens: NDArray[np.int64]) -> dict[str, float]:
-    """How far learner and generator are apart on the same tokens: the largest |Δ log p| and the mean."""
+    """How far learner and generator are apart on the same tokens, in nats; NaN if one log-prob is NaN.
+
+    ``policy/logprob_gap`` is the mean |Δ log p|, ``policy/logprob_gap_max`` the largest. No other code computes
+    either of them.
+
+    Args:
+        ours, theirs: float32 [Σ completion_lengths].
+        tokens: int64 [n], n ≥ 1, places in the columns to compare.
+    """
     gap = np.abs(ours[tokens] - theirs[tokens])
-    return {"policy/logprob_gap": float(gap.max()), "policy/logprob_gap_mean": float(gap.mean())}
+    return {"policy/logprob_gap": float(gap.mean()), "policy/logprob_gap_max": float(gap.max())}
 
 
 def _over_ranks(sums: Mapping[str, Tensor], logprobs: Column) -> tuple[dict[str, float], Column]:

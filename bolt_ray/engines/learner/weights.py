@@ -1,4 +1,4 @@
-"""A learner's weights as whole tensors under their Hugging Face names, whatever ZeRO has done to them."""
+"""A learner's weights as unpartitioned tensors under their Hugging Face names, for every ZeRO stage."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def is_partitioned(parameters: Iterable[nn.Parameter]) -> bool:
 
 
 def gathered(parameters: list[nn.Parameter], *, modifier_rank: int | None = None) -> AbstractContextManager[Any]:
-    """Whole parameters for the time of the context; collective under ZeRO-3, nothing elsewhere."""
+    """Unpartitioned parameters inside the context; collective under ZeRO-3, without effect elsewhere."""
     if not is_partitioned(parameters):
         return nullcontext()
     from deepspeed.runtime.zero import GatheredParameters

@@ -10,8 +10,8 @@ they go on under the new weights, with their key-value cache computed anew.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,29 +20,22 @@ import torch
 from numpy.typing import NDArray
 
 from bolt_ray.core.errors import DataError, ModelError, WeightSyncError
-from bolt_ray.core.records import Completion, RolloutRequest
+from bolt_ray.core.records import Completion, GenerationRequest
 from bolt_ray.engines.settings import SamplingSettings
 from bolt_ray.engines.vllm.launch import start_vllm
+from bolt_ray.engines.vllm.requests import generation_params, token_prompt
+from bolt_ray.engines.vllm.scoring import SequenceScores
 from bolt_ray.engines.vllm.settings import EngineSettings
-from bolt_ray.engines.vllm.weights import PoisonedEngineError, load_buckets
+from bolt_ray.engines.vllm.weights import CorruptedEngineError, load_buckets
 from bolt_ray.engines.weight_buckets import WeightManifest, check_buckets, check_complete, checkpoint_shapes
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class _InFlight:
-    """A request inside vLLM. ``adapter`` is the adapter it is generated with, kept to its end."""
+    """A request inside vLLM; ``adapter_version`` is that of the adapter it is generated with to its end."""
 
-    request: RolloutRequest
-    adapter: Any
+    request_id: int
     adapter_version: int | None
-
-
-@dataclass(slots=True)
-class _Scores:
-    """What ``score`` asked for: request ids still under way, and vLLM's outputs of those done."""
-
-    waiting: set[str] = field(default_factory=set)
-    done: dict[str, Any] = field(default_factory=dict)
 
 
 class VLLMEngine:
@@ -71,10 +64,9 @@ class VLLMEngine:
         self._finished: list[Completion] = []
         self._finished_tokens = 0
         self._generated_tokens = 0
-        self._scores = _Scores()
-        self._num_scored = 0
+        self._scores = SequenceScores(by_token=settings.lora_rank is not None)
         self._adapter: Any = None
-        self._poisoned: str | None = None
+        self._corrupted: str | None = None
         self._version = policy_version
         self._engine.set_weight_version(str(policy_version))
 
@@ -88,7 +80,7 @@ class VLLMEngine:
 
     @property
     def num_unfinished(self) -> int:
-        """Requests added and neither returned by ``step`` nor aborted."""
+        """Requests added and not yet returned by ``step``."""
         return len(self._in_flight) + len(self._finished)
 
     @property
@@ -99,7 +91,7 @@ class VLLMEngine:
         """
         return self._generated_tokens
 
-    def add(self, requests: Sequence[RolloutRequest], sampling: SamplingSettings | None = None) -> None:
+    def add(self, requests: Sequence[GenerationRequest], sampling: SamplingSettings | None = None) -> None:
         """Queue requests; ``sampling`` takes the place of the engine's own settings for these.
 
         Raises:
@@ -108,25 +100,18 @@ class VLLMEngine:
         self._check_usable()
         sampling = sampling or self._sampling
         for request in requests:
-            self._check_prompt(request.drawn.token_ids, what=f"prompt of row {request.drawn.prompt.row}")
+            self._check_prompt(request.token_ids, what=f"prompt of request {request.request_id}")
         for request in requests:
             key = str(request.request_id)
             assert key not in self._in_flight, f"request {key} is already being generated"
             self._engine.add_request(
                 key,
-                _prompt(request.drawn.token_ids),
-                _sampling_params(sampling, request.seed),
+                token_prompt(request.token_ids),
+                generation_params(sampling, seed=request.seed),
                 lora_request=self._adapter,
             )
             version = None if self._adapter is None else self._version
-            self._in_flight[key] = _InFlight(request, self._adapter, version)
-
-    def abort(self, request_ids: Iterable[int]) -> None:
-        """Forget requests; unknown ids are ignored."""
-        wanted = {str(request_id) for request_id in request_ids}
-        keys = [key for key in wanted if self._in_flight.pop(key, None) is not None]
-        self._engine.abort_request(keys)
-        self._finished = [done for done in self._finished if str(done.request.request_id) not in wanted]
+            self._in_flight[key] = _InFlight(request.request_id, version)
 
     def step(self) -> list[Completion]:
         """One step of every running request; returns those that ended with it."""
@@ -152,46 +137,21 @@ class VLLMEngine:
         Raises:
             DataError: a sequence is too short, too long or has unknown tokens.
         """
-        from vllm import SamplingParams
-        from vllm.sampling_params import RequestOutputKind
-
         self._check_usable()
-        keys: list[list[tuple[str, int]]] = []
         for index, sequence in enumerate(sequences):
-            # The last token is scored as an output, so that a sequence may fill the whole context.
             self._check_prompt(sequence[:-1], what=f"sequence {index} to score")
             self._check_prompt(sequence[-1:], what=f"sequence {index} to score")
-        # With adapters vLLM's output layer takes one row per request; log-probs of a prompt would be several.
-        by_token = self._settings.lora_rank is not None
-        for sequence in sequences:
-            cuts = range(1, len(sequence)) if by_token else [len(sequence) - 1]
-            keys.append([(f"score-{self._num_scored + place}", cut) for place, cut in enumerate(cuts)])
-            self._num_scored += len(cuts)
-            for key, cut in keys[-1]:
-                params = SamplingParams(
-                    temperature=1.0,
-                    max_tokens=1,
-                    prompt_logprobs=None if by_token else 0,
-                    logprobs=1,
-                    logprob_token_ids=[int(sequence[cut])],
-                    detokenize=False,
-                    output_kind=RequestOutputKind.FINAL_ONLY,
-                )
-                self._engine.add_request(key, _prompt(sequence[:cut]), params, lora_request=self._adapter)
-                self._scores.waiting.add(key)
-        while self._scores.waiting:
+        submitted = [self._scores.submit(self._engine, sequence, adapter=self._adapter) for sequence in sequences]
+        while self._scores.pending:
             self._advance()
-        return [
-            np.concatenate([_sequence_logprobs(self._scores.done.pop(key), sequence[: cut + 1]) for key, cut in parts])
-            for parts, sequence in zip(keys, sequences, strict=True)
-        ]
+        return [self._scores.collect(sequence) for sequence in submitted]
 
     def update_weights(self, manifest: WeightManifest, buckets: Sequence[NDArray[np.uint8]], version: int) -> None:
         """Replace all weights; they are policy version ``version`` from the next step on.
 
         Raises:
             WeightSyncError: the tensors are not exactly the model's. Nothing was changed.
-            PoisonedEngineError: it failed half way; the engine answers nothing any more.
+            CorruptedEngineError: it failed half way; the engine answers nothing any more.
         """
         self._check_usable()
         check_buckets(manifest, buckets)
@@ -200,8 +160,8 @@ class VLLMEngine:
             self._engine.collective_rpc(load_buckets, args=(manifest, buckets))
             self._forget_cache()
         except BaseException as error:
-            self._poisoned = f"updating the generator to version {version} failed half way: {error}"
-            raise PoisonedEngineError(self._poisoned) from error
+            self._corrupted = f"updating the generator to version {version} failed half way: {error}"
+            raise CorruptedEngineError(self._corrupted) from error
         self._adapter = None
         self._set_version(version)
 
@@ -251,10 +211,7 @@ class VLLMEngine:
     def _advance(self) -> None:
         """One engine step; what ended is kept in ``_finished`` or among the scores."""
         for output in self._engine.step():
-            if output.request_id in self._scores.waiting:
-                self._scores.waiting.remove(output.request_id)
-                self._scores.done[output.request_id] = output
-            elif output.request_id in self._in_flight:
+            if not self._scores.accept(output) and output.request_id in self._in_flight:
                 in_flight = self._in_flight.pop(output.request_id)
                 self._finished.append(self._complete(in_flight, output.outputs[0]))
         states = self._engine.output_processor.request_states.values()
@@ -268,7 +225,7 @@ class VLLMEngine:
         if in_flight.adapter_version is not None:
             versions = [in_flight.adapter_version]
         return Completion(
-            request=in_flight.request,
+            request_id=in_flight.request_id,
             token_ids=token_ids,
             logprobs=np.asarray(output.logprobs.logprobs, dtype=np.float32),
             text=self._tokenizer.decode(output.token_ids, skip_special_tokens=True),
@@ -278,8 +235,8 @@ class VLLMEngine:
         )
 
     def _check_usable(self) -> None:
-        if self._poisoned is not None:
-            raise PoisonedEngineError(self._poisoned)
+        if self._corrupted is not None:
+            raise CorruptedEngineError(self._corrupted)
 
     def _check_prompt(self, token_ids: Any, *, what: str) -> None:
         if len(token_ids) == 0:
@@ -295,38 +252,6 @@ class VLLMEngine:
                 f"the {what} has token id {low if low < 0 else high}; the model knows 0 to {self._vocab_size - 1}. "
                 f"Was it tokenized with another tokenizer?"
             )
-
-
-def _prompt(token_ids: Any) -> dict[str, Any]:
-    return {"type": "token", "prompt_token_ids": [int(token) for token in token_ids]}
-
-
-def _sampling_params(sampling: SamplingSettings, seed: int) -> Any:
-    from vllm import SamplingParams
-    from vllm.sampling_params import RequestOutputKind
-
-    return SamplingParams(
-        temperature=sampling.temperature,
-        top_p=sampling.top_p,
-        top_k=sampling.top_k,
-        min_p=sampling.min_p,
-        max_tokens=sampling.max_new_tokens,
-        stop=list(sampling.stop) or None,
-        seed=seed & (2**63 - 1),
-        logprobs=0,
-        flat_logprobs=True,
-        # vLLM needs the text as it grows only to look for stop strings.
-        detokenize=bool(sampling.stop),
-        output_kind=RequestOutputKind.FINAL_ONLY,
-    )
-
-
-def _sequence_logprobs(output: Any, sequence: Sequence[int]) -> NDArray[np.float32]:
-    """float32: the prompt's tokens from the second on, if they were asked for, then the last, scored as an output."""
-    prompt = [] if output.prompt_logprobs is None else zip(output.prompt_logprobs[1:], sequence[1:-1], strict=True)
-    values = [position[int(token)].logprob for position, token in prompt]
-    values.append(output.outputs[0].logprobs[0][int(sequence[-1])].logprob)
-    return np.asarray(values, dtype=np.float32)
 
 
 def _expected_weights(model_dir: str) -> dict[str, tuple[int, ...]]:

@@ -24,7 +24,7 @@ def start_vllm(settings: EngineSettings) -> Any:
     os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
     # It would bind its threads to cores of its own choosing, the same ones in every process of the machine.
     os.environ.setdefault("VLLM_CPU_OMP_THREADS_BIND", "nobind")
-    # It speaks before its logging is set up.
+    # This module logs before vLLM's logging is set up.
     logging.getLogger("vllm.triton_utils.importing").setLevel(logging.ERROR)
     try:
         from vllm.engine.arg_utils import EngineArgs
@@ -63,7 +63,8 @@ def _engine_args(settings: EngineSettings, *, on_cpu: bool) -> dict[str, Any]:
         "gpu_memory_utilization": settings.generator.gpu_memory_utilization,
         "tensor_parallel_size": settings.tensor_parallel_size,
         "distributed_executor_backend": "uni" if settings.tensor_parallel_size == 1 else "mp",
-        "enable_prefix_caching": settings.generator.prefix_caching,
+        # vLLM's default is on; an entry computed by older weights or another adapter must never be read.
+        "enable_prefix_caching": False,
         "enforce_eager": settings.generator.enforce_eager,
         "trust_remote_code": settings.model.trust_remote_code,
         "seed": settings.seed,

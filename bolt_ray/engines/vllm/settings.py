@@ -24,7 +24,6 @@ class GeneratorSettings(Settings):
     gpu_memory_utilization: float = setting(
         0.85, "GPU: share of its memory that weights and cache may take", gt=0, le=1
     )
-    prefix_caching: bool = setting(False, "share the key-value cache of equal prefixes between requests")
     enforce_eager: bool = setting(True, "run the model without compiling or capturing it")
     max_logprob_gap: float | None = setting(
         None,

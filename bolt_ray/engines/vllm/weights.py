@@ -19,7 +19,7 @@ from bolt_ray.core.errors import WeightSyncError
 from bolt_ray.engines.weight_buckets import WeightManifest, unpack
 
 
-class PoisonedEngineError(WeightSyncError):
+class CorruptedEngineError(WeightSyncError):
     """A weight update failed half way: the engine holds a mixture of weights and must be thrown away."""
 
 

@@ -26,12 +26,11 @@ pytestmark = [pytest.mark.ray, pytest.mark.vllm, pytest.mark.slow]
 STEP_METRICS = """
 baseline/avg_v_hat baseline/avg_N_eff baseline/avg_kl_ema baseline/num_prompts baseline/min_v_hat baseline/max_v_hat
 baseline/brier baseline/cold_fraction curriculum/n_tracked curriculum/mean_v_hat curriculum/std_v_hat
-curriculum/mean_uncertainty curriculum/mean_weight curriculum/pct_easy curriculum/pct_hard
-curriculum/pct_learning_edge curriculum/coverage reward/mean reward/std reward/unscored_fraction loss/policy loss/kl
-loss/entropy loss/total policy/clip_fraction policy/ratio_ess policy/logprob_gap policy/sync_gap
-policy/staleness_mean policy/staleness_max completions/mean_length completions/truncated_fraction time/generate
-time/score time/train time/sync time/idle_generator time/idle_trainer time/step throughput/tokens_per_second
-throughput/samples_per_second
+curriculum/mean_uncertainty curriculum/mean_weight curriculum/pct_easy curriculum/pct_hard curriculum/pct_learning_edge
+curriculum/coverage reward/mean reward/std reward/unscored_fraction loss/policy loss/kl loss/entropy loss/total
+policy/clip_fraction policy/ratio_ess policy/logprob_gap policy/logprob_gap_max policy/sync_gap policy/staleness_mean
+policy/staleness_max completions/mean_length completions/truncated_fraction time/generate time/score time/train
+time/sync time/idle_generator time/idle_trainer time/step throughput/tokens_per_second throughput/samples_per_second
 """.split()
 
 
@@ -51,13 +50,13 @@ def test_a_run_trains_and_generator_and_learner_agree(
     config = load_config(write_config(model=model))
     outcome = train(config, base_dir=tmp_path)
     assert (outcome.steps, outcome.interrupted) == (3, False)
-    assert outcome.baseline is not None and outcome.baseline.total == 8
+    assert outcome.initial_score is not None and outcome.initial_score.total == 8
     steps = steps_of(tmp_path / "run")
     assert [record["policy_version"] for record in steps] == [1, 2, 3]
     for record in steps:
         assert set(STEP_METRICS) <= set(record), set(STEP_METRICS) - set(record)
         assert record["policy/sync_gap"] <= 1e-3, "after the sync"
-        assert record["policy/logprob_gap"] <= 1e-3, "on every token trained"
+        assert record["policy/logprob_gap"] <= record["policy/logprob_gap_max"] <= 1e-3, "on every token trained"
         assert record["policy/staleness_max"] == 0
         assert record["rollout/completions"] == 16
     evaluations = [record for record in read_metrics(tmp_path / "run" / "metrics.jsonl") if "eval/pass@1" in record]
@@ -97,8 +96,8 @@ def test_one_version_of_staleness_overlaps_and_is_never_exceeded(
     train(load_config(write_config(rollout={"max_staleness": 1}, train={"max_steps": 6})), base_dir=tmp_path)
     steps = steps_of(tmp_path / "run")
     ages = [record["policy/staleness_max"] for record in steps]
-    assert ages[0] == 0 and max(ages) == 1, ages
-    assert max(record["policy/sync_gap"] for record in steps) <= 1e-3
+    assert ages[0] == 0 and set(ages) == {0, 1}, ages
+    assert all(record["policy/sync_gap"] <= 1e-3 for record in steps)
 
 
 def test_resume_continues_as_if_nothing_had_happened(
@@ -121,8 +120,14 @@ def test_resume_continues_as_if_nothing_had_happened(
 
     expected, found = steps_of(whole), steps_of(cut)
     assert [record["step"] for record in found] == [1, 2, 3, 4, 5]
-    for name in ("reward/mean", "baseline/avg_v_hat", "baseline/num_prompts", "completions/mean_length"):
+    # Exactly equal, although the text is sampled: prompts, v̂ and the seed of every request come from the checkpoint, a
+    # step trains its completions in the order of their requests, and max_staleness is 0. Only which requests share an
+    # engine step depends on timing: it moves log-probs by 1e-6, and a token's two best candidates with their noise are
+    # about 1 apart. Weights, and v̂ that decays with their drift, are compared with a tolerance for the same reason.
+    for name in ("reward/mean", "baseline/num_prompts", "completions/mean_length"):
         assert [record[name] for record in found] == [record[name] for record in expected], name
+    values = ([record["baseline/avg_v_hat"] for record in records] for records in (found, expected))
+    np.testing.assert_allclose(*values, rtol=0, atol=1e-5)
     for name, tensor in weights_of(whole / "final").items():
         np.testing.assert_allclose(weights_of(cut / "final")[name], tensor, rtol=0, atol=1e-6, err_msg=name)
 

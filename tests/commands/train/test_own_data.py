@@ -66,7 +66,7 @@ def test_every_kind_of_dataset_trains_and_comes_out_at_its_weight(
     )
     train(config, base_dir=tmp_path)
     steps = steps_of(tmp_path / "run")
-    assert len(steps) == 2 and steps[-1]["policy/logprob_gap"] <= 1e-3
+    assert len(steps) == 2 and steps[-1]["policy/logprob_gap_max"] <= 1e-3
     store = open_store(config.datasets, config)
     drawn = DrawLog(tmp_path / "run" / "draws", store_address=store.address).read(0).rows
     assert np.bincount(store.source_ids()[drawn]).tolist() == [18, *[6] * 9]  # of 72: three to one

@@ -86,7 +86,7 @@ def rows_of(stream: PromptStream, count: int) -> list[int]:
 def test_prompts_come_tokenized_in_draw_order(store: PromptStore, tmp_path: Path) -> None:
     stream = make(store, tmp_path, num_samples=3)
     drawn = stream.take(130)
-    assert [entry.draw_id for entry in drawn] == list(range(130))
+    assert [entry.group_id for entry in drawn] == list(range(130))
     assert stream.position == (2, 2)
     for entry in drawn[:5]:
         assert entry.prompt == store.read(np.array([entry.prompt.row]))[0]
@@ -169,7 +169,7 @@ def test_resuming_goes_on_with_the_same_draws(store: PromptStore, tmp_path: Path
     assert lost.position == (1, 36)
     resumed = lost.take(92)
     assert [entry.prompt.row for entry in resumed] == following[:92]
-    assert resumed[0].draw_id == 100
+    assert resumed[0].group_id == 100
     # Window 3 was drawn after the state was taken: it is drawn again, from today's weights.
     assert rows_of(lost, 8) != following[92:]
     assert len(seen) == 100
@@ -272,7 +272,7 @@ def test_prompts_that_are_too_long(store: PromptStore, tmp_path: Path) -> None:
         make(store, tmp_path / "a", max_prompt_tokens=7).take(64)
     stream = make(store, tmp_path / "b", max_prompt_tokens=8, on_bad_row="skip", window_size=400)
     drawn = stream.take(200)
-    fitting = [entry for entry in drawn if entry.draw_id < 400]
+    fitting = [entry for entry in drawn if entry.group_id < 400]
     assert all(entry.token_ids.size <= 8 for entry in drawn)
     assert len(fitting) == 200
     assert stream.metrics()["data/skipped_too_many_tokens"] == stream.metrics()["data/draws"] - 200

@@ -13,6 +13,7 @@ import torch
 from support.learner_cases import (
     LINEAR,
     gradient,
+    largest,
     largest_difference,
     load_plain,
     make_batch,
@@ -78,17 +79,21 @@ def test_each_shape_adds_the_gradient_of_its_definition(
     )
     added = {name: (with_kl[name] - without[name]) / COEF for name in expected}
     assert largest_difference(added, expected) < 1e-4
-    assert max(float(tensor.abs().max()) for tensor in expected.values()) > 1e-2
+    assert largest(expected) > 1e-2
 
 
 @pytest.mark.parametrize(
     ("controller", "parameters", "factor"),
     [
-        ("dynamic", {"window": 1, "reward_threshold": 0.0, "decay": 0.5}, 0.5),  # rewards are all above 0
-        ("ziegler", {"target": 1e-3, "horizon": 24.0}, 1.1),  # far above the target: 1 + 0.2 · 12 / 24
-        ("ziegler", {"target": 1e3, "horizon": 24.0}, 0.9),
-        ("ppo_penalty", {"target": 1e-3}, 2.0),
-        ("ppo_penalty", {"target": 1e3}, 0.5),
+        (
+            "dynamic",
+            {"kl_window": 1, "kl_reward_threshold": 0.0, "kl_dynamic_beta_decay": 0.5},
+            0.5,
+        ),  # rewards are all above 0
+        ("ziegler", {"kl_controller_target": 1e-3, "kl_horizon": 24.0}, 1.1),  # far above the target: 1 + 0.2 · 12 / 24
+        ("ziegler", {"kl_controller_target": 1e3, "kl_horizon": 24.0}, 0.9),
+        ("ppo_penalty", {"kl_controller_target": 1e-3}, 2.0),
+        ("ppo_penalty", {"kl_controller_target": 1e3}, 0.5),
     ],
 )
 def test_a_controllers_coefficient_is_the_one_of_the_next_steps_gradient(
@@ -98,9 +103,7 @@ def test_a_controllers_coefficient_is_the_one_of_the_next_steps_gradient(
     # Without memory of the first step in Adam, the second is its own gradient.
     steps = LINEAR | {"betas": (0.0, 0.0), "learning_rate": 1.0}
     options = {"kl": KLOptions(estimator="k2"), "reference": reference}
-    controlled = learner_of(
-        **steps, **options, kl_coef=COEF, kl_controller=controller, kl_controller_parameters=parameters
-    )
+    controlled = learner_of(**steps, **options, kl_coef=COEF, kl_controller=controller, **parameters)
     first = controlled.train_step(make_batch(0))
     assert first.metrics["adaptive_kl/current_beta"] == pytest.approx(COEF * factor)
     controlled.save_hf(tmp_path / "after")
@@ -110,6 +113,52 @@ def test_a_controllers_coefficient_is_the_one_of_the_next_steps_gradient(
     unchanged = learner_of(**steps, **options, kl_coef=COEF, model_path=str(tmp_path / "after"))
     assert largest_difference(changed, gradient(by_hand, batch)) < 1e-7
     assert largest_difference(changed, gradient(unchanged, batch)) > 1e-6
+
+
+@pytest.mark.parametrize(
+    ("trained", "left_out", "factor"), [(1.0, 0.0, 0.5), (0.0, 1.0, 1.0)], ids=["high rewards", "low rewards"]
+)
+def test_a_controller_sees_the_rewards_of_the_sequences_trained(
+    learner_of: Any, trained: float, left_out: float, factor: float
+) -> None:
+    """Half of the batch is masked; on all twelve the mean would be 0.5, on the other side of one threshold."""
+    masked = tuple(range(6))
+    batch = make_batch(inactive=masked)
+    batch.rewards[:] = trained
+    batch.rewards[list(masked)] = left_out
+    dynamic = {"kl_window": 1, "kl_reward_threshold": 0.8 if trained else 0.2, "kl_dynamic_beta_decay": 0.5}
+    learner = learner_of(kl_coef=COEF, kl_controller="dynamic", **dynamic)
+    report = learner.train_step(batch)
+    assert report.metrics["adaptive_kl/current_beta"] == pytest.approx(COEF * factor)
+
+
+def test_kl_in_the_reward_is_weighted_by_the_controllers_coefficient(learner_of: Any, tmp_path: Path) -> None:
+    reference = ReferenceSettings(path=make_model(tmp_path / "reference", seed=5))
+    # Without memory of the first step in Adam, the second is its own gradient.
+    steps = LINEAR | {"betas": (0.0, 0.0), "learning_rate": 1.0}
+    in_reward = {"kl": KLOptions(estimator="k1", placement="reward"), "reference": reference}
+    halved = {"kl_controller": "ppo_penalty", "kl_controller_target": 1e3}
+    controlled = learner_of(**steps, **in_reward, kl_coef=COEF, **halved)
+    controlled.train_step(_with_rewards(make_batch(0)))
+    controlled.save_hf(tmp_path / "after")
+    batch = _with_rewards(make_batch(1))
+    changed = gradient(controlled, batch)
+    by_hand = learner_of(**steps, **in_reward, kl_coef=COEF / 2, model_path=str(tmp_path / "after"))
+    unchanged = learner_of(**steps, **in_reward, kl_coef=COEF, model_path=str(tmp_path / "after"))
+    assert largest_difference(changed, gradient(by_hand, batch)) < 1e-7
+    assert largest_difference(changed, gradient(unchanged, batch)) > 1e-6
+
+
+def _with_rewards(batch: TrainingBatch) -> TrainingBatch:
+    """With what the learner needs to make the advantages again."""
+    count = len(batch.rewards)
+    inputs = AdvantageInputs(
+        rewards=batch.rewards.astype(np.float64),
+        v_hat=np.full(count, 0.5),
+        n_eff=np.full(count, 8.0),
+        group_ids=np.arange(count),
+    )
+    return dataclasses.replace(batch, advantage_inputs=inputs)
 
 
 @pytest.mark.parametrize(("baseline", "normalize"), [("tracker", "token"), ("group", "group"), ("rloo", "none")])
@@ -124,7 +173,7 @@ def test_kl_in_the_reward_comes_before_baseline_and_normalization(
     )
     other = learner_of(model_path=reference.path)
     theirs = other.logprobs(split_sequences(batch), batch.prompt_lengths.tolist())
-    ours = np.split(batch.behaviour_logprobs, np.cumsum(batch.completion_lengths)[:-1])
+    ours = np.split(batch.behavior_logprobs, np.cumsum(batch.completion_lengths)[:-1])
     penalty = np.array([(a - b).sum() for a, b in zip(ours, theirs, strict=True)])  # k1
     options = AdvantageOptions(baseline=baseline, normalize=normalize)
     by_hand = compute_advantages(
@@ -142,11 +191,11 @@ def test_kl_in_the_reward_comes_before_baseline_and_normalization(
     learner = learner_of(**LINEAR, **kl, advantage=options, reward_width=2.0)
     got = gradient(learner, dataclasses.replace(batch, advantage_inputs=inputs))
     assert largest_difference(expected, got) < 1e-4
-    assert max(float(tensor.abs().max()) for tensor in expected.values()) > 1e-2
+    assert largest(expected) > 1e-2
 
 
 def test_kl_controller_moves_the_coefficient(learner_of: Any) -> None:
-    learner = learner_of(kl_coef=0.2, kl_controller="ppo_penalty", kl_controller_parameters={"target": 100.0})
+    learner = learner_of(kl_coef=0.2, kl_controller="ppo_penalty", kl_controller_target=100.0)
     first = learner.train_step(make_batch(0))
     assert first.metrics["adaptive_kl/raw_kl"] == pytest.approx(0.0, abs=1e-6)
     assert first.metrics["adaptive_kl/current_beta"] == pytest.approx(0.1)

@@ -12,6 +12,7 @@ import torch
 from support.learner_cases import (
     LINEAR,
     gradient,
+    largest,
     largest_difference,
     load_plain,
     make_batch,
@@ -23,7 +24,7 @@ from support.learner_cases import (
 from support.settings import learner_settings
 
 from bolt_ray.core.corrections import CorrectionOptions
-from bolt_ray.core.errors import ConfigError, ModelError, UnhealthyTrainingError
+from bolt_ray.core.errors import ModelError, UnhealthyTrainingError
 from bolt_ray.core.losses import LossOptions, policy_loss
 from bolt_ray.core.records import TrainingBatch
 from bolt_ray.engines.learner.learner import DeepSpeedLearner
@@ -80,14 +81,14 @@ def test_three_steps_are_those_of_a_plain_training_loop(learner_of: Any, model_p
 def _padded_loss(model: Any, batch: TrainingBatch) -> torch.Tensor:
     """The loss of the active sequences as one padded [B, T] batch."""
     sequences = split_sequences(batch)
-    behaviour = np.split(batch.behaviour_logprobs, np.cumsum(batch.completion_lengths)[:-1])
+    behavior = np.split(batch.behavior_logprobs, np.cumsum(batch.completion_lengths)[:-1])
     active = np.flatnonzero(batch.active)
     width = int(batch.completion_lengths.max())
     logprobs, old, mask = (torch.zeros(len(active), width) for _ in range(3))
     for row, i in enumerate(active):
         length = int(batch.completion_lengths[i])
         logprobs[row, :length] = plain_logprobs(model, sequences[i], int(batch.prompt_lengths[i]))
-        old[row, :length] = torch.from_numpy(behaviour[i])
+        old[row, :length] = torch.from_numpy(behavior[i])
         mask[row, :length] = 1
     advantages = torch.from_numpy(batch.advantages[active])
     return policy_loss(logprobs, old, advantages, mask, type="grpo", clip_low=0.2, clip_high=0.2).loss
@@ -96,7 +97,7 @@ def _padded_loss(model: Any, batch: TrainingBatch) -> torch.Tensor:
 def test_on_policy_batch_has_no_gap_and_ratio_one(learner_of: Any) -> None:
     learner = learner_of()
     report = learner.train_step(on_policy(learner, make_batch()))
-    assert report.metrics["policy/logprob_gap"] < 1e-5
+    assert report.metrics["policy/logprob_gap"] <= report.metrics["policy/logprob_gap_max"] < 1e-5
     assert report.metrics["policy/ratio_ess"] == pytest.approx(1.0, abs=1e-6)
     assert report.metrics["policy/clip_fraction"] == 0.0
 
@@ -104,11 +105,11 @@ def test_on_policy_batch_has_no_gap_and_ratio_one(learner_of: Any) -> None:
 def test_gap_is_measured_per_token(learner_of: Any) -> None:
     learner = learner_of()
     batch = on_policy(learner, make_batch())
-    shifted = batch.behaviour_logprobs.copy()
+    shifted = batch.behavior_logprobs.copy()
     shifted[0] -= 0.5
-    report = learner.train_step(dataclasses.replace(batch, behaviour_logprobs=shifted))
-    assert report.metrics["policy/logprob_gap"] == pytest.approx(0.5, abs=1e-5)
-    assert report.metrics["policy/logprob_gap_mean"] == pytest.approx(0.5 / len(shifted), abs=1e-5)
+    report = learner.train_step(dataclasses.replace(batch, behavior_logprobs=shifted))
+    assert report.metrics["policy/logprob_gap_max"] == pytest.approx(0.5, abs=1e-5)
+    assert report.metrics["policy/logprob_gap"] == pytest.approx(0.5 / len(shifted), abs=1e-5)
 
 
 @pytest.mark.parametrize(
@@ -179,7 +180,7 @@ def test_epochs_and_minibatches_recompute_the_ratio(learner_of: Any) -> None:
     report = learner.train_step(on_policy(learner, make_batch()))
     assert report.metrics["optim/updates"] == learner.optimizer_steps == 6  # 12 sequences in 3 parts, twice
     assert learner.policy_version == 1
-    assert report.metrics["policy/logprob_gap"] < 1e-5  # measured before the first of them
+    assert report.metrics["policy/logprob_gap_max"] < 1e-5  # measured before the first of them
     assert report.metrics["policy/ratio_ess"] < 1.0  # later mini-batches see a policy that has moved
 
 
@@ -187,7 +188,7 @@ def test_off_policy_weight_is_applied_once(learner_of: Any) -> None:
     """REINFORCE on tokens of a generator with constant gap e^Δ = 1.5: π_old recomputed scales it by 1.5."""
     loss = LossOptions(type="reinforce")
     batch = on_policy(learner_of(), make_batch())
-    batch = dataclasses.replace(batch, behaviour_logprobs=batch.behaviour_logprobs - np.float32(np.log(1.5)))
+    batch = dataclasses.replace(batch, behavior_logprobs=batch.behavior_logprobs - np.float32(np.log(1.5)))
     plain = gradient(learner_of(**LINEAR, loss=loss), batch)
     weighted = gradient(learner_of(**LINEAR, loss=loss, recompute_old_logprobs=True), batch)
     off = CorrectionOptions(mode="none")
@@ -199,11 +200,11 @@ def test_off_policy_weight_is_applied_once(learner_of: Any) -> None:
 def test_clipped_loss_uses_the_ratio_to_the_generator_or_the_weight_never_both(learner_of: Any) -> None:
     """Unclipped DAPO with ratio 1.1 has the same gradient both ways: r·A·∇log π against w·A·∇log π."""
     batch = on_policy(learner_of(), make_batch())
-    batch = dataclasses.replace(batch, behaviour_logprobs=batch.behaviour_logprobs - np.float32(np.log(1.1)))
+    batch = dataclasses.replace(batch, behavior_logprobs=batch.behavior_logprobs - np.float32(np.log(1.1)))
     ratio = gradient(learner_of(**LINEAR), batch)
     weight = gradient(learner_of(**LINEAR, recompute_old_logprobs=True), batch)
     assert largest_difference(ratio, weight) < 1e-5
-    assert max(float(tensor.abs().max()) for tensor in ratio.values()) > 1e-2
+    assert largest(ratio) > 1e-2
 
 
 def test_top_entropy_mask_is_global_over_micro_batches(learner_of: Any) -> None:
@@ -269,8 +270,8 @@ def test_broken_columns_are_refused(learner_of: Any) -> None:
     learner, batch = learner_of(), make_batch()
     with pytest.raises(ValueError, match="do not match prompt and completion lengths"):
         learner.train_step(dataclasses.replace(batch, token_ids=batch.token_ids[:-1]))
-    with pytest.raises(ValueError, match="behaviour log-probs"):
-        learner.train_step(dataclasses.replace(batch, behaviour_logprobs=batch.behaviour_logprobs[:-1]))
+    with pytest.raises(ValueError, match="behavior log-probs"):
+        learner.train_step(dataclasses.replace(batch, behavior_logprobs=batch.behavior_logprobs[:-1]))
 
 
 def test_a_missing_model_is_the_users_error(tmp_path: Path) -> None:
@@ -282,16 +283,15 @@ def test_a_missing_model_is_the_users_error(tmp_path: Path) -> None:
     ("changes", "message"),
     [
         ({"kl_controller": "ziegler"}, "kl.coef, which is 0"),
-        ({"kl_controller": "ziegler", "kl_coef": 0.1}, "target"),
+        ({"kl_controller": "ziegler", "kl_coef": 0.1, "kl_controller_target": 0.0}, "controller_target"),
         ({"offload_optimizer": True}, "needs zero_stage 1, 2 or 3"),
         ({"offload_parameters": True, "zero_stage": 2}, "needs zero_stage 3"),
         ({"learning_rate": 0.0}, "learning_rate"),
         ({"minibatch_size": 0}, "minibatch_size"),
         ({"use_peft": True, "reference": ReferenceSettings(mode="ema")}, "only an adapter is trained"),
-        ({"lr_schedule": "cosine"}, "total_steps"),
         ({"zero_stage": 4}, "zero_stage"),
     ],
 )
 def test_impossible_settings_are_refused(changes: dict[str, Any], message: str) -> None:
-    with pytest.raises(ConfigError, match=message):
+    with pytest.raises(ValueError, match=message):
         learner_settings(model_path="unused", **changes)

@@ -143,7 +143,7 @@ def test_no_tokens() -> None:
     assert weight.grad.abs().max() == 0.0
 
 
-def test_bfloat16_accumulates_in_float32() -> None:
+def test_bfloat16_weights_get_log_probs_and_gradients_near_those_of_float32() -> None:
     hidden, weight, _, targets = inputs(tokens=64)
     low = [tensor.detach().bfloat16().requires_grad_() for tensor in (hidden, weight)]
     logprobs, entropy = chunked_logprobs(low[0], low[1], targets, chunk_tokens=5)
@@ -155,10 +155,24 @@ def test_bfloat16_accumulates_in_float32() -> None:
     torch.testing.assert_close(low[1].grad.float(), expected, rtol=0.02, atol=0.1)
 
 
+def test_bfloat16_accumulates_in_float32() -> None:
+    """1,024 chunks of one token, each adding exactly 1/2 to one row and -1/2 to the other.
+
+    A bfloat16 sum would stop at 128: the next number is 129, and 128.5 rounds back.
+    """
+    hidden = torch.ones(1024, 1, dtype=torch.bfloat16)
+    weight, bias = (torch.zeros(size, dtype=torch.bfloat16, requires_grad=True) for size in ((2, 1), (2,)))
+    logprobs, _ = chunked_logprobs(hidden, weight, torch.zeros(1024, dtype=torch.int64), bias=bias, chunk_tokens=1)
+    logprobs.sum().backward()
+    assert weight.grad.tolist() == [[512.0], [-512.0]]
+    assert bias.grad.tolist() == [512.0, -512.0]
+
+
 def test_head_without_targets_gives_plain_logits() -> None:
+    generator = torch.Generator().manual_seed(0)
     linear = torch.nn.Linear(5, 11, bias=False)
     head = LogProbHead(linear, shape=LogitShape(temperature=0.5))
-    hidden = torch.randn(2, 3, 5)
+    hidden = torch.randn(2, 3, 5, generator=generator)
     torch.testing.assert_close(head(hidden), linear(hidden))
     assert dict(head.named_parameters()).keys() == {"weight"}
     assert head.weight is linear.weight

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from support.learner_cases import largest_difference, make_batch, make_model, weights_of
 from support.settings import learner_settings
+from torch import Tensor
 
 from bolt_ray.core.batching import EMPTY_MICRO_BATCH, MicroBatchPlan
 from bolt_ray.engines.learner.learner import DeepSpeedLearner
+from bolt_ray.engines.learner.model import load_policy, packing_self_test
 from bolt_ray.engines.learner.packing import TokenColumns, build_micro_batch, ragged_arange
 
 CPU = torch.device("cpu")
@@ -55,6 +58,21 @@ def test_ragged_arange() -> None:
 def test_prompts_must_not_be_empty() -> None:
     with pytest.raises(ValueError, match="at least one token"):
         TokenColumns.build(np.array([1]), np.array([0]), np.array([1]))
+
+
+@pytest.mark.parametrize("shift", [0.1, float("nan")])
+def test_a_model_that_mixes_packed_sequences_up_is_not_packed(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, shift: float
+) -> None:
+    module = load_policy(learner_settings(model_path=make_model(tmp_path)), dtype=torch.float32)
+
+    def mixing(input_ids: Tensor, position_ids: Tensor | None, predict: Tensor, targets: Tensor) -> Any:
+        logprobs, entropy = module(input_ids, position_ids, predict, targets)
+        return logprobs + (0.0 if position_ids is None else shift), entropy
+
+    assert packing_self_test(module, module, dtype=torch.float32, device=CPU)
+    assert not packing_self_test(mixing, module, dtype=torch.float32, device=CPU)
+    assert "packing is off: packed sequences change each other's log-probs by" in caplog.text
 
 
 @pytest.mark.parametrize("loss_budget", [400, 48])

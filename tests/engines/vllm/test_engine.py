@@ -17,10 +17,10 @@ from numpy.typing import NDArray
 from support.settings import engine_settings
 
 from bolt_ray.core.errors import DataError, ModelError, WeightSyncError
-from bolt_ray.core.records import Completion, DrawnPrompt, Prompt, RolloutRequest
+from bolt_ray.core.records import Completion, GenerationRequest
 from bolt_ray.engines.settings import SamplingSettings
 from bolt_ray.engines.vllm.engine import VLLMEngine
-from bolt_ray.engines.vllm.weights import PoisonedEngineError
+from bolt_ray.engines.vllm.weights import CorruptedEngineError
 from bolt_ray.engines.weight_buckets import pack_buckets
 from bolt_ray.tasks.arithmetic.model import ModelSettings, create_model, save_model
 
@@ -28,6 +28,9 @@ pytestmark = [pytest.mark.vllm, pytest.mark.slow]
 
 CONTEXT = 64
 TOLERANCE = 1e-3
+SHARP = 5.0
+"""Factor on an output head of its own: the two likeliest tokens are then no tie that rounding could break, and sampling
+still has several to choose from."""
 PROMPT = [5, 6, 7, 8, 9, 10]
 KINDS = {
     "tied": ModelSettings(size="tiny", tie_embeddings=True),
@@ -36,19 +39,11 @@ KINDS = {
 }
 
 
-def _request(request_id: int, *, prompt: list[int] = PROMPT, seed: int | None = None) -> RolloutRequest:
-    drawn = DrawnPrompt(
-        draw_id=request_id,
-        prompt=Prompt(row=request_id, key=str(request_id), prompt="?"),
-        token_ids=np.array(prompt, dtype=np.int32),
-    )
-    return RolloutRequest(
+def _request(request_id: int, *, prompt: list[int] = PROMPT, seed: int | None = None) -> GenerationRequest:
+    return GenerationRequest(
         request_id=request_id,
-        drawn=drawn,
-        sample_index=0,
-        v_hat=0.5,
-        n_eff=1.0,
-        policy_version=0,
+        kind="train",
+        token_ids=np.array(prompt, dtype=np.int32),
         seed=request_id if seed is None else seed,
     )
 
@@ -61,14 +56,15 @@ def _finish(engine: VLLMEngine) -> list[Completion]:
 
 
 def _generate(
-    engine: VLLMEngine, requests: list[RolloutRequest], sampling: SamplingSettings | None = None
+    engine: VLLMEngine, requests: list[GenerationRequest], sampling: SamplingSettings | None = None
 ) -> list[Completion]:
     engine.add(requests, sampling)
-    return sorted(_finish(engine), key=lambda completion: completion.request.request_id)
+    return sorted(_finish(engine), key=lambda completion: completion.request_id)
 
 
 def _tokens(completion: Completion) -> list[int]:
-    return [*completion.request.drawn.token_ids.tolist(), *completion.token_ids.tolist()]
+    """Of a request of ``PROMPT``."""
+    return [*PROMPT, *completion.token_ids.tolist()]
 
 
 def _logprobs(model: Any, tokens: list[int]) -> NDArray[np.float32]:
@@ -118,9 +114,11 @@ class Served:
         self.engine.update_weights(manifest, buckets, version)
 
 
-def _serve(kind: str, directory: Path, **settings: Any) -> Served:
+def _serve(kind: str, directory: Path, *, sharpness: float = 1.0, **settings: Any) -> Served:
     model, tokenizer = create_model(KINDS[kind], seed=1)
     _perturb(model, seed=0)
+    with torch.no_grad():
+        model.get_output_embeddings().weight.mul_(sharpness)
     save_model(model, tokenizer, directory)
     engine = VLLMEngine(
         engine_settings(
@@ -150,7 +148,7 @@ def test_every_update_agrees_with_transformers(served: Served) -> None:
         np.testing.assert_allclose(served.engine.score([sequence])[0], after, atol=TOLERANCE)
         done = _generate(served.engine, [_request(i) for i in range(8)])
         assert len(done) == 8
-        assert max(_gap(served.model, completion) for completion in done) <= TOLERANCE
+        assert all(_gap(served.model, completion) <= TOLERANCE for completion in done)
         assert {completion.newest_version for completion in done} == {served.engine.policy_version}
 
 
@@ -172,9 +170,9 @@ def test_an_update_meets_requests_in_flight(served: Served) -> None:
         assert (completion.oldest_version, completion.newest_version) == (old_version, old_version + 1)
         assert len(completion.token_ids) > 5
     served.model.load_state_dict(old)
-    assert max(_gap(served.model, completion, stop=5) for completion in crossing) <= TOLERANCE
+    assert all(_gap(served.model, completion, stop=5) <= TOLERANCE for completion in crossing)
     served.model.load_state_dict(new)
-    assert max(_gap(served.model, completion, start=5) for completion in crossing) <= TOLERANCE
+    assert all(_gap(served.model, completion, start=5) <= TOLERANCE for completion in crossing)
 
 
 def test_an_incomplete_update_changes_nothing(served: Served) -> None:
@@ -203,8 +201,8 @@ def test_a_tied_head_may_be_sent_or_left_out(served: Served) -> None:
 
 @pytest.fixture(scope="module")
 def plain(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
-    """An engine whose weights stay as they are, with room for 16 requests and prefixes shared."""
-    served = _serve("tied", tmp_path_factory.mktemp("plain"), prefix_caching=True)
+    """An engine whose weights stay as they are, with room for 16 requests."""
+    served = _serve("untied", tmp_path_factory.mktemp("plain"), sharpness=SHARP)
     yield served
     served.engine.close()
 
@@ -212,7 +210,7 @@ def plain(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
 def test_a_completion_says_what_happened(plain: Served) -> None:
     short = SamplingSettings(max_new_tokens=3)
     done = _generate(plain.engine, [_request(i) for i in range(40)], short)
-    assert [completion.request.request_id for completion in done] == list(range(40))
+    assert [completion.request_id for completion in done] == list(range(40))
     eos = plain.tokenizer.eos_token_id
     for completion in done:
         assert completion.token_ids.dtype == np.int32
@@ -223,10 +221,14 @@ def test_a_completion_says_what_happened(plain: Served) -> None:
 
 
 def test_a_request_of_a_seed_gets_the_same_tokens_in_any_company(plain: Served) -> None:
-    alone = _generate(plain.engine, [_request(1, seed=77)])[0]
-    crowd = _generate(plain.engine, [_request(i, seed=77 if i == 9 else i) for i in range(30)])[9]
-    other = _generate(plain.engine, [_request(1, seed=78)])[0]
+    """Its noise comes from its own seed. The logits may differ by rounding, 1e-5 here, where the two best tokens with
+    their noise are about 1 apart: a handful of tokens does not meet a tie."""
+    few = SamplingSettings(max_new_tokens=6)
+    alone = _generate(plain.engine, [_request(1, seed=77)], few)[0]
+    crowd = _generate(plain.engine, [_request(i, seed=77 if i == 9 else i) for i in range(30)], few)[9]
+    other = _generate(plain.engine, [_request(1, seed=78)], few)[0]
     assert alone.token_ids.tolist() == crowd.token_ids.tolist() != other.token_ids.tolist()
+    np.testing.assert_allclose(crowd.logprobs, alone.logprobs, atol=TOLERANCE)
 
 
 def test_evaluation_may_sample_otherwise(plain: Served) -> None:
@@ -258,10 +260,10 @@ def test_a_stop_string_ends_a_completion(plain: Served) -> None:
 @pytest.mark.parametrize(
     ("prompt", "message"),
     [
-        ([], "prompt of row 2 has no tokens"),
-        ([5] * CONTEXT, f"prompt of row 2 has {CONTEXT} tokens; the context of {CONTEXT} leaves no room"),
-        ([5, 10_000], "prompt of row 2 has token id 10000; the model knows 0 to"),
-        ([5, -1], "prompt of row 2 has token id -1"),
+        ([], "prompt of request 2 has no tokens"),
+        ([5] * CONTEXT, f"prompt of request 2 has {CONTEXT} tokens; the context of {CONTEXT} leaves no room"),
+        ([5, 10_000], "prompt of request 2 has token id 10000; the model knows 0 to"),
+        ([5, -1], "prompt of request 2 has token id -1"),
     ],
 )
 def test_a_bad_prompt_is_refused_and_the_engine_lives(plain: Served, prompt: list[int], message: str) -> None:
@@ -269,13 +271,6 @@ def test_a_bad_prompt_is_refused_and_the_engine_lives(plain: Served, prompt: lis
         plain.engine.add([_request(1), _request(2, prompt=prompt)])
     assert plain.engine.num_unfinished == 0
     assert len(_generate(plain.engine, [_request(1)])) == 1
-
-
-def test_an_aborted_request_is_forgotten(plain: Served) -> None:
-    plain.engine.add([_request(i) for i in range(4)])
-    plain.engine.step()
-    plain.engine.abort([1, 3, 99])
-    assert sorted(completion.request.request_id for completion in _finish(plain.engine)) == [0, 2]
 
 
 def test_nothing_to_do_is_done_at_once(plain: Served) -> None:
@@ -308,17 +303,17 @@ def test_generated_tokens_count_up_while_requests_run(plain: Served) -> None:
     assert seen == list(range(1, len(done[0].token_ids) + 1))
 
 
-def test_an_update_that_fails_half_way_poisons_the_engine(tmp_path: Path) -> None:
+def test_an_update_that_fails_half_way_corrupts_the_engine(tmp_path: Path) -> None:
     served = _serve("untied", tmp_path)
     manifest, buckets = pack_buckets(served.model.state_dict().items(), bucket_bytes=1 << 20, version=1)
     torn = replace(manifest.tensors[-1], offset=manifest.num_bytes + 64)
-    with pytest.raises(PoisonedEngineError, match="updating the generator to version 1 failed half way"):
+    with pytest.raises(CorruptedEngineError, match="updating the generator to version 1 failed half way"):
         served.engine.update_weights(replace(manifest, tensors=(*manifest.tensors[:-1], torn)), buckets, 1)
     assert served.engine.policy_version == 0
     for call in (lambda: served.engine.add([_request(0)]), lambda: served.engine.score([PROMPT])):
-        with pytest.raises(PoisonedEngineError, match="failed half way"):
+        with pytest.raises(CorruptedEngineError, match="failed half way"):
             call()
-    with pytest.raises(PoisonedEngineError):
+    with pytest.raises(CorruptedEngineError):
         served.engine.update_weights(manifest, buckets, 1)
     served.engine.close()
 
@@ -326,15 +321,16 @@ def test_an_update_that_fails_half_way_poisons_the_engine(tmp_path: Path) -> Non
 def test_adapters_replace_each_other_and_requests_keep_the_one_they_began_with(tmp_path: Path) -> None:
     from peft import LoraConfig, get_peft_model
 
-    served = _serve("tied", tmp_path / "base", lora_rank=4, prefix_caching=True)
+    served = _serve("tied", tmp_path / "base", lora_rank=4)
     config = LoraConfig(r=4, lora_alpha=8, target_modules=["q_proj", "v_proj", "up_proj"], bias="none")
     adapted = get_peft_model(served.model, config).eval()
     sequence = [*PROMPT, 11, 12, 13]
+    generator = torch.Generator().manual_seed(0)
     for version in (1, 2):
         with torch.no_grad():
             for name, parameter in adapted.named_parameters():
                 if "lora_" in name:
-                    parameter.copy_(torch.randn(parameter.shape) * 0.3)
+                    parameter.copy_(torch.randn(parameter.shape, generator=generator) * 0.3)
         adapted.save_pretrained(tmp_path / str(version))
         served.engine.update_adapter(tmp_path / str(version), version)
         expected = _logprobs(adapted, sequence)
@@ -347,13 +343,13 @@ def test_adapters_replace_each_other_and_requests_keep_the_one_they_began_with(t
             np.testing.assert_allclose(scores, expected[: length - 1] if length else expected, atol=TOLERANCE)
         _finish(served.engine)
         done = _generate(served.engine, [_request(i) for i in range(4)])
-        assert max(_gap(adapted, completion) for completion in done) <= TOLERANCE
+        assert all(_gap(adapted, completion) <= TOLERANCE for completion in done)
         assert {(c.oldest_version, c.newest_version) for c in done} == {(version, version)}
     served.engine.add([_request(0)])
     served.engine.step()
     served.engine.update_adapter(tmp_path / "1", 3)
     served.engine.add([_request(1)])
-    done = sorted(_finish(served.engine), key=lambda completion: completion.request.request_id)
+    done = sorted(_finish(served.engine), key=lambda completion: completion.request_id)
     assert [(c.oldest_version, c.newest_version) for c in done] == [(2, 2), (3, 3)]
     with pytest.raises(ModelError, match=r"is not a LoRA adapter: it has no adapter_config\.json"):
         served.engine.update_adapter(tmp_path / "none", 4)
@@ -362,13 +358,16 @@ def test_adapters_replace_each_other_and_requests_keep_the_one_they_began_with(t
 
 
 def test_bfloat16_agrees_within_its_precision(tmp_path: Path) -> None:
-    if not native_bfloat16():
-        pytest.skip("this CPU does not multiply bfloat16")
+    """On a CPU without bfloat16 instructions the kernels emulate it. Usual gaps are 0.01 to 0.03."""
     served = _serve("tied", tmp_path, dtype="bfloat16")
+    sequence = [*PROMPT, 11, 12, 13, 14]
+    before = _logprobs(served.model, sequence)
     served.sync(40)
+    assert np.abs(_logprobs(served.model, sequence) - before).max() > 0.3  # a stale engine could not pass what follows
     rounded = served.model.to(torch.bfloat16)
+    np.testing.assert_allclose(served.engine.score([sequence])[0], _logprobs(rounded, sequence), atol=0.1)
     done = _generate(served.engine, [_request(i) for i in range(8)])
-    assert max(_gap(rounded, completion) for completion in done) <= 0.2
+    assert all(_gap(rounded, completion) <= 0.1 for completion in done)
     served.engine.close()
 
 

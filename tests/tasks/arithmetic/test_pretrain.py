@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file
+from support.learner_cases import largest_difference
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from bolt_ray.tasks.arithmetic.cache import settings_digest
@@ -30,8 +32,18 @@ SHORT = PretrainSettings(
 )
 
 
-def weights(directory: Path) -> bytes:
-    return (directory / "model.safetensors").read_bytes()
+def weights(directory: Path) -> dict[str, torch.Tensor]:
+    return load_file(directory / "model.safetensors")
+
+
+def losses(settings: PretrainSettings, directory: Path) -> list[float]:
+    """Of every step, the model being left in ``directory``."""
+    progress: list[PretrainProgress] = []
+    pretrain(settings, directory, on_progress=progress.append)
+    assert [(entry.step, entry.steps) for entry in progress] == [
+        (step, settings.total_steps) for step in range(1, settings.total_steps + 1)
+    ]
+    return [entry.loss for entry in progress]
 
 
 def test_a_short_pretraining_lowers_the_loss(tmp_path: Path) -> None:
@@ -42,39 +54,36 @@ def test_a_short_pretraining_lowers_the_loss(tmp_path: Path) -> None:
     assert report.last_loss < 2.0
     assert [entry.step for entry in progress] == list(range(1, 61))
     assert progress[0].loss == report.first_loss
-
     model = AutoModelForCausalLM.from_pretrained(tmp_path, dtype=torch.float32)
     tokenizer = AutoTokenizer.from_pretrained(tmp_path)
     held_out = list(itertools.islice(generate_problems(SHORT.problems, seed=SHORT.seed, held_out=True), 64))
-    for temperature, reported in ((1.0, report.sampled_accuracy), (0.0, report.greedy_accuracy)):
-        assert reported == accuracy(
-            model, tokenizer, held_out, temperature=temperature, max_new_tokens=24, seed=SHORT.seed
-        )
+    for temperature, found in ((1.0, report.sampled_accuracy), (0.0, report.greedy_accuracy)):
+        expected = accuracy(model, tokenizer, held_out, temperature=temperature, max_new_tokens=24, seed=SHORT.seed)
+        # One problem more or less: two likely tokens may be so close that rounding decides.
+        assert found == pytest.approx(expected, abs=1 / 64)
 
 
 def test_demonstrations_without_steps_come_last_and_change_the_weights(tmp_path: Path) -> None:
     settings = dataclasses.replace(
         SHORT, problems=ProblemSettings(), steps=2, answer_only_steps=2, answer_only_fraction=1.0, evaluation_problems=0
     )
-    progress: list[PretrainProgress] = []
-    assert pretrain(settings, tmp_path / "answer_only", on_progress=progress.append).steps == 4
-    assert [(entry.step, entry.steps) for entry in progress] == [(1, 4), (2, 4), (3, 4), (4, 4)]
-    worked: list[PretrainProgress] = []
-    all_worked = dataclasses.replace(settings, answer_only_fraction=0.0)
-    pretrain(all_worked, tmp_path / "worked", on_progress=worked.append)
-    assert [entry.loss for entry in worked[:2]] == [entry.loss for entry in progress[:2]]
-    assert worked[2].loss != progress[2].loss
-    assert weights(tmp_path / "answer_only") != weights(tmp_path / "worked")
+    answer_only = losses(settings, tmp_path / "answer_only")
+    worked = losses(dataclasses.replace(settings, answer_only_fraction=0.0), tmp_path / "worked")
+    assert answer_only[:2] == pytest.approx(worked[:2], rel=1e-5)
+    assert abs(answer_only[2] - worked[2]) > 1e-3, "other demonstrations"
+    assert abs(answer_only[3] - worked[3]) > 1e-2, "and another model after the first of them"
 
 
 def test_the_seed_decides(tmp_path: Path) -> None:
-    settings = dataclasses.replace(SHORT, steps=3)
-    first = pretrain(settings, tmp_path / "a")
-    again = pretrain(settings, tmp_path / "b")
-    assert weights(tmp_path / "b") == weights(tmp_path / "a")
-    assert dataclasses.replace(again, seconds=0.0) == dataclasses.replace(first, seconds=0.0)
-    pretrain(dataclasses.replace(settings, seed=1), tmp_path / "c")
-    assert weights(tmp_path / "c") != weights(tmp_path / "a")
+    settings = dataclasses.replace(SHORT, steps=3, evaluation_problems=0)
+    first = losses(settings, tmp_path / "a")
+    assert losses(settings, tmp_path / "b") == pytest.approx(first, rel=1e-5)
+    other = losses(dataclasses.replace(settings, seed=1), tmp_path / "c")
+    assert abs(other[0] - first[0]) > 1e-3
+    # Three steps of Adam move a weight by at most 2e-3 · (.1 + .2 + .3); rounding alone can turn a few of them around.
+    trained = weights(tmp_path / "a")
+    assert largest_difference(weights(tmp_path / "b"), trained) < 5e-3
+    assert largest_difference(weights(tmp_path / "c"), trained) > 5e-2
 
 
 def test_a_model_is_trained_once_for_its_settings(tmp_path: Path) -> None:
@@ -92,10 +101,10 @@ def test_a_model_is_trained_once_for_its_settings(tmp_path: Path) -> None:
     tokenizer = AutoTokenizer.from_pretrained(directory)
     assert accuracy(model, tokenizer, [], temperature=1.0, max_new_tokens=4, seed=0) == 0.0
     prompts = ["1+1=", "abs(prev(-3)*next(2))=", "7*8="]
-    # Neither left padding nor the cache changes what is generated. After two steps logits are nearly equal; a sharper
-    # head leaves no tie to rounding.
+    # A model of two steps gives nearly equal logits; a sharper head leaves no tie to rounding.
     with torch.no_grad():
         model.get_output_embeddings().weight.mul_(20.0)
+    # Neither left padding nor the cache changes what is generated.
     together = sample_completions(model, tokenizer, prompts, temperature=0.0, max_new_tokens=8, seed=0)
     alone = [
         sample_completions(model, tokenizer, [prompt], temperature=0.0, max_new_tokens=8, seed=0)[0]
