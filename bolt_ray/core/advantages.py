@@ -30,12 +30,12 @@ _GROUP_EPSILON = 1e-4
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AdvantageOutput:
-    """Advantages of one step and what was met on the way.
+    """Advantages of one step, and counts of its degenerate groups.
 
     Attributes:
         advantages: float32 [B]; 0 where inactive.
         metrics: ``advantage/*`` numbers, of the advantages before normalizing.
-        singletons: active sequences alone in their group, which fell back to the tracker (``group``, ``rloo``
+        singletons: active sequences alone in their group, which fell back to r̃ − v̂ (``group``, ``rloo``
             and ``loo_posterior``; always 0 with ``tracker``).
         zero_variance_groups: groups of two or more active sequences with one and the same reward; 0 without
             ``group_ids``.
@@ -74,7 +74,7 @@ class AdvantageOptions(Settings):
     baseline: str = setting(
         "tracker",
         "what is subtracted from the reward: the prompt's persistent v̂ (tracker), the mean of its group (group, GRPO), "
-        "of the group's others (rloo), or the tracker's posterior with the group's others (loo_posterior)",
+        "of the group's others (rloo), or the posterior of v̂ with the group's others (loo_posterior)",
         choices=lambda: list(BASELINES),
     )
     normalize: str = setting(
@@ -226,9 +226,9 @@ def _read_groups(group_ids: ArrayLike | None, batch: _Batch, *, needed: bool) ->
 
 
 def _subtract_baseline(batch: _Batch, groups: _Groups | None, baseline: str) -> FloatArray:
-    tracker = batch.rewards - batch.v_hat
+    against_v_hat = batch.rewards - batch.v_hat
     if baseline == "tracker":
-        return tracker
+        return against_v_hat
     assert groups is not None
     size = groups.sizes[groups.index].astype(np.float64)
     total = groups.sums[groups.index]
@@ -242,13 +242,13 @@ def _subtract_baseline(batch: _Batch, groups: _Groups | None, baseline: str) -> 
     if baseline == "rloo":
         centered = centered * size / np.maximum(size - 1.0, 1.0)
     equal = ~groups.spread[groups.index]
-    return np.where(alone, tracker, np.where(equal, 0.0, centered))
+    return np.where(alone, against_v_hat, np.where(equal, 0.0, centered))
 
 
 def _normalize(raw: FloatArray, batch: _Batch, groups: _Groups | None, normalize: str) -> FloatArray:
     if normalize == "group":
         assert groups is not None
-        # A group without spread has no scale of its own: 1e-4 would blow up a tracker's advantage.
+        # A group without spread has no scale of its own: 1e-4 would blow up the advantage r̃ − v̂ of a group of one.
         divisor: FloatArray = np.where(groups.spread, groups.stds + _GROUP_EPSILON, 1.0)
         return raw / divisor[groups.index]
     if normalize == "none" or raw.size < 2:

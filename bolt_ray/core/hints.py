@@ -6,7 +6,7 @@ import difflib
 from collections.abc import Iterable
 
 _CUTOFF = 0.5
-"""Similarity below which a name is no hint but noise; 1 is equality."""
+"""Names less similar than this are not suggested; 1 is equality."""
 
 
 def nearest(name: str, known: Iterable[str]) -> str | None:

@@ -1,4 +1,4 @@
-"""Prompt keys: who a prompt is, and which shard keeps it.
+"""Prompt keys: the identity of a prompt, and the shard that keeps it.
 
 The key of a prompt is its ``prompt_id``, or else a 128-bit digest of its content, written in hex. Inside the
 stores a key is a 16-byte digest:

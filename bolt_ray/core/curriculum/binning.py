@@ -1,4 +1,4 @@
-"""The arithmetic of difficulty bins: where they are cut, who is in them, how often each is sampled.
+"""The arithmetic of difficulty bins: where they are cut, which items they hold, how often each is sampled.
 
 A score is a success rate or a reward, high = easy; bin 0 is the easiest. ``boundaries[i]`` is the lowest
 score of bin i, descending: an item is in the first bin whose boundary its score reaches, else in the last.

@@ -16,7 +16,7 @@ from bolt_ray.core.records import PromptColumns
 
 
 class Curriculum:
-    """Weights over all prompts, refreshed once per window.
+    """Weights over all prompts, refreshed once per window of draws.
 
     Args:
         seed: of the curriculum's own generators, 0 to 2^64 - 1.

@@ -1,4 +1,4 @@
-"""The answer in a completion, as votes and tables see it. Time is linear in the text, whatever a model writes."""
+"""The answer in a completion, normalized for voting and for tables; in time linear in the text."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ _TAG = re.compile(r"<answer>((?:(?!</?answer>).)*)</answer>", re.DOTALL)
 _BRACES = re.compile(r"(\\(?:boxed|fbox)\s*\{)|\\.|([{}])", re.DOTALL)
 _NUMBER = re.compile(r"(?:(?<![\w)])[-+−])?\$?(?:\d{1,3}(?:,\d{3})+|\d+)?(?:\.\d+|(?<=\d))(?:\s?/\s?\d+)?(?:\s?\\?%)?")
 _PLAIN_NUMBER = re.compile(r"[-+]?(?:\d+\.?\d*|\.\d+)(?:/\d+)?")
-# Python refuses to read integers of some thousand digits; nobody votes with them either.
+# Python refuses to read integers of some thousand digits; such a number is no answer either.
 _MAX_NUMBER_CHARS = 64
 
 

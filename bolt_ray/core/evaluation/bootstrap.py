@@ -34,7 +34,7 @@ class PairedComparison:
 
     @property
     def significant(self) -> bool:
-        """True if the interval does not hold 0."""
+        """True if the interval excludes 0."""
         return self.low > 0.0 or self.high < 0.0
 
 

@@ -1,4 +1,4 @@
-"""Training only the tokens where the policy hesitates (arXiv 2506.01939)."""
+"""Training only the high-entropy tokens (arXiv 2506.01939)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The draws of a window: which rows, in which order, how many completions each; kept on disk before use."""
+"""The draws of a refresh window: which rows, in which order, how many completions each; kept on disk before use."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from bolt_ray.core.files import write_file_atomically
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WindowDraws:
-    """A window of the prompt stream.
+    """A refresh window of the prompt stream: what is drawn with one set of weights.
 
     Attributes:
         window: its number, from 0.

@@ -3,7 +3,7 @@
     weights(window) ─▶ draws ─ fsync ─▶ disk
                           └─▶ Ray Data: fetch rows, template, tokenize ─▶ prompts in draw order
 
-A window is as many draws as the curriculum keeps its weights. Position is (window, offset): what was handed
+A refresh window is as many draws as the curriculum keeps its weights. Position is (window, offset): what was handed
 out, not what was read ahead.
 """
 

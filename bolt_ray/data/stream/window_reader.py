@@ -1,4 +1,4 @@
-"""Reading a window: Ray Data fetches just its rows and tokenizes them; the driver puts them in order."""
+"""Reads a refresh window: Ray Data fetches just its rows and tokenizes them; the driver puts them in order."""
 
 from __future__ import annotations
 

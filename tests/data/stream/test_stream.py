@@ -132,7 +132,7 @@ def test_the_sequence_is_a_function_of_the_seed(store: PromptStore, tmp_path: Pa
 def test_a_window_of_several_tasks_comes_in_draw_order(store: PromptStore, tmp_path: Path) -> None:
     size = 2 * DRAWS_PER_TASK + 7
     drawn = make(store, tmp_path, window_size=size).take(size)
-    assert [entry.draw_id for entry in drawn] == list(range(size))
+    assert [entry.group_id for entry in drawn] == list(range(size))
     logged = DrawLog(tmp_path, store_address=store.address).read(0).rows
     assert [entry.prompt.row for entry in drawn] == logged.tolist()
 

@@ -1,4 +1,4 @@
-"""What a curriculum strategy is."""
+"""The interface of a curriculum strategy."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from bolt_ray.core.records import PromptColumns
 
 MIN_N_EFF = 1e-3
-"""Evidence decays towards nothing; less than this is taken as this, which keeps weights finite."""
+"""Evidence decays towards nothing; less than this counts as this, which keeps weights finite."""
 
 
 class Strategy(Protocol):
@@ -43,7 +43,7 @@ class Strategy(Protocol):
 
 
 class MemorylessStrategy:
-    """The part of a strategy that reads the columns and keeps nothing."""
+    """Base of the strategies without state: they read the columns alone."""
 
     def observe(
         self, *, categories: NDArray[np.integer[Any]] | None, abs_advantages: NDArray[np.floating[Any]]

@@ -1,4 +1,4 @@
-"""Easy prompts first, all alike in the end."""
+"""Easy prompts first, uniform at the end of the run."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Every prompt alike."""
+"""The same weight for every prompt."""
 
 from __future__ import annotations
 
