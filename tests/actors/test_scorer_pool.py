@@ -193,9 +193,7 @@ def test_close_leaves_no_process(rewards: Path, tmp_path: Path) -> None:
 
 def test_a_reward_that_cannot_be_built_stops_the_start() -> None:
     broken = reward_spec(name="own", type="function", options={"function": "no_such_module:f"})
-    with pytest.raises(
-        ConfigError, match=r"^rewards: own cannot be built: ValueError: .* cannot be imported"
-    ) as caught:
+    with pytest.raises(ConfigError, match=r"^rewards: own cannot be built: .* cannot be imported") as caught:
         ScorerPool.start(specs=[broken], settings=ScoringSettings(cpus_per_scorer=0.1))
     assert type(caught.value) is ConfigError
 

@@ -120,9 +120,7 @@ def test_a_reward_that_cannot_start_leaves_no_process() -> None:
         reward_spec(name="own", type="function", options={"function": "nowhere:f"}),
     ]
     rewards = RewardSet(specs=specs, startup_timeout_s=120.0)
-    with pytest.raises(
-        ConfigError, match="own cannot be built: ValueError: 'nowhere:f': module 'nowhere' cannot be imported"
-    ):
+    with pytest.raises(ConfigError, match=r"own cannot be built: .* module 'nowhere' cannot be imported"):
         rewards.start()
     assert rewards.pids == []
 
