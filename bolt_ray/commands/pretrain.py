@@ -13,42 +13,32 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from transformers.utils.logging import disable_progress_bar
 
 from bolt_ray.config.loading import build_config, load_config
-from bolt_ray.config.model import ArithmeticConfig
 from bolt_ray.core.errors import ConfigError
-from bolt_ray.tasks.arithmetic.dataset import DatasetSettings, ensure_files
-from bolt_ray.tasks.arithmetic.model import ModelSettings
+from bolt_ray.tasks.arithmetic.dataset import ensure_files
 from bolt_ray.tasks.arithmetic.pretrain import (
     PretrainProgress,
     PretrainReport,
-    PretrainSettings,
     default_model_dir,
     ensure_model,
 )
-from bolt_ray.tasks.arithmetic.problems import ProblemSettings
+from bolt_ray.tasks.arithmetic.settings import ArithmeticSettings, PretrainSettings
 
 DEFAULT_CONFIG = {"datasets": [{"name": "arithmetic"}], "rewards": [{"type": "arithmetic"}]}
 
 
-def ensure_embedded_model(arithmetic: ArithmeticConfig, *, say: Callable[[str], None], show_progress: bool) -> Path:
+def ensure_embedded_model(arithmetic: ArithmeticSettings, *, say: Callable[[str], None], show_progress: bool) -> Path:
     """The pretrained model's directory; teaches it now, in about a minute or two, if it is not cached."""
-    settings = pretrain_settings(arithmetic)
-    if not default_model_dir(settings, cache_dir=_cache(arithmetic)).is_dir():
-        say(f"No cached model: teaching the {arithmetic.size} arithmetic model for {settings.total_steps:,} steps")
-    path, report = _teach(settings, cache_dir=_cache(arithmetic), show_progress=show_progress)
+    if not default_model_dir(arithmetic, cache_dir=arithmetic.cache).is_dir():
+        say(f"No cached model: teaching the {arithmetic.size} arithmetic model for {arithmetic.total_steps:,} steps")
+    path, report = _teach(arithmetic, cache_dir=arithmetic.cache, show_progress=show_progress)
     say(f"Model: {report.parameters:,} parameters, {100 * report.sampled_accuracy:.0f}% when sampled ({path})")
     return path
 
 
-def ensure_embedded_files(arithmetic: ArithmeticConfig) -> tuple[Path, Path]:
+def ensure_embedded_files(arithmetic: ArithmeticSettings) -> tuple[Path, Path]:
     """The JSONL files of the training and the held-out problems."""
-    settings = DatasetSettings(
-        problems=problem_settings(arithmetic),
-        num_train=arithmetic.num_train,
-        num_heldout=arithmetic.num_heldout,
-        seed=arithmetic.data_seed,
-    )
     try:
-        return ensure_files(settings, cache_dir=_cache(arithmetic))
+        return ensure_files(arithmetic, cache_dir=arithmetic.cache)
     except ValueError as error:
         raise ConfigError(f"arithmetic: {error}") from error
 
@@ -68,36 +58,6 @@ def run_pretraining(
     if output is not None:
         shutil.copytree(path, output)
         console.print(f"Copied to {output}")
-
-
-def pretrain_settings(arithmetic: ArithmeticConfig) -> PretrainSettings:
-    """Plain values of the ``arithmetic:`` section."""
-    try:
-        return PretrainSettings(
-            problems=problem_settings(arithmetic),
-            model=ModelSettings(
-                size=arithmetic.size,
-                tie_embeddings=arithmetic.tie_embeddings,
-                num_experts=arithmetic.num_experts,
-                active_experts=arithmetic.active_experts,
-                context_length=arithmetic.context_length,
-            ),
-            steps=arithmetic.pretrain_steps,
-            answer_only_steps=arithmetic.hasty_steps,
-            answer_only_fraction=arithmetic.hasty_fraction,
-            batch_size=arithmetic.pretrain_batch_size,
-            learning_rate=arithmetic.pretrain_learning_rate,
-            seed=arithmetic.pretrain_seed,
-        )
-    except ValueError as error:
-        raise ConfigError(f"arithmetic: {error}") from error
-
-
-def problem_settings(arithmetic: ArithmeticConfig) -> ProblemSettings:
-    try:
-        return ProblemSettings(max_digits=arithmetic.max_digits, max_depth=arithmetic.max_depth)
-    except ValueError as error:
-        raise ConfigError(f"arithmetic: {error}") from error
 
 
 def _quiet_transformers() -> None:
@@ -130,7 +90,3 @@ def _teach(settings: PretrainSettings, *, cache_dir: Path, show_progress: bool) 
             return ensure_model(settings, cache_dir=cache_dir, on_progress=on_progress)
     finally:
         torch.set_num_threads(threads)
-
-
-def _cache(arithmetic: ArithmeticConfig) -> Path:
-    return Path(arithmetic.cache_dir).expanduser().absolute()

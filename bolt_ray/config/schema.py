@@ -7,7 +7,6 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from bolt_ray.actors.settings import ClusterSettings, ScoringSettings, ShardedBaselineSettings
-from bolt_ray.config.model import ArithmeticConfig
 from bolt_ray.config.rewards import Reward
 from bolt_ray.core.advantages import AdvantageOptions
 from bolt_ray.core.correction_options import CorrectionOptions
@@ -19,6 +18,7 @@ from bolt_ray.engines.learner.settings import LearnerSettings, ReferenceSettings
 from bolt_ray.engines.settings import ModelSettings, SamplingSettings
 from bolt_ray.engines.vllm.settings import GeneratorSettings
 from bolt_ray.rewards.settings import check_reward_references, reward_names
+from bolt_ray.tasks.arithmetic.settings import ArithmeticSettings
 from bolt_ray.training.settings import CheckpointSettings, DeadlineSettings, EvalSettings, RolloutSettings
 
 Algorithm = Literal["bolt", "baseline", "curriculum", "grpo", "spo", "spo++"]
@@ -40,7 +40,7 @@ class RunConfig(BaseModel):
     seed: int = Field(0, ge=0, description="of draws, completions, mini-batches and new adapters")
 
     model: ModelSettings = ModelSettings()
-    arithmetic: ArithmeticConfig = ArithmeticConfig()
+    arithmetic: ArithmeticSettings = ArithmeticSettings()
     datasets: tuple[DatasetSettings, ...] = Field(min_length=1, description="where the prompts come from")
     data: DataSettings = DataSettings()
     rewards: tuple[Reward, ...] = Field(

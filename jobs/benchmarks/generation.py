@@ -26,7 +26,8 @@ from bolt_ray.engines.settings import SamplingSettings
 from bolt_ray.engines.vllm.engine import VLLMEngine
 from bolt_ray.engines.vllm.settings import EngineSettings, GeneratorSettings
 from bolt_ray.engines.weight_buckets import pack_buckets
-from bolt_ray.tasks.arithmetic.model import ModelSettings, create_model, save_model
+from bolt_ray.tasks.arithmetic.model import create_model, save_model
+from bolt_ray.tasks.arithmetic.settings import TinyModelSettings
 
 PROMPT_TOKENS = 12
 
@@ -135,7 +136,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--tokens", type=int, default=30)
     parser.add_argument("--repeats", type=int, default=7)
     arguments = parser.parse_args(argv)
-    model, tokenizer = create_model(ModelSettings(size=arguments.size, tie_embeddings=True), seed=0)
+    model, tokenizer = create_model(TinyModelSettings(size=arguments.size, tie_embeddings=True), seed=0)
     million = sum(parameter.numel() for parameter in model.parameters()) / 1e6
     machine = platform.processor() or platform.machine()
     print(f"{machine}, {torch.get_num_threads()} thread(s), torch {torch.__version__}")

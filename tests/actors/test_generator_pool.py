@@ -22,7 +22,8 @@ from bolt_ray.core.errors import DataError, ModelError, RunError, WeightSyncErro
 from bolt_ray.core.records import Completion, GenerationRequest
 from bolt_ray.engines.settings import SamplingSettings
 from bolt_ray.engines.weight_buckets import pack_buckets
-from bolt_ray.tasks.arithmetic.model import ModelSettings, create_model, save_model
+from bolt_ray.tasks.arithmetic.model import create_model, save_model
+from bolt_ray.tasks.arithmetic.settings import TinyModelSettings
 
 pytestmark = [pytest.mark.ray, pytest.mark.vllm, pytest.mark.slow]
 
@@ -91,7 +92,7 @@ class Served:
 @pytest.fixture(scope="module")
 def served(ray_cluster: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     directory = tmp_path_factory.mktemp("generators")
-    model, tokenizer = create_model(ModelSettings(size="tiny", tie_embeddings=True), seed=0)
+    model, tokenizer = create_model(TinyModelSettings(size="tiny", tie_embeddings=True), seed=0)
     save_model(model, tokenizer, directory)
     pool = GeneratorPool.start(
         num_generators=2,

@@ -17,7 +17,8 @@ from bolt_ray.commands.evaluate.evaluate import EvaluationRequest, evaluate, hel
 from bolt_ray.config.loading import build_config
 from bolt_ray.config.schema import RunConfig
 from bolt_ray.core.errors import ConfigError, DataError, ModelError
-from bolt_ray.tasks.arithmetic.model import ModelSettings, create_model, save_model
+from bolt_ray.tasks.arithmetic.model import create_model, save_model
+from bolt_ray.tasks.arithmetic.settings import TinyModelSettings
 
 
 def write_rows(path: Path, rows: list[dict[str, Any]]) -> str:
@@ -40,7 +41,7 @@ def config_of(tmp_path: Path, **over: Any) -> RunConfig:
 @pytest.fixture
 def workplace(tmp_path: Path) -> Path:
     """A tiny untrained model and a training file."""
-    save_model(*create_model(ModelSettings(), seed=0), tmp_path / "base")
+    save_model(*create_model(TinyModelSettings(), seed=0), tmp_path / "base")
     write_rows(tmp_path / "train.jsonl", [{"prompt": f"{n}+1=", "answer": str(n + 1)} for n in range(8)])
     return tmp_path
 

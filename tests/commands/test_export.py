@@ -14,7 +14,8 @@ from bolt_ray.cli import main
 from bolt_ray.commands.export import export_model
 from bolt_ray.commands.model_source import find_model
 from bolt_ray.core.errors import ConfigError, ModelError
-from bolt_ray.tasks.arithmetic.model import ModelSettings, create_model, save_model
+from bolt_ray.tasks.arithmetic.model import create_model, save_model
+from bolt_ray.tasks.arithmetic.settings import TinyModelSettings
 
 IDS = torch.tensor([[5, 6, 7, 8, 9]])
 
@@ -33,7 +34,7 @@ def fake_model(directory: Path) -> Path:
 @pytest.fixture(scope="module")
 def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
     directory = tmp_path_factory.mktemp("base") / "model"
-    save_model(*create_model(ModelSettings(), seed=0), directory)
+    save_model(*create_model(TinyModelSettings(), seed=0), directory)
     return directory
 
 

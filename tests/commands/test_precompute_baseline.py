@@ -296,9 +296,10 @@ def test_precompute_warm_start_and_inspect_on_the_real_parts(ray_cluster: None, 
     from bolt_ray.config.loading import dump_config
     from bolt_ray.core.baseline import BaselineSettings
     from bolt_ray.data.ingest.build import build_store
-    from bolt_ray.tasks.arithmetic.model import ModelSettings, create_model, save_model
+    from bolt_ray.tasks.arithmetic.model import create_model, save_model
+    from bolt_ray.tasks.arithmetic.settings import TinyModelSettings
 
-    save_model(*create_model(ModelSettings(size="tiny", context_length=64), seed=0), tmp_path / "model")
+    save_model(*create_model(TinyModelSettings(size="tiny", context_length=64), seed=0), tmp_path / "model")
     problems = [{"prompt": f"{a}+1=", "answer": str(a + 1)} for a in range(6)]
     problems.append({"prompt": "(" * 40 + "1" + ")" * 40, "answer": "1"})
     (tmp_path / "train.jsonl").write_text("".join(json.dumps(problem) + "\n" for problem in problems))

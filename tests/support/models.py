@@ -13,9 +13,10 @@ CHAT_TEMPLATE = (
 
 
 def make_model(directory: Path, *, tie_embeddings: bool, context_length: int = 64) -> Path:
-    from bolt_ray.tasks.arithmetic.model import ModelSettings, create_model, save_model
+    from bolt_ray.tasks.arithmetic.model import create_model, save_model
+    from bolt_ray.tasks.arithmetic.settings import TinyModelSettings
 
-    settings = ModelSettings(tie_embeddings=tie_embeddings, context_length=context_length)
+    settings = TinyModelSettings(tie_embeddings=tie_embeddings, context_length=context_length)
     model, tokenizer = create_model(settings, seed=1)
     tokenizer.chat_template = CHAT_TEMPLATE
     save_model(model, tokenizer, directory)

@@ -8,11 +8,11 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from bolt_ray.config.model import ArithmeticConfig
 from bolt_ray.config.schema import RunConfig
 from bolt_ray.core.errors import ConfigError, EnvironmentProblem, ModelError
 from bolt_ray.data.ingest.locate import find_files, is_hub_dataset
 from bolt_ray.data.settings import DatasetSettings
+from bolt_ray.tasks.arithmetic.settings import ArithmeticSettings
 
 EMBEDDED = "arithmetic"
 """The name under which the embedded model, and the embedded dataset, are asked for."""
@@ -168,7 +168,7 @@ def _datasets(config: RunConfig) -> tuple[tuple[DatasetSettings, ...], tuple[Dat
     return tuple(train), tuple(heldout)
 
 
-def _embedded_files(arithmetic: ArithmeticConfig) -> tuple[Path, Path]:
+def _embedded_files(arithmetic: ArithmeticSettings) -> tuple[Path, Path]:
     from bolt_ray.commands.pretrain import ensure_embedded_files
 
     return ensure_embedded_files(arithmetic)

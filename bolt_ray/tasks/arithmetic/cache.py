@@ -7,19 +7,19 @@ import json
 import shutil
 import tempfile
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import fields
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any, cast
 
+from bolt_ray.core.settings import Settings
 from bolt_ray.tasks.arithmetic.problems import RECIPE
 
-if TYPE_CHECKING:
-    from _typeshed import DataclassInstance
 
-
-def settings_digest(settings: DataclassInstance) -> str:
-    """32 hex digits; equal settings give equal digests on every machine."""
-    text = json.dumps({"recipe": RECIPE, **asdict(settings)}, sort_keys=True, separators=(",", ":"))
+def settings_digest(settings: Settings, part: type[Settings]) -> str:
+    """32 hex digits of the settings that belong to ``part``, a record ``settings`` is one of; equal settings give equal
+    digests on every machine."""
+    chosen = {field.name: getattr(settings, field.name) for field in fields(cast("Any", part))}
+    text = json.dumps({"recipe": RECIPE, **chosen}, sort_keys=True, separators=(",", ":"))
     return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
 
 

@@ -4,31 +4,16 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable
-from dataclasses import dataclass, field
 from pathlib import Path
 
 from bolt_ray.tasks.arithmetic.cache import ensure_directory, settings_digest
-from bolt_ray.tasks.arithmetic.problems import Problem, ProblemSettings, generate_problems
+from bolt_ray.tasks.arithmetic.problems import Problem, generate_problems
+from bolt_ray.tasks.arithmetic.settings import ProblemFileSettings, ProblemSettings
 
 TRAIN_FILE = "train.jsonl"
 HELD_OUT_FILE = "heldout.jsonl"
 # A distribution that gives nothing new in this many draws is considered exhausted.
 _DRAWS_WITHOUT_NEWS = 2000
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class DatasetSettings:
-    """What to write: the distribution, the number of distinct problems of each file, the seed."""
-
-    problems: ProblemSettings = field(default_factory=ProblemSettings)
-    num_train: int = 20_000
-    num_heldout: int = 512
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        for name in ("num_train", "num_heldout"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}")
 
 
 def distinct_problems(settings: ProblemSettings, *, count: int, seed: int, held_out: bool = False) -> list[Problem]:
@@ -52,7 +37,7 @@ def distinct_problems(settings: ProblemSettings, *, count: int, seed: int, held_
     return list(found.values())
 
 
-def ensure_files(settings: DatasetSettings, *, cache_dir: Path) -> tuple[Path, Path]:
+def ensure_files(settings: ProblemFileSettings, *, cache_dir: Path) -> tuple[Path, Path]:
     """The files of the training and of the held-out problems, written now if they are not cached yet.
 
     No prompt is in both, and the same settings give the same bytes. Columns: prompt_id, prompt, answer, depth,
@@ -61,14 +46,14 @@ def ensure_files(settings: DatasetSettings, *, cache_dir: Path) -> tuple[Path, P
     Raises:
         ValueError: the distribution has too few different prompts.
     """
-    directory = cache_dir / f"problems-{settings_digest(settings)}"
+    directory = cache_dir / f"problems-{settings_digest(settings, ProblemFileSettings)}"
     ensure_directory(directory, write=lambda empty: _write_files(settings, empty))
     return directory / TRAIN_FILE, directory / HELD_OUT_FILE
 
 
-def _write_files(settings: DatasetSettings, directory: Path) -> None:
-    train = distinct_problems(settings.problems, count=settings.num_train, seed=settings.seed)
-    held_out = distinct_problems(settings.problems, count=settings.num_heldout, seed=settings.seed, held_out=True)
+def _write_files(settings: ProblemFileSettings, directory: Path) -> None:
+    train = distinct_problems(settings, count=settings.num_train, seed=settings.data_seed)
+    held_out = distinct_problems(settings, count=settings.num_heldout, seed=settings.data_seed, held_out=True)
     _write_rows(train, path=directory / TRAIN_FILE, name="train")
     _write_rows(held_out, path=directory / HELD_OUT_FILE, name="heldout")
 

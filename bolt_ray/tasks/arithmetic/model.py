@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, TypeAlias, get_args
 
 import torch
 from transformers import (
@@ -21,9 +20,8 @@ from transformers import (
     Qwen3MoeForCausalLM,
 )
 
+from bolt_ray.tasks.arithmetic.settings import TinyModelSettings
 from bolt_ray.tasks.arithmetic.tokenizer import build_tokenizer
-
-ModelSize: TypeAlias = Literal["tiny", "small", "medium", "large"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,40 +41,7 @@ _SHAPES: dict[str, _Shape] = {
 }
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ModelSettings:
-    """What model to make.
-
-    Attributes:
-        size: tiny (0.2 M parameters), small (1.7 M), medium (10 M) or large (76 M).
-        tie_embeddings: use the input embedding as the output head.
-        num_experts: experts per layer; 0 makes a dense model. An expert is as wide as the dense block divided
-            by ``active_experts``, so that a token costs the same.
-        active_experts: experts a token goes through; 0 exactly when ``num_experts`` is.
-        context_length: longest prompt plus completion, tokens.
-    """
-
-    size: ModelSize = "tiny"
-    tie_embeddings: bool = False
-    num_experts: int = 0
-    active_experts: int = 0
-    context_length: int = 512
-
-    def __post_init__(self) -> None:
-        if self.size not in get_args(ModelSize):
-            raise ValueError(f"size must be one of {', '.join(get_args(ModelSize))}, not {self.size!r}")
-        if self.context_length < 32:
-            raise ValueError(f"context_length must be at least 32, not {self.context_length}")
-        if (self.num_experts, self.active_experts) != (0, 0) and not (
-            1 <= self.active_experts <= self.num_experts and self.num_experts >= 2
-        ):
-            raise ValueError(
-                f"num_experts {self.num_experts} and active_experts {self.active_experts}: give 2 or more experts "
-                "and 1 … num_experts active ones, or 0 and 0 for a dense model"
-            )
-
-
-def create_model(settings: ModelSettings, *, seed: int) -> tuple[PreTrainedModel, PreTrainedTokenizerFast]:
+def create_model(settings: TinyModelSettings, *, seed: int) -> tuple[PreTrainedModel, PreTrainedTokenizerFast]:
     """A freshly initialized float32 model on the CPU, and its tokenizer."""
     tokenizer = build_tokenizer(max_length=settings.context_length)
     shape = _SHAPES[settings.size]
@@ -107,7 +72,7 @@ def create_model(settings: ModelSettings, *, seed: int) -> tuple[PreTrainedModel
     return model.float(), tokenizer
 
 
-def _expert_config(settings: ModelSettings, shape: _Shape, shared: dict[str, object]) -> Qwen3MoeConfig:
+def _expert_config(settings: TinyModelSettings, shape: _Shape, shared: dict[str, object]) -> Qwen3MoeConfig:
     width = max(32, shape.intermediate // settings.active_experts // 32 * 32)
     return Qwen3MoeConfig(
         **shared,

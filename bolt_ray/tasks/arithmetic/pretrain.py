@@ -13,7 +13,7 @@ import math
 import random
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
@@ -21,65 +21,14 @@ from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from bolt_ray.tasks.arithmetic.cache import ensure_directory, settings_digest
-from bolt_ray.tasks.arithmetic.model import ModelSettings, create_model, save_model
-from bolt_ray.tasks.arithmetic.problems import ProblemSettings, generate_problems
+from bolt_ray.tasks.arithmetic.model import create_model, save_model
+from bolt_ray.tasks.arithmetic.problems import generate_problems
 from bolt_ray.tasks.arithmetic.sampling import accuracy
+from bolt_ray.tasks.arithmetic.settings import PretrainSettings
 
 REPORT_FILE = "pretrain_report.json"
 _BATCHES_PER_CHUNK = 8
 _IGNORED = -100
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PretrainSettings:
-    """How the model is pretrained.
-
-    Attributes:
-        problems: the distribution; held-out prompts are never shown.
-        model: the model to make.
-        steps: optimizer steps on demonstrations with worked steps.
-        answer_only_steps: further steps in which some demonstrations give the answer without worked steps. All
-            answers are right, but without the steps the model can hardly find them: that the steps pay is left
-            to reinforcement learning to discover.
-        answer_only_fraction: share of such demonstrations in the further steps.
-        batch_size: problems per step.
-        learning_rate: peak, after ``warmup_steps`` steps; a cosine brings it to a tenth at the end of ``steps``;
-            the further steps use a quarter.
-        evaluation_problems: held-out problems for the accuracies of the report.
-        max_new_tokens: length limit of a completion in that evaluation.
-        seed: of the weights, the problems and the sampling.
-    """
-
-    problems: ProblemSettings = field(default_factory=ProblemSettings)
-    model: ModelSettings = field(default_factory=ModelSettings)
-    steps: int = 1500
-    answer_only_steps: int = 150
-    answer_only_fraction: float = 0.55
-    batch_size: int = 64
-    learning_rate: float = 2e-3
-    warmup_steps: int = 50
-    weight_decay: float = 0.01
-    evaluation_problems: int = 512
-    max_new_tokens: int = 96
-    seed: int = 0
-
-    @property
-    def total_steps(self) -> int:
-        return self.steps + self.answer_only_steps
-
-    def __post_init__(self) -> None:
-        for name in ("steps", "batch_size", "max_new_tokens"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}")
-        for name in ("warmup_steps", "answer_only_steps", "evaluation_problems"):
-            if getattr(self, name) < 0:
-                raise ValueError(f"{name} must not be negative, it is {getattr(self, name)}")
-        if not 0.0 <= self.answer_only_fraction <= 1.0:
-            raise ValueError(f"answer_only_fraction must be 0 to 1, not {self.answer_only_fraction}")
-        if not (math.isfinite(self.learning_rate) and self.learning_rate > 0):
-            raise ValueError(f"learning_rate must be positive, not {self.learning_rate}")
-        if not (math.isfinite(self.weight_decay) and self.weight_decay >= 0):
-            raise ValueError(f"weight_decay must not be negative, it is {self.weight_decay}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -117,7 +66,7 @@ ProgressCallback = Callable[[PretrainProgress], None]
 
 def default_model_dir(settings: PretrainSettings, *, cache_dir: Path) -> Path:
     """Where the model of these settings is cached; the directory exists only when it is complete."""
-    return cache_dir / f"arithmetic-{settings.model.size}-{settings_digest(settings)}"
+    return cache_dir / f"arithmetic-{settings.size}-{settings_digest(settings, PretrainSettings)}"
 
 
 def ensure_model(
@@ -138,18 +87,18 @@ def pretrain(
     The same settings give the same weights on the same machine with the same number of threads.
     """
     started = time.monotonic()
-    model, tokenizer = create_model(settings.model, seed=settings.seed)
+    model, tokenizer = create_model(settings, seed=settings.pretrain_seed)
     losses = _train(model, tokenizer, settings, on_progress=on_progress)
-    held_out = generate_problems(settings.problems, seed=settings.seed, held_out=True)
-    problems = list(itertools.islice(held_out, settings.evaluation_problems))
+    held_out = generate_problems(settings, seed=settings.pretrain_seed, held_out=True)
+    problems = list(itertools.islice(held_out, settings.pretrain_eval_problems))
     sampled, greedy = (
         accuracy(
             model,
             tokenizer,
             problems,
             temperature=temperature,
-            max_new_tokens=settings.max_new_tokens,
-            seed=settings.seed,
+            max_new_tokens=settings.pretrain_eval_tokens,
+            seed=settings.pretrain_seed,
         )
         for temperature in (1.0, 0.0)
     )
@@ -179,17 +128,17 @@ def _train(
     """Train in place; the loss of every step."""
     optimizer = torch.optim.AdamW(
         model.parameters(),
-        lr=settings.learning_rate,
+        lr=settings.pretrain_learning_rate,
         betas=(0.9, 0.98),
-        weight_decay=settings.weight_decay,
+        weight_decay=settings.pretrain_weight_decay,
     )
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _learning_rate_factor(step, settings))
     losses: list[float] = []
     model.train()
-    worked = _batches(settings, answer_only_fraction=0.0, seed=settings.seed)
-    mixed = _batches(settings, answer_only_fraction=settings.answer_only_fraction, seed=settings.seed + 1)
+    worked = _batches(settings, answer_only_fraction=0.0, seed=settings.pretrain_seed)
+    mixed = _batches(settings, answer_only_fraction=settings.hasty_fraction, seed=settings.pretrain_seed + 1)
     batches = itertools.chain(
-        itertools.islice(worked, settings.steps), itertools.islice(mixed, settings.answer_only_steps)
+        itertools.islice(worked, settings.pretrain_steps), itertools.islice(mixed, settings.hasty_steps)
     )
     for batch in batches:
         input_ids, labels = _encode(batch, tokenizer)
@@ -211,25 +160,29 @@ def _train(
 
 def _learning_rate_factor(step: int, settings: PretrainSettings) -> float:
     """Linear warm-up, then a cosine from 1 down to 0.1; ``step`` counts from 0."""
-    if step < settings.warmup_steps:
-        return (step + 1) / settings.warmup_steps
-    if step >= settings.steps:
+    if step < settings.pretrain_warmup_steps:
+        return (step + 1) / settings.pretrain_warmup_steps
+    if step >= settings.pretrain_steps:
         return 0.25
-    progress = (step - settings.warmup_steps) / max(1, settings.steps - settings.warmup_steps)
+    progress = (step - settings.pretrain_warmup_steps) / max(
+        1, settings.pretrain_steps - settings.pretrain_warmup_steps
+    )
     return 0.55 + 0.45 * math.cos(math.pi * min(1.0, progress))
 
 
 def _batches(settings: PretrainSettings, *, answer_only_fraction: float, seed: int) -> Iterator[list[tuple[str, str]]]:
     """Batches of (prompt, completion) of similar length, in random order: padding costs as much as text."""
-    problems = generate_problems(settings.problems, seed=seed)
+    problems = generate_problems(settings, seed=seed)
     rng = random.Random(seed)
     while True:
         chunk = [
             (p.prompt, p.answer_only_completion if rng.random() < answer_only_fraction else p.completion)
-            for p in itertools.islice(problems, settings.batch_size * _BATCHES_PER_CHUNK)
+            for p in itertools.islice(problems, settings.pretrain_batch_size * _BATCHES_PER_CHUNK)
         ]
         chunk.sort(key=lambda texts: len(texts[0]) + len(texts[1]))
-        batches = [chunk[i : i + settings.batch_size] for i in range(0, len(chunk), settings.batch_size)]
+        batches = [
+            chunk[i : i + settings.pretrain_batch_size] for i in range(0, len(chunk), settings.pretrain_batch_size)
+        ]
         rng.shuffle(batches)
         yield from batches
 

@@ -32,6 +32,7 @@ from bolt_ray.tasks.arithmetic.expressions import (
     reduce_once,
     render,
 )
+from bolt_ray.tasks.arithmetic.settings import ProblemSettings
 
 ANSWER_OPEN = "<answer>"
 ANSWER_CLOSE = "</answer>"
@@ -43,45 +44,6 @@ RECIPE = 5
 _ANSWER = re.compile(r"<answer>\s*(-?[0-9]{1,64})(?:/([0-9]{1,64}))?\s*</answer>")
 _RATIONAL = re.compile(r"\s*(-?[0-9]{1,64})(?:/([0-9]{1,64}))?\s*")
 _HELD_OUT_ONE_IN = 16
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ProblemSettings:
-    """The distribution problems are drawn from.
-
-    Attributes:
-        max_digits: digits of the numbers in the expression, from 1; each number has 1 … max_digits.
-        max_depth: operations nested in one another, from 1; each problem has 1 … max_depth, deeper ones more
-            often.
-        max_result_digits: digits a numerator or denominator of any result, the intermediate ones too, may have;
-            None allows one more than ``max_digits``.
-        unary_fraction: share of the operations that are unary (minus, abs, prev, next).
-        negative_fraction: share of the numbers that are negative.
-    """
-
-    max_digits: int = 1
-    max_depth: int = 2
-    max_result_digits: int | None = None
-    unary_fraction: float = 0.3
-    negative_fraction: float = 0.0
-
-    def __post_init__(self) -> None:
-        if not 1 <= self.max_digits <= 9:
-            raise ValueError(f"max_digits must be 1 to 9, not {self.max_digits}")
-        if not 1 <= self.max_depth <= 6:
-            raise ValueError(f"max_depth must be 1 to 6, not {self.max_depth}")
-        if not self.max_digits <= self.result_digits <= 64:
-            raise ValueError(
-                f"max_result_digits must be max_digits ({self.max_digits}) to 64, not {self.max_result_digits}"
-            )
-        for name in ("unary_fraction", "negative_fraction"):
-            if not 0.0 <= getattr(self, name) <= 1.0:
-                raise ValueError(f"{name} must be 0 to 1, not {getattr(self, name)}")
-
-    @property
-    def result_digits(self) -> int:
-        """``max_result_digits`` with None resolved."""
-        return self.max_digits + 1 if self.max_result_digits is None else self.max_result_digits
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -22,7 +22,8 @@ from bolt_ray.engines.settings import SamplingSettings
 from bolt_ray.engines.vllm.engine import VLLMEngine
 from bolt_ray.engines.vllm.weights import CorruptedEngineError
 from bolt_ray.engines.weight_buckets import pack_buckets
-from bolt_ray.tasks.arithmetic.model import ModelSettings, create_model, save_model
+from bolt_ray.tasks.arithmetic.model import create_model, save_model
+from bolt_ray.tasks.arithmetic.settings import TinyModelSettings
 
 pytestmark = [pytest.mark.vllm, pytest.mark.slow]
 
@@ -33,9 +34,9 @@ SHARP = 5.0
 still has several to choose from."""
 PROMPT = [5, 6, 7, 8, 9, 10]
 KINDS = {
-    "tied": ModelSettings(size="tiny", tie_embeddings=True),
-    "untied": ModelSettings(size="tiny", tie_embeddings=False),
-    "experts": ModelSettings(size="tiny", num_experts=4, active_experts=2),
+    "tied": TinyModelSettings(size="tiny", tie_embeddings=True),
+    "untied": TinyModelSettings(size="tiny", tie_embeddings=False),
+    "experts": TinyModelSettings(size="tiny", num_experts=4, active_experts=2),
 }
 
 

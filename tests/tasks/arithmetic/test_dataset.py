@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from bolt_ray.tasks.arithmetic.dataset import DatasetSettings, distinct_problems, ensure_files
+from bolt_ray.tasks.arithmetic.dataset import distinct_problems, ensure_files
 from bolt_ray.tasks.arithmetic.expressions import evaluate
-from bolt_ray.tasks.arithmetic.problems import ProblemSettings
+from bolt_ray.tasks.arithmetic.settings import ProblemFileSettings, ProblemSettings
 
-SETTINGS = DatasetSettings(num_train=2000, num_heldout=200)
+SETTINGS = ProblemFileSettings(num_train=2000, num_heldout=200)
 
 
 def rows(path: Path) -> list[dict[str, str | int]]:
@@ -36,7 +36,7 @@ def test_the_same_settings_give_the_same_bytes_and_are_written_once(tmp_path: Pa
     written = first[0].stat().st_mtime_ns
     assert ensure_files(SETTINGS, cache_dir=tmp_path / "a") == first
     assert first[0].stat().st_mtime_ns == written
-    other = ensure_files(DatasetSettings(num_train=2000, num_heldout=200, seed=1), cache_dir=tmp_path / "a")
+    other = ensure_files(ProblemFileSettings(num_train=2000, num_heldout=200, data_seed=1), cache_dir=tmp_path / "a")
     assert other[0].read_bytes() != first[0].read_bytes()
     assert len(list((tmp_path / "a").iterdir())) == 2
 
@@ -44,8 +44,8 @@ def test_the_same_settings_give_the_same_bytes_and_are_written_once(tmp_path: Pa
 def test_asking_for_more_problems_than_there_are_is_refused(tmp_path: Path) -> None:
     few = ProblemSettings(max_digits=1, max_depth=1, negative_fraction=0.0)
     with pytest.raises(ValueError, match=r"5000 different problems .* raise max_digits"):
-        ensure_files(DatasetSettings(problems=few, num_train=5000), cache_dir=tmp_path)
+        ensure_files(ProblemFileSettings(max_digits=1, max_depth=1, num_train=5000), cache_dir=tmp_path)
     assert list(tmp_path.iterdir()) == []
     assert distinct_problems(few, count=0, seed=0) == []
     with pytest.raises(ValueError, match="num_train"):
-        DatasetSettings(num_train=0)
+        ProblemFileSettings(num_train=0)

@@ -8,16 +8,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
-from bolt_ray.tasks.arithmetic.model import ModelSettings, create_model, save_model
+from bolt_ray.tasks.arithmetic.model import create_model, save_model
+from bolt_ray.tasks.arithmetic.settings import TinyModelSettings
 from bolt_ray.tasks.arithmetic.tokenizer import VOCABULARY, build_tokenizer
 
 TOKENIZER = build_tokenizer(max_length=64)
 # Without "<", out of which the text of a special token could be put together.
 PIECES = st.lists(st.sampled_from([token for token in VOCABULARY[3:] if token != "<"]))
 KINDS = {
-    "untied": ModelSettings(),
-    "tied": ModelSettings(tie_embeddings=True),
-    "experts": ModelSettings(num_experts=4, active_experts=2),
+    "untied": TinyModelSettings(),
+    "tied": TinyModelSettings(tie_embeddings=True),
+    "experts": TinyModelSettings(num_experts=4, active_experts=2),
 }
 
 
@@ -62,12 +63,12 @@ def test_a_saved_model_comes_back(kind: str, tmp_path: Path) -> None:
 
 
 def test_sizes_and_seeds() -> None:
-    tiny, _ = create_model(ModelSettings(), seed=0)
+    tiny, _ = create_model(TinyModelSettings(), seed=0)
     assert tiny.num_parameters() == 241_056
-    assert create_model(ModelSettings(tie_embeddings=True), seed=0)[0].num_parameters() == 231_360
-    assert create_model(ModelSettings(size="small"), seed=0)[0].num_parameters() == 1_662_528
-    again, _ = create_model(ModelSettings(), seed=0)
-    other, _ = create_model(ModelSettings(), seed=1)
+    assert create_model(TinyModelSettings(tie_embeddings=True), seed=0)[0].num_parameters() == 231_360
+    assert create_model(TinyModelSettings(size="small"), seed=0)[0].num_parameters() == 1_662_528
+    again, _ = create_model(TinyModelSettings(), seed=0)
+    other, _ = create_model(TinyModelSettings(), seed=1)
     assert torch.equal(tiny.get_input_embeddings().weight, again.get_input_embeddings().weight)
     assert not torch.equal(tiny.get_input_embeddings().weight, other.get_input_embeddings().weight)
 
@@ -76,14 +77,14 @@ def test_making_a_model_leaves_the_global_generator_alone() -> None:
     torch.manual_seed(5)
     expected = torch.rand(1)
     torch.manual_seed(5)
-    create_model(ModelSettings(), seed=0)
+    create_model(TinyModelSettings(), seed=0)
     assert torch.equal(torch.rand(1), expected)
 
 
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [
-        ({"size": "huge"}, "size must be one of tiny, small, medium, large"),
+        ({"size": "huge"}, "size is 'huge'; choose one of tiny, small, medium, large"),
         ({"num_experts": 4}, "active_experts 0"),
         ({"num_experts": 2, "active_experts": 3}, "active_experts 3"),
         ({"active_experts": 1}, "num_experts 0"),
@@ -92,4 +93,4 @@ def test_making_a_model_leaves_the_global_generator_alone() -> None:
 )
 def test_impossible_settings_are_refused(wrong: dict[str, int], message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        ModelSettings(**wrong)  # type: ignore[arg-type]
+        TinyModelSettings(**wrong)  # type: ignore[arg-type]

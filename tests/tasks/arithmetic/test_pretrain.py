@@ -13,22 +13,23 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from bolt_ray.tasks.arithmetic.cache import settings_digest
 from bolt_ray.tasks.arithmetic.pretrain import (
     PretrainProgress,
-    PretrainSettings,
     default_model_dir,
     ensure_model,
     pretrain,
 )
-from bolt_ray.tasks.arithmetic.problems import ProblemSettings, generate_problems
+from bolt_ray.tasks.arithmetic.problems import generate_problems
 from bolt_ray.tasks.arithmetic.sampling import accuracy, sample_completions
+from bolt_ray.tasks.arithmetic.settings import PretrainSettings
 
 SHORT = PretrainSettings(
-    problems=ProblemSettings(max_digits=1, max_depth=1),
-    steps=60,
-    answer_only_steps=0,
-    batch_size=64,
-    warmup_steps=10,
-    evaluation_problems=64,
-    max_new_tokens=24,
+    max_digits=1,
+    max_depth=1,
+    pretrain_steps=60,
+    hasty_steps=0,
+    pretrain_batch_size=64,
+    pretrain_warmup_steps=10,
+    pretrain_eval_problems=64,
+    pretrain_eval_tokens=24,
 )
 
 
@@ -56,29 +57,31 @@ def test_a_short_pretraining_lowers_the_loss(tmp_path: Path) -> None:
     assert progress[0].loss == report.first_loss
     model = AutoModelForCausalLM.from_pretrained(tmp_path, dtype=torch.float32)
     tokenizer = AutoTokenizer.from_pretrained(tmp_path)
-    held_out = list(itertools.islice(generate_problems(SHORT.problems, seed=SHORT.seed, held_out=True), 64))
+    held_out = list(itertools.islice(generate_problems(SHORT, seed=SHORT.pretrain_seed, held_out=True), 64))
     for temperature, found in ((1.0, report.sampled_accuracy), (0.0, report.greedy_accuracy)):
-        expected = accuracy(model, tokenizer, held_out, temperature=temperature, max_new_tokens=24, seed=SHORT.seed)
+        expected = accuracy(
+            model, tokenizer, held_out, temperature=temperature, max_new_tokens=24, seed=SHORT.pretrain_seed
+        )
         # One problem more or less: two likely tokens may be so close that rounding decides.
         assert found == pytest.approx(expected, abs=1 / 64)
 
 
 def test_demonstrations_without_steps_come_last_and_change_the_weights(tmp_path: Path) -> None:
     settings = dataclasses.replace(
-        SHORT, problems=ProblemSettings(), steps=2, answer_only_steps=2, answer_only_fraction=1.0, evaluation_problems=0
+        SHORT, max_depth=2, pretrain_steps=2, hasty_steps=2, hasty_fraction=1.0, pretrain_eval_problems=0
     )
     answer_only = losses(settings, tmp_path / "answer_only")
-    worked = losses(dataclasses.replace(settings, answer_only_fraction=0.0), tmp_path / "worked")
+    worked = losses(dataclasses.replace(settings, hasty_fraction=0.0), tmp_path / "worked")
     assert answer_only[:2] == pytest.approx(worked[:2], rel=1e-5)
     assert abs(answer_only[2] - worked[2]) > 1e-3, "other demonstrations"
     assert abs(answer_only[3] - worked[3]) > 1e-2, "and another model after the first of them"
 
 
 def test_the_seed_decides(tmp_path: Path) -> None:
-    settings = dataclasses.replace(SHORT, steps=3, evaluation_problems=0)
+    settings = dataclasses.replace(SHORT, pretrain_steps=3, pretrain_eval_problems=0)
     first = losses(settings, tmp_path / "a")
     assert losses(settings, tmp_path / "b") == pytest.approx(first, rel=1e-5)
-    other = losses(dataclasses.replace(settings, seed=1), tmp_path / "c")
+    other = losses(dataclasses.replace(settings, pretrain_seed=1), tmp_path / "c")
     assert abs(other[0] - first[0]) > 1e-3
     # Three steps of Adam move a weight by at most 2e-3 · (.1 + .2 + .3); rounding alone can turn a few of them around.
     trained = weights(tmp_path / "a")
@@ -87,7 +90,7 @@ def test_the_seed_decides(tmp_path: Path) -> None:
 
 
 def test_a_model_is_trained_once_for_its_settings(tmp_path: Path) -> None:
-    settings = dataclasses.replace(SHORT, steps=2, evaluation_problems=0)
+    settings = dataclasses.replace(SHORT, pretrain_steps=2, pretrain_eval_problems=0)
     directory, report = ensure_model(settings, cache_dir=tmp_path)
     assert directory == default_model_dir(settings, cache_dir=tmp_path)
     assert report.sampled_accuracy == 0.0
@@ -95,7 +98,9 @@ def test_a_model_is_trained_once_for_its_settings(tmp_path: Path) -> None:
     assert ensure_model(settings, cache_dir=tmp_path, on_progress=progress.append) == (directory, report)
     assert progress == []
     assert [path.name for path in tmp_path.iterdir()] == [directory.name]
-    assert settings_digest(settings) != settings_digest(dataclasses.replace(settings, seed=9))
+    assert settings_digest(settings, PretrainSettings) != settings_digest(
+        dataclasses.replace(settings, pretrain_seed=9), PretrainSettings
+    )
 
     model = AutoModelForCausalLM.from_pretrained(directory, dtype=torch.float32)
     tokenizer = AutoTokenizer.from_pretrained(directory)
@@ -122,14 +127,14 @@ def test_a_model_is_trained_once_for_its_settings(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [
-        ({"steps": 0}, "steps"),
-        ({"batch_size": 0}, "batch_size"),
-        ({"answer_only_steps": -1}, "answer_only_steps"),
-        ({"answer_only_fraction": 1.1}, "answer_only_fraction"),
-        ({"learning_rate": float("nan")}, "learning_rate"),
-        ({"learning_rate": 0.0}, "learning_rate"),
-        ({"weight_decay": -1.0}, "weight_decay"),
-        ({"warmup_steps": -1}, "warmup_steps"),
+        ({"pretrain_steps": 0}, "pretrain_steps"),
+        ({"pretrain_batch_size": 0}, "pretrain_batch_size"),
+        ({"hasty_steps": -1}, "hasty_steps"),
+        ({"hasty_fraction": 1.1}, "hasty_fraction"),
+        ({"pretrain_learning_rate": float("nan")}, "pretrain_learning_rate"),
+        ({"pretrain_learning_rate": 0.0}, "pretrain_learning_rate"),
+        ({"pretrain_weight_decay": -1.0}, "pretrain_weight_decay"),
+        ({"pretrain_warmup_steps": -1}, "pretrain_warmup_steps"),
     ],
 )
 def test_impossible_settings_are_refused(wrong: dict[str, float], message: str) -> None:

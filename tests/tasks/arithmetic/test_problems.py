@@ -11,11 +11,11 @@ from hypothesis import strategies as st
 from bolt_ray.tasks.arithmetic.expressions import evaluate, parse, render
 from bolt_ray.tasks.arithmetic.problems import (
     Problem,
-    ProblemSettings,
     generate_problems,
     is_correct,
     is_held_out,
 )
+from bolt_ray.tasks.arithmetic.settings import ProblemSettings
 
 RICH = ProblemSettings(max_digits=3, max_depth=4, max_result_digits=9)
 

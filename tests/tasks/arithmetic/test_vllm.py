@@ -6,8 +6,9 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from bolt_ray.tasks.arithmetic.model import ModelSettings, create_model, save_model
+from bolt_ray.tasks.arithmetic.model import create_model, save_model
 from bolt_ray.tasks.arithmetic.sampling import sample_completions
+from bolt_ray.tasks.arithmetic.settings import TinyModelSettings
 
 pytestmark = pytest.mark.vllm
 
@@ -17,14 +18,14 @@ PROMPTS = ["12+3=", "abs(prev(-3)*next(2))=", "7*8-(4/3)="]
 @pytest.mark.parametrize(
     "settings",
     [
-        ModelSettings(context_length=64),
-        ModelSettings(context_length=64, tie_embeddings=True),
-        ModelSettings(context_length=64, num_experts=4, active_experts=2),
+        TinyModelSettings(context_length=64),
+        TinyModelSettings(context_length=64, tie_embeddings=True),
+        TinyModelSettings(context_length=64, num_experts=4, active_experts=2),
     ],
     ids=["untied", "tied", "experts"],
 )
 def test_vllm_serves_the_model_and_agrees_with_transformers(
-    settings: ModelSettings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    settings: TinyModelSettings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("VLLM_ENABLE_V1_MULTIPROCESSING", "0")
     monkeypatch.setenv("VLLM_CPU_OMP_THREADS_BIND", "nobind")
