@@ -10,7 +10,6 @@ from typing import Any
 import yaml
 from pydantic import ValidationError
 
-from bolt_ray.config.legacy import translate
 from bolt_ray.config.presets import PRESETS, Tree, merge
 from bolt_ray.config.schema import RunConfig
 from bolt_ray.config.tree import known_keys
@@ -34,15 +33,12 @@ def load_config(path: Path | str, overrides: Sequence[str] = ()) -> RunConfig:
 
 def build_config(tree: Tree, *, where: str = "config") -> RunConfig:
     """Check a plain tree of settings; ``where`` begins every message."""
-    tree = dict(tree)
     algo = str(tree.get("algo", "bolt")).lower()
     if algo not in PRESETS:
         raise ConfigError(
             f"{where}: algo: {tree['algo']!r} is unknown; one of {', '.join(PRESETS)}{_nearest(algo, PRESETS)}"
         )
-    tree["algo"] = algo
     try:
-        tree = merge(PRESETS[algo], translate(tree))
         return RunConfig.model_validate(tree)
     except ConfigError as error:
         raise ConfigError(f"{where}: {error}") from None
