@@ -97,7 +97,7 @@ def known_keys(place: Sequence[str]) -> list[str]:
 
 
 def walk(section: type = RunConfig, place: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], SettingField]]:
-    """Every setting below a section with its place: a list's entries below ``name[]``, rewards also below their type."""
+    """Every setting below a section with its place: entries of a list below ``name[]``, rewards below their type."""
     for field in section_fields(section):
         below = sections_in(field.annotation)
         if section is RunConfig and field.name == "rewards":

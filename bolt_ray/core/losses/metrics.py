@@ -75,8 +75,9 @@ def summarize(sums: Mapping[str, float]) -> dict[str, float]:
     tokens = sums["active_tokens"]
     # bnpo's micro-batch losses are means already: they are averaged, the other types' parts are added.
     batches = sums["local_batches"] or 1.0
-    for name in ("policy", "kl", "entropy"):
-        metrics[f"loss/{name}"] = sums[f"{name}_loss"] / batches
+    metrics["loss/policy"] = sums["policy_loss"] / batches
+    metrics["loss/kl"] = sums["kl_loss"] / batches
+    metrics["loss/entropy"] = sums["entropy_loss"] / batches
     metrics["loss/total"] = metrics["loss/policy"] + metrics["loss/kl"] + metrics["loss/entropy"]
     if tokens > 0:
         metrics["policy/clip_fraction"] = sums["clipped_tokens"] / tokens
