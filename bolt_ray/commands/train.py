@@ -24,7 +24,13 @@ from bolt_ray.actors.generator_pool import GeneratorPool
 from bolt_ray.actors.scorer_pool import ScorerPool
 from bolt_ray.commands.shared.gpus import resolve_here
 from bolt_ray.commands.shared.inference import launch_generators, start_scorers
-from bolt_ray.commands.shared.inputs import RunInputs, check_inputs, prepare_inputs, require_training_packages
+from bolt_ray.commands.shared.inputs import (
+    RunInputs,
+    check_inputs,
+    check_own_code,
+    prepare_inputs,
+    require_training_packages,
+)
 from bolt_ray.commands.shared.prompts import heldout_problems, open_store, store_row_keys
 from bolt_ray.commands.shared.ray_session import ray_session
 from bolt_ray.commands.shared.resources import resource_map
@@ -64,6 +70,7 @@ def train(config: RunConfig, *, base_dir: Path, console: Console | None = None) 
     console = console or Console()
     require_training_packages(config)
     check_inputs(config)
+    check_own_code(config)
     config = resolve_here(config)
     run, checkpoint = _run_directory(config)
     state = read_checkpoint(checkpoint) if checkpoint is not None else None

@@ -15,11 +15,14 @@ from bolt_ray.config.presets import PRESETS, Tree, merge
 from bolt_ray.config.schema import RunConfig
 from bolt_ray.config.tree import known_keys
 from bolt_ray.core.errors import ConfigError
+from bolt_ray.core.plugins import absolute_reference
 from bolt_ray.core.settings import SettingError, nearest_hint
 
 
 def load_config(path: Path | str, overrides: Sequence[str] = ()) -> RunConfig:
     """Read ``path``, lay ``overrides`` over it and a preset under it, and check the result.
+
+    A loss or strategy of the user's own, ``file.py:name``, is looked for beside ``path``, then in the working directory.
 
     Raises:
         ConfigError: the file is missing or not YAML, an override is not ``key.sub=value``, a key is unknown
@@ -29,7 +32,7 @@ def load_config(path: Path | str, overrides: Sequence[str] = ()) -> RunConfig:
     tree = read_yaml(path)
     for override in overrides:
         tree = merge(tree, parse_override(override))
-    return build_config(tree, where=str(path))
+    return build_config(_with_absolute_files(tree, path.absolute().parent), where=str(path))
 
 
 def build_config(tree: Tree, *, where: str = "config") -> RunConfig:
@@ -48,6 +51,15 @@ def build_config(tree: Tree, *, where: str = "config") -> RunConfig:
         raise ConfigError(f"{where}: {error}") from None
     except ValidationError as error:
         raise ConfigError(_explain(error, where)) from None
+
+
+def _with_absolute_files(tree: Tree, base_dir: Path) -> Tree:
+    for section, key in (("loss", "type"), ("curriculum", "strategy")):
+        settings = tree.get(section)
+        if isinstance(settings, dict) and isinstance(settings.get(key), str):
+            name = absolute_reference(settings[key], [str(base_dir)])
+            tree = {**tree, section: {**settings, key: name}}
+    return tree
 
 
 def read_yaml(path: Path) -> Tree:
