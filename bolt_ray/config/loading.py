@@ -22,7 +22,7 @@ from bolt_ray.core.settings import SettingError, nearest_hint
 def load_config(path: Path | str, overrides: Sequence[str] = ()) -> RunConfig:
     """Read ``path``, lay ``overrides`` over it and a preset under it, and check the result.
 
-    A loss or strategy of the user's own, ``file.py:name``, is looked for beside ``path``, then in the working directory.
+    A user's own loss or strategy, ``file.py:name``, is looked for beside ``path``, then in the working directory.
 
     Raises:
         ConfigError: the file is missing or not YAML, an override is not ``key.sub=value``, a key is unknown

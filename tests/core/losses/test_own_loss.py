@@ -83,5 +83,5 @@ def test_clipping_of_the_built_in_ratio_losses_is_refused(file: Path) -> None:
 def test_what_is_not_there_is_named(file: Path) -> None:
     with pytest.raises(ValueError, match="has no 'square'; it has: capped, one, squared, total"):
         loss_of(f"{file}:square")
-    with pytest.raises(ValueError, match="there is no file /nowhere/my.py"):
+    with pytest.raises(ValueError, match=r"there is no file /nowhere/my\.py"):
         loss_of("/nowhere/my.py:loss")
