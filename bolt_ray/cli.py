@@ -13,7 +13,10 @@ import typer
 from rich.console import Console
 from typer.exceptions import TyperException
 
-from bolt_ray.core.errors import BoltRayError, ConfigError, UserError
+from bolt_ray.core.errors import BoltRayError, UserError
+from bolt_ray.training.interrupts import Interrupted
+
+INTERRUPTED = 130
 
 app = typer.Typer(
     name="bolt-ray",
@@ -34,10 +37,12 @@ Overrides = Annotated[
 @app.command()
 def train(config: ConfigFile, overrides: Overrides = None) -> None:
     """Train as CONFIG says; `resume=auto` goes on with the newest run."""
-    from bolt_ray.commands.train import train as run_training
+    from bolt_ray.commands.train.train import train as run_training
     from bolt_ray.config.loading import load_config
 
-    run_training(load_config(config, overrides or []), base_dir=config.absolute().parent)
+    outcome = run_training(load_config(config, overrides or []), base_dir=config.absolute().parent)
+    if outcome.interrupted:
+        raise typer.Exit(INTERRUPTED)
 
 
 @app.command()
@@ -90,7 +95,6 @@ def evaluate(
     ] = False,
 ) -> None:
     """Evaluate models on held-out problems: pass@1, pass@k, maj@k, with intervals and predictions."""
-    from bolt_ray.commands.evaluate.evaluate import EvaluationRequest
     from bolt_ray.commands.evaluate.evaluate import evaluate as run_evaluation
     from bolt_ray.config.loading import load_config
 
@@ -98,7 +102,11 @@ def evaluate(
     set_here = [f"{key}={value}" for key, value in options.items() if value is not None]
     run_evaluation(
         load_config(config, [*(overrides or []), *set_here]),
-        EvaluationRequest(models=tuple(model or ()), dataset=dataset, k=k, output=output, compare=compare),
+        models=model or (),
+        dataset=dataset,
+        k=k,
+        output=output,
+        compare=compare,
         base_dir=config.absolute().parent,
     )
 
@@ -187,11 +195,11 @@ def main() -> None:
     except (UserError, BoltRayError) as error:
         _complain(str(error))
         code = 2 if isinstance(error, UserError) else 1
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, Interrupted):
         _complain("interrupted")
-        code = 130
+        code = INTERRUPTED
     except typer.Abort:
-        code = 130
+        code = INTERRUPTED
     except TyperException as error:
         _complain(error.format_message())
         code = 2
@@ -205,8 +213,6 @@ def _complain(message: str) -> None:
 def _plain(message: str) -> str:
     return message.replace("[", r"\[")
 
-
-__all__ = ["ConfigError", "app", "main"]
 
 if __name__ == "__main__":
     main()

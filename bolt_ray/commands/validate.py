@@ -7,9 +7,10 @@ from rich.syntax import Syntax
 from rich.table import Table
 
 from bolt_ray.commands.shared.gpus import resolve_here
-from bolt_ray.commands.shared.inputs import check_inputs, check_own_code
+from bolt_ray.commands.shared.inputs import check_inputs
 from bolt_ray.commands.shared.resources import ProcessGroup, describe_step, resource_map, total_demand
 from bolt_ray.config.loading import dump_config
+from bolt_ray.config.own_code import check_own_code
 from bolt_ray.config.schema import RunConfig
 
 

@@ -10,12 +10,11 @@ from typing import Any
 import yaml
 from pydantic import ValidationError
 
-from bolt_ray.config.legacy import translate
+from bolt_ray.config.own_code import with_absolute_files
 from bolt_ray.config.presets import PRESETS, Tree, merge
 from bolt_ray.config.schema import RunConfig
 from bolt_ray.config.tree import known_keys
 from bolt_ray.core.errors import ConfigError
-from bolt_ray.core.plugins import absolute_reference
 from bolt_ray.core.settings import SettingError, nearest_hint
 
 
@@ -32,34 +31,22 @@ def load_config(path: Path | str, overrides: Sequence[str] = ()) -> RunConfig:
     tree = read_yaml(path)
     for override in overrides:
         tree = merge(tree, parse_override(override))
-    return build_config(_with_absolute_files(tree, path.absolute().parent), where=str(path))
+    return with_absolute_files(build_config(tree, where=str(path)), path.parent)
 
 
 def build_config(tree: Tree, *, where: str = "config") -> RunConfig:
     """Check a plain tree of settings; ``where`` begins every message."""
-    tree = dict(tree)
     algo = str(tree.get("algo", "bolt")).lower()
     if algo not in PRESETS:
         raise ConfigError(
             f"{where}: algo: {tree['algo']!r} is unknown; one of {', '.join(PRESETS)}{_nearest(algo, PRESETS)}"
         )
-    tree["algo"] = algo
     try:
-        tree = merge(PRESETS[algo], translate(tree))
         return RunConfig.model_validate(tree)
     except ConfigError as error:
         raise ConfigError(f"{where}: {error}") from None
     except ValidationError as error:
         raise ConfigError(_explain(error, where)) from None
-
-
-def _with_absolute_files(tree: Tree, base_dir: Path) -> Tree:
-    for section, key in (("loss", "type"), ("curriculum", "strategy")):
-        settings = tree.get(section)
-        if isinstance(settings, dict) and isinstance(settings.get(key), str):
-            name = absolute_reference(settings[key], [str(base_dir)])
-            tree = {**tree, section: {**settings, key: name}}
-    return tree
 
 
 def read_yaml(path: Path) -> Tree:

@@ -6,7 +6,6 @@ from dataclasses import replace
 from typing import Literal
 
 from bolt_ray.config.schema import RunConfig
-from bolt_ray.core.plugins import absolute_reference
 from bolt_ray.engines.settings import Dtype, SamplingSettings
 from bolt_ray.engines.vllm.settings import EngineSettings
 from bolt_ray.rewards.settings import definite_rewards
@@ -33,13 +32,11 @@ def resolve(config: RunConfig, *, use_gpu: bool) -> RunConfig:
         "generator": replace(config.generator, dtype=generated_in, max_logprob_gap=gap),
         "loss": replace(
             config.loss,
-            type=absolute_reference(config.loss.type),
             aggregation=config.loss.resolved_aggregation,
             clip_low=low,
             clip_high=high,
             max_completion_tokens=config.loss.max_completion_tokens or max_new_tokens,
         ),
-        "curriculum": replace(config.curriculum, strategy=absolute_reference(config.curriculum.strategy)),
         "eval": replace(config.eval, max_new_tokens=config.eval.max_new_tokens or max_new_tokens),
         "rewards": definite_rewards(
             config.rewards, timeout_s=config.scoring.timeout_s, memory_mb=config.scoring.memory_mb

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from dataclasses import fields
 from typing import TYPE_CHECKING, Annotated, Any, TypeAlias, Union
 
-from pydantic import BeforeValidator, Discriminator, PlainSerializer, Tag
+from pydantic import BeforeValidator, Discriminator, Tag
 
 from bolt_ray.core.plugins import is_reference
 from bolt_ray.core.settings import nearest_hint
@@ -31,7 +31,7 @@ def _read(value: Any) -> Any:
     if not isinstance(value, dict):
         return value
     kind = value.get("type")
-    if isinstance(kind, Callable):  # type: ignore[arg-type]
+    if callable(kind):
         return {**value, "type": FROM_PYTHON, "function": kind}
     if not isinstance(kind, str):
         return value
@@ -63,6 +63,8 @@ else:
     _ENTRIES = tuple(Annotated[reward_class(name).settings, Tag(name)] for name in REWARDS)
     Reward = Annotated[Annotated[Union[_ENTRIES], Discriminator(_tag)], BeforeValidator(_read)]  # noqa: UP007
 
-FunctionName = Annotated[
-    Callable[..., Any], PlainSerializer(lambda function: getattr(function, "__name__", str(function)), return_type=str)
-]
+
+def plain_reward(reward: RewardSettings) -> dict[str, Any]:
+    """The entry as a file has it; a function given as an object is shown by its name."""
+    entry = {field.name: getattr(reward, field.name) for field in fields(reward)}
+    return {key: getattr(value, "__name__", repr(value)) if callable(value) else value for key, value in entry.items()}

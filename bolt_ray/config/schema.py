@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_serializer, model_validator
 
 from bolt_ray.actors.settings import ClusterSettings, ScoringSettings, ShardedBaselineSettings
-from bolt_ray.config.rewards import Reward
+from bolt_ray.config.legacy import translate
+from bolt_ray.config.presets import PRESETS, merge
+from bolt_ray.config.rewards import Reward, plain_reward
 from bolt_ray.core.advantages import AdvantageOptions
 from bolt_ray.core.correction_options import CorrectionOptions
 from bolt_ray.core.curriculum.settings import CurriculumSettings
@@ -17,7 +19,7 @@ from bolt_ray.data.settings import DatasetSettings, DataSettings
 from bolt_ray.engines.learner.settings import LearnerSettings, ReferenceSettings, TrainSettings
 from bolt_ray.engines.settings import ModelSettings, SamplingSettings
 from bolt_ray.engines.vllm.settings import GeneratorSettings
-from bolt_ray.rewards.settings import check_reward_references, reward_names
+from bolt_ray.rewards.settings import RewardSettings, check_reward_references, reward_names
 from bolt_ray.tasks.arithmetic.settings import ArithmeticSettings
 from bolt_ray.training.settings import CheckpointSettings, DeadlineSettings, EvalSettings, RolloutSettings
 
@@ -26,6 +28,8 @@ Algorithm = Literal["bolt", "baseline", "curriculum", "grpo", "spo", "spo++"]
 
 class RunConfig(BaseModel):
     """Everything ``bolt-ray train`` reads, one section per component; see docs/configuration.md.
+
+        RunConfig(datasets=[{"name": "problems.jsonl"}], rewards=["math"], train={"max_steps": 20})
 
     A section's settings, defaults and bounds stand with the component that reads them; here is only what several of
     them have to agree on. ``bolt_ray.config.loading`` makes one from YAML; a script may give sections as dictionaries.
@@ -64,10 +68,6 @@ class RunConfig(BaseModel):
     deadlines: DeadlineSettings = DeadlineSettings()
 
     @property
-    def prompts_per_step(self) -> int:
-        return self.rollout.rollouts_per_step // self.rollout.group_size
-
-    @property
     def uses_gpu(self) -> bool:
         """Whether learner and generators get GPUs; of a resolved configuration."""
         assert self.cluster.use_gpu != "auto", "resolve() comes first"
@@ -93,6 +93,19 @@ class RunConfig(BaseModel):
             reward_width=high - low,
             seed=self.seed,
         )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _preset_below(cls, given: Any) -> Any:
+        """The preset of ``algo`` laid under what was given, and settings known by other names put in their place."""
+        if not isinstance(given, dict):
+            return given
+        tree = {**given, "algo": str(given.get("algo", "bolt")).lower()}
+        return merge(PRESETS.get(tree["algo"], {}), translate(tree))
+
+    @field_serializer("rewards")
+    def _plain_rewards(self, rewards: tuple[RewardSettings, ...]) -> list[dict[str, Any]]:
+        return [plain_reward(reward) for reward in rewards]
 
     @model_validator(mode="after")
     def _reward_names(self) -> RunConfig:

@@ -19,6 +19,7 @@ from bolt_ray.data.stream.stream import PromptStream
 from bolt_ray.data.stream.window_reader import Tokenize, read_tokenized
 from bolt_ray.training.in_flight import SavedRequest
 from bolt_ray.training.rollout import StepRollouts
+from bolt_ray.training.settings import RolloutSettings
 
 
 class ColumnsReader(Protocol):
@@ -29,15 +30,11 @@ class ColumnsReader(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PromptSchedule:
-    """What is drawn, how often and for how many completions; plain values of several sections.
+    """What is drawn beside what the curriculum's settings say.
 
     Attributes:
-        prompts_per_step: draws one optimizer step takes.
-        refresh_steps: steps between two refreshes of the weights.
+        rollout: how many completions, and so how many draws, one optimizer step takes.
         max_steps: steps of the whole run; no window is drawn for later ones.
-        group_size: completions per draw, on average where they are allocated.
-        allocate_rollouts: divide the completions of a window by uncertainty, at least one for each draw.
-        category: the column whose values are the prompts' categories; None: prompts have none.
         reward_range: (lo, hi) that rewards are scaled from.
         seed: of the draws.
         source_weights: shares of the datasets by name; None: every prompt counts by its weight alone.
@@ -46,23 +43,14 @@ class PromptSchedule:
         stall_timeout_s: longest wait for a prompt.
     """
 
-    prompts_per_step: int
-    refresh_steps: int
+    rollout: RolloutSettings
     max_steps: int
-    group_size: int
-    allocate_rollouts: bool
-    category: str | None
     reward_range: tuple[float, float]
     seed: int
     source_weights: Mapping[str, float] | None
     max_prompt_tokens: int
     on_bad_row: str
     stall_timeout_s: float
-
-    @property
-    def window_size(self) -> int:
-        """Draws of one refresh window."""
-        return self.refresh_steps * self.prompts_per_step
 
 
 class CurriculumPrompts:
@@ -90,7 +78,9 @@ class CurriculumPrompts:
         self._tokenize = tokenize
         self._curriculum = curriculum
         self._baseline = baseline
-        self._categories = _categories(store, schedule.category)
+        settings = curriculum.settings
+        self._categories = _categories(store, settings.category)
+        self._window_size = settings.update_freq * schedule.rollout.prompts_per_step
         self._step = 0
         self._version = 0
         self._columns: PromptColumns | None = None
@@ -98,12 +88,12 @@ class CurriculumPrompts:
             store=store,
             tokenize=tokenize,
             weights=self._weights,
-            window_size=schedule.window_size,
+            window_size=self._window_size,
             draws_dir=draws_dir,
             seed=schedule.seed,
             rows=rows,
             source_weights=schedule.source_weights,
-            num_samples=self._allocate if schedule.allocate_rollouts else schedule.group_size,
+            num_samples=self._allocate if settings.allocate_rollouts else schedule.rollout.group_size,
             max_prompt_tokens=schedule.max_prompt_tokens,
             on_bad_row=schedule.on_bad_row,
             stall_timeout_s=schedule.stall_timeout_s,
@@ -114,8 +104,8 @@ class CurriculumPrompts:
         self._step, self._version = step, version
         self._observe(rollouts.trainable)
         _, offset = self.stream.position
-        left = self._schedule.window_size - offset
-        if step < self._schedule.max_steps and left <= self._schedule.prompts_per_step:
+        left = self._window_size - offset
+        if step < self._schedule.max_steps and left <= self._schedule.rollout.prompts_per_step:
             self.stream.prefetch_next()
 
     def metrics(self) -> dict[str, float]:
@@ -167,7 +157,7 @@ class CurriculumPrompts:
 
     def _allocate(self, window: int, drawn: NDArray[np.int64]) -> NDArray[np.int32]:
         assert self._columns is not None, "the weights of a window are taken before its allocation"
-        return allocate_rollouts(self._columns.v_hat[drawn], self._schedule.group_size * len(drawn))
+        return allocate_rollouts(self._columns.v_hat[drawn], self._schedule.rollout.group_size * len(drawn))
 
     def _read_columns(self) -> PromptColumns:
         columns = self._baseline.columns()

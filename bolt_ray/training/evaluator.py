@@ -15,6 +15,7 @@ from bolt_ray.core.evaluation.pass_at_k import maj_at_k, pass_at_k, wilson_inter
 from bolt_ray.core.records import DrawnPrompt, GenerationRequest, Prompt, ScoredCompletion
 from bolt_ray.engines.settings import SamplingSettings
 from bolt_ray.training.completions import POLL_S, CompletionService, Outcome, request_seed
+from bolt_ray.training.settings import EvalSettings
 
 BOOTSTRAP_SEED = 0
 """Of the intervals: the same completions give the same interval."""
@@ -105,21 +106,18 @@ class Evaluator:
         *,
         service: CompletionService,
         problems: Sequence[DrawnPrompt],
+        settings: EvalSettings,
         sampling: SamplingSettings,
-        num_samples: int,
-        seed: int,
-        success_threshold: float,
         stall_s: float,
         k: int | None = None,
     ) -> None:
-        """``success_threshold``: see `summarize`; ``k``: of pass@k and maj@k,
-        all samples if None."""
+        """``k``: of pass@k and maj@k, all samples if None."""
         self._service = service
         self._problems = list(problems)
         self._sampling = sampling
-        self._num_samples = num_samples
-        self._seed = seed
-        self._threshold = success_threshold
+        self._num_samples = settings.num_samples
+        self._seed = settings.seed
+        self._threshold = settings.success_reward
         self._stall_s = stall_s
         self._k = k
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
@@ -36,8 +37,14 @@ class InterruptFlag:
 
 @contextmanager
 def catch_interrupts() -> Iterator[InterruptFlag]:
-    """Handlers for SIGINT and SIGTERM, in the main thread. Enter it after ``ray.init``, which sets its own."""
+    """Handlers for SIGINT and SIGTERM. Enter it after ``ray.init``, which sets its own.
+
+    In another thread than the main one, where Python allows no handlers, signals keep their usual effect.
+    """
     flag = InterruptFlag()
+    if threading.current_thread() is not threading.main_thread():
+        yield flag
+        return
     before: dict[signal.Signals, Any] = {}
     for number in (signal.SIGINT, signal.SIGTERM):
         before[number] = signal.signal(number, flag._handle)

@@ -28,6 +28,7 @@ from bolt_ray.training.completions import CompletionService
 from bolt_ray.training.evaluator import Evaluator, Score
 from bolt_ray.training.interrupts import Interrupted, InterruptFlag
 from bolt_ray.training.rollout import RolloutLoop, StepRollouts
+from bolt_ray.training.settings import CheckpointSettings, EvalSettings
 from bolt_ray.training.step_metrics import ServiceTotals, step_metrics
 from bolt_ray.training.telemetry import MetricsLog, ProgressDisplay, StepTimer
 from bolt_ray.training.weight_sync import WeightSync, choose_probes
@@ -56,27 +57,8 @@ class CurriculumFeedback(Protocol):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class LoopSettings:
-    """Settings of the loop.
-
-    Attributes:
-        max_steps: optimizer steps in all, those before a resume included.
-        eval_every, checkpoint_every: in steps; 0 for never.
-        eval_at_start, eval_at_end: evaluate before the first and after the last step.
-        step_timeout_s: deadline of one optimizer step.
-    """
-
-    max_steps: int
-    eval_every: int
-    eval_at_start: bool
-    eval_at_end: bool
-    checkpoint_every: int
-    step_timeout_s: float
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TrainingOutcome:
-    """How a run ended.
+class LoopOutcome:
+    """How the loop ended.
 
     Attributes:
         steps: optimizer steps done.
@@ -99,7 +81,10 @@ class TrainingLoop:
     def __init__(
         self,
         *,
-        settings: LoopSettings,
+        max_steps: int,
+        evaluation: EvalSettings,
+        checkpoints: CheckpointSettings,
+        step_timeout_s: float,
         rollout: RolloutLoop,
         service: CompletionService,
         builder: BatchBuilder,
@@ -116,9 +101,13 @@ class TrainingLoop:
         first_step: int = 0,
         initial_score: Score | None = None,
     ) -> None:
-        """``save(step)`` writes the checkpoint of ``step`` finished steps; ``check_scores`` raises when too
+        """``max_steps``: optimizer steps in all, those before a resume included; ``step_timeout_s``: deadline of one;
+        ``save(step)`` writes the checkpoint of ``step`` finished steps; ``check_scores`` raises when too
         many completions could not be scored."""
-        self._settings = settings
+        self._max_steps = max_steps
+        self._evaluation = evaluation
+        self._checkpoints = checkpoints
+        self._step_timeout_s = step_timeout_s
         self._rollout = rollout
         self._service = service
         self._builder = builder
@@ -137,28 +126,28 @@ class TrainingLoop:
         self._initial_score = initial_score
         self._warned: set[str | UnscoredReason] = set()
 
-    def run(self) -> TrainingOutcome:
+    def run(self) -> LoopOutcome:
         """Train to the last step, or until interrupted; a checkpoint is written either way."""
         started = time.monotonic()
         final = None
         interrupted = False
         try:
-            if self._settings.eval_at_start and self._initial_score is None:
+            if self._evaluation.at_start and self._initial_score is None:
                 self._initial_score = self._evaluate("Baseline")
-            while self._step < self._settings.max_steps:
+            while self._step < self._max_steps:
                 self._one_step()
-                if self._due(self._settings.eval_every) and self._step < self._settings.max_steps:
+                if self._due(self._evaluation.every_steps) and self._step < self._max_steps:
                     self._evaluate(f"Step {self._step}")
-                if self._due(self._settings.checkpoint_every):
+                if self._due(self._checkpoints.every_steps):
                     self._checkpoint()
                 self._interrupts.check()
-            if self._settings.eval_at_end:
+            if self._evaluation.at_end:
                 final = self._evaluate("Final")
         except Interrupted as signal:
             interrupted = True
             self._display.say(f"{signal}: saving step {self._step} and shutting down")
         self._checkpoint()
-        return TrainingOutcome(
+        return LoopOutcome(
             steps=self._step,
             initial_score=self._initial_score,
             final=final,
@@ -180,7 +169,7 @@ class TrainingLoop:
         outcomes = self._builder.outcomes(rollouts)
         record = self._builder.metrics(rollouts, advantages, version=version)
         with timer.phase("train"):
-            report = self._learner.train(batch, timeout_s=self._settings.step_timeout_s, idle=self._pump_without_check)
+            report = self._learner.train(batch, timeout_s=self._step_timeout_s, idle=self._pump_without_check)
         assert report.policy_version == version + (not report.skipped), (
             f"the learner is at policy version {report.policy_version} after a step of version {version}"
         )

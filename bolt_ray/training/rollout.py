@@ -35,6 +35,7 @@ from bolt_ray.core.records import (
 )
 from bolt_ray.training.completions import POLL_S, CompletionService, Outcome, request_seed
 from bolt_ray.training.in_flight import DispatchedRequest, PlannedRequest, Rollout, SavedRequest, join, saved_request
+from bolt_ray.training.settings import RolloutSettings
 
 
 class BaselineReader(Protocol):
@@ -77,10 +78,8 @@ class RolloutLoop:
         service: CompletionService,
         prompts: Iterator[DrawnPrompt],
         baseline: BaselineReader,
-        rollouts_per_step: int,
-        max_staleness: int,
+        settings: RolloutSettings,
         keep_groups: bool,
-        dynamic_sampling_rounds: int,
         seed: int,
         stall_s: float,
         version: int = 0,
@@ -91,10 +90,10 @@ class RolloutLoop:
         self._service = service
         self._prompts = prompts
         self._baseline = baseline
-        self._rollouts_per_step = rollouts_per_step
-        self._max_staleness = max_staleness
+        self._rollouts_per_step = settings.rollouts_per_step
+        self._max_staleness = settings.max_staleness
         self._keep_groups = keep_groups
-        self._refill_rounds = dynamic_sampling_rounds
+        self._refill_rounds = settings.dynamic_sampling_rounds if settings.dynamic_sampling else 0
         self._seed = seed
         self._stall_s = stall_s
         self._check = check

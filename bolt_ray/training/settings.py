@@ -29,6 +29,10 @@ class RolloutSettings(Settings):
         None, "longest prompt plus completion; default: the model's own limit", unit="tokens", ge=1
     )
 
+    @property
+    def prompts_per_step(self) -> int:
+        return self.rollouts_per_step // self.group_size
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EvalSettings(Settings):

@@ -18,7 +18,7 @@ from typing import Any
 
 import ray
 
-from bolt_ray.commands.train import train
+from bolt_ray.commands.train.train import train
 from bolt_ray.config.loading import build_config
 from bolt_ray.training.telemetry import read_metrics
 

@@ -13,7 +13,7 @@ from rich.console import Console
 from support.models import make_adapter
 
 from bolt_ray.cli import main
-from bolt_ray.commands.evaluate.evaluate import EvaluationRequest, evaluate, heldout_only
+from bolt_ray.commands.evaluate.evaluate import evaluate, heldout_only
 from bolt_ray.config.loading import build_config
 from bolt_ray.config.schema import RunConfig
 from bolt_ray.core.errors import ConfigError, DataError, ModelError
@@ -51,7 +51,7 @@ def test_mistakes_are_found_before_anything_starts(workplace: Path, monkeypatch:
 
     def refused(error: type[Exception], match: str, *, over: dict[str, Any] | None = None, **request: Any) -> None:
         with pytest.raises(error, match=match):
-            evaluate(config_of(workplace, **(over or {})), EvaluationRequest(**request), base_dir=workplace)
+            evaluate(config_of(workplace, **(over or {})), **request, base_dir=workplace)
 
     refused(ConfigError, r"--k 3 must lie between 1 and the samples per problem, 1; raise --samples", k=3)
     refused(ConfigError, "at temperature 0 the 4 samples", over={"eval": {"num_samples": 4, "temperature": 0}})
@@ -108,8 +108,9 @@ def test_a_model_and_its_adapter_are_compared(workplace: Path, ray_cluster: None
     config = config_of(workplace, eval={"datasets": datasets, "num_samples": 4, "seed": 5})
     output = workplace / "out"
     console = Console(file=io.StringIO(), record=True, width=80)
-    request = EvaluationRequest(models=(str(workplace / "adapter"),), k=2, output=output, compare=True)
-    results = evaluate(config, request, base_dir=workplace, console=console)
+    results = evaluate(
+        config, models=[workplace / "adapter"], k=2, output=output, compare=True, base_dir=workplace, console=console
+    )
 
     assert list(results) == ["base", "adapter"]
     completions = {}

@@ -8,10 +8,9 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from bolt_ray.commands.shared.inputs import check_own_code
 from bolt_ray.commands.validate import print_validation
-from bolt_ray.config.loading import dump_config, load_config
-from bolt_ray.config.resolve import resolve
+from bolt_ray.config.loading import build_config, dump_config, load_config
+from bolt_ray.config.own_code import check_own_code, with_absolute_files
 from bolt_ray.core.errors import ConfigError
 from bolt_ray.core.plugins import absolute_reference, load_object
 
@@ -52,13 +51,23 @@ def test_files_are_found_beside_the_config(config_file: Path) -> None:
     assert (config.loss.type, config.curriculum.strategy) == (f"{own}:loss", f"{own}:Strategy")
     assert load_object(config.loss.type).__name__ == "loss"
     check_own_code(config)
-    assert resolve(config, use_gpu=False).loss.type == f"{own}:loss"
 
 
 def test_an_override_names_a_file_the_same_way(config_file: Path) -> None:
     config = load_config(config_file, ["loss.type=own.py:reward", "curriculum.strategy=uniform"])
     assert config.loss.type == f"{config_file.parent / 'own.py'}:reward"
     assert config.curriculum.strategy == "uniform"
+
+
+def test_a_config_made_in_python_gets_the_directory_from_its_caller(config_file: Path) -> None:
+    made = build_config({"datasets": [{"name": "x"}], "rewards": ["math"], "loss": {"type": "own.py:loss"}})
+    config = with_absolute_files(made, config_file.parent)
+    assert config.loss.type == f"{config_file.parent / 'own.py'}:loss"
+    assert with_absolute_files(config, Path("/elsewhere")) == config
+    assert (
+        with_absolute_files(build_config({"datasets": [{"name": "x"}], "rewards": ["math"]}), Path()).loss.type
+        == "dapo"
+    )
 
 
 def test_the_dumped_config_means_the_same_elsewhere(config_file: Path, tmp_path: Path) -> None:

@@ -21,6 +21,7 @@ from bolt_ray.data.settings import DatasetSettings
 from bolt_ray.data.stream.window_reader import Tokenize
 from bolt_ray.training.curriculum_stream import CurriculumPrompts, PromptSchedule
 from bolt_ray.training.rollout import StepRollouts
+from bolt_ray.training.settings import RolloutSettings
 
 pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("ray_cluster")]
 
@@ -114,12 +115,8 @@ def opened(
         store=store,
         rows=rows,
         schedule=PromptSchedule(
-            prompts_per_step=PER_STEP,
-            refresh_steps=refresh_steps,
+            rollout=RolloutSettings(rollouts_per_step=PER_STEP * group_size, group_size=group_size),
             max_steps=50,
-            group_size=group_size,
-            allocate_rollouts=allocate_rollouts,
-            category=category,
             reward_range=(0.0, 1.0),
             seed=0,
             source_weights=None,
@@ -127,7 +124,12 @@ def opened(
             on_bad_row="error",
             stall_timeout_s=120.0,
         ),
-        curriculum=Curriculum(CurriculumSettings(**curriculum), seed=0),
+        curriculum=Curriculum(
+            CurriculumSettings(
+                update_freq=refresh_steps, allocate_rollouts=allocate_rollouts, category=category, **curriculum
+            ),
+            seed=0,
+        ),
         baseline=baseline,
         tokenize=one_token(),
         draws_dir=home / f"draws-{name}",

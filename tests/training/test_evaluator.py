@@ -31,6 +31,7 @@ from bolt_ray.core.records import (
 from bolt_ray.engines.settings import SamplingSettings
 from bolt_ray.training.completions import CompletionService, Outcome, request_seed
 from bolt_ray.training.evaluator import EvaluationResult, Evaluator, summarize
+from bolt_ray.training.settings import EvalSettings
 
 
 def problem(row: int, source: str = "a") -> Prompt:
@@ -290,9 +291,7 @@ def evaluator(
         service=CompletionService(generators=generators, scorers=scorers),
         problems=[drawn(0, "a"), drawn(1, "b")],
         sampling=SamplingSettings(temperature=0.5),
-        num_samples=3,
-        seed=11,
-        success_threshold=1.0,
+        settings=EvalSettings(num_samples=3, seed=11),
         stall_s=stall_s,
         k=k,
     )

@@ -6,7 +6,6 @@ import io
 import itertools
 import signal
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -25,9 +24,10 @@ from bolt_ray.training.batch import BatchBuilder
 from bolt_ray.training.completions import CompletionService
 from bolt_ray.training.evaluator import Evaluator, Score
 from bolt_ray.training.interrupts import InterruptFlag
-from bolt_ray.training.loop import LoopSettings, TrainingLoop
+from bolt_ray.training.loop import TrainingLoop
 from bolt_ray.training.rollout import RolloutLoop, StepRollouts
 from bolt_ray.training.run_directory import RunDirectory
+from bolt_ray.training.settings import CheckpointSettings, EvalSettings, RolloutSettings
 from bolt_ray.training.telemetry import MetricsLog, ProgressDisplay, read_metrics
 from bolt_ray.training.weight_sync import ParityProbe, SyncReport
 
@@ -109,7 +109,11 @@ class Harness:
         baseline: str = "tracker",
         first_step: int = 0,
         initial_score: Score | None = None,
-        **settings: Any,
+        max_steps: int = 3,
+        eval_every: int = 0,
+        eval_at_start: bool = False,
+        eval_at_end: bool = False,
+        checkpoint_every: int = 0,
     ) -> None:
         self.run_directory = RunDirectory(directory)
         self.printed = io.StringIO()
@@ -119,23 +123,16 @@ class Harness:
             service=service,
             prompts=_prompts(),
             baseline=FakeBaseline(),
-            rollouts_per_step=4,
-            max_staleness=0,
+            settings=RolloutSettings(rollouts_per_step=4),
             keep_groups=False,
-            dynamic_sampling_rounds=0,
             seed=0,
             stall_s=5.0,
         )
-        loop_settings = LoopSettings(
-            max_steps=3,
-            eval_every=0,
-            eval_at_start=False,
-            eval_at_end=False,
-            checkpoint_every=0,
-            step_timeout_s=5.0,
-        )
         self.loop = TrainingLoop(
-            settings=replace(loop_settings, **settings),
+            max_steps=max_steps,
+            evaluation=EvalSettings(every_steps=eval_every, at_start=eval_at_start, at_end=eval_at_end),
+            checkpoints=CheckpointSettings(every_steps=checkpoint_every),
+            step_timeout_s=5.0,
             rollout=parts.rollout,
             service=service,
             builder=BatchBuilder(
@@ -152,9 +149,7 @@ class Harness:
                 service=service,
                 problems=list(itertools.islice(_prompts(), 2)),
                 sampling=SamplingSettings(),
-                num_samples=1,
-                seed=0,
-                success_threshold=1.0,
+                settings=EvalSettings(num_samples=1, seed=0),
                 stall_s=5.0,
             ),
             metrics=MetricsLog(self.run_directory),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Sequence
+from dataclasses import fields
 
 import numpy as np
 import pytest
@@ -23,6 +24,7 @@ from bolt_ray.core.records import Completion, DrawnPrompt, DroppedRollout, Promp
 from bolt_ray.training.completions import CompletionService, request_seed
 from bolt_ray.training.in_flight import SavedRequest
 from bolt_ray.training.rollout import RolloutLoop
+from bolt_ray.training.settings import RolloutSettings
 
 
 def drawn(group_id: int, num_samples: int = 1) -> DrawnPrompt:
@@ -50,18 +52,14 @@ def redraw(requests: Sequence[SavedRequest]) -> list[DrawnPrompt]:
 def make_loop(
     generators: FakeGenerators, scorers: FakeScorers | None = None, *, num_samples: int = 1, **settings: object
 ) -> RolloutLoop:
-    defaults: dict[str, object] = {
-        "rollouts_per_step": 4,
-        "max_staleness": 0,
-        "keep_groups": False,
-        "dynamic_sampling_rounds": 0,
-        "seed": 7,
-        "stall_s": 0.2,
-    }
+    sizes: dict[str, object] = {"rollouts_per_step": 4}
+    sizes |= {field.name: settings.pop(field.name) for field in fields(RolloutSettings) if field.name in settings}
+    defaults: dict[str, object] = {"keep_groups": False, "seed": 7, "stall_s": 0.2}
     return RolloutLoop(
         service=CompletionService(generators=generators, scorers=scorers or FakeScorers()),
         prompts=prompts(num_samples),
         baseline=FakeBaseline(),
+        settings=RolloutSettings(**sizes),  # type: ignore[arg-type]
         **(defaults | settings),  # type: ignore[arg-type]
     )
 
@@ -183,7 +181,9 @@ def test_groups_are_kept_whole() -> None:
 def test_dynamic_sampling_refills_groups_without_variance() -> None:
     rewards = {0: 1.0, 1: 1.0, 2: 1.0, 3: 0.0, 4: 0.0, 5: 1.0}
     scorers = FakeScorers(lambda request: rewards.get(request.request_id, 1.0))
-    loop = make_loop(FakeGenerators(), scorers, num_samples=2, keep_groups=True, dynamic_sampling_rounds=1)
+    loop = make_loop(
+        FakeGenerators(), scorers, num_samples=2, keep_groups=True, dynamic_sampling=True, dynamic_sampling_rounds=1
+    )
     step = loop.next_step()
     assert ids(step.trainable) == [2, 3, 4, 5]
     assert step.refilled == 2
@@ -194,7 +194,9 @@ def test_dynamic_sampling_refills_groups_without_variance() -> None:
 
 
 def test_dynamic_sampling_gives_up_after_its_rounds() -> None:
-    loop = make_loop(FakeGenerators(), num_samples=2, keep_groups=True, dynamic_sampling_rounds=2)
+    loop = make_loop(
+        FakeGenerators(), num_samples=2, keep_groups=True, dynamic_sampling=True, dynamic_sampling_rounds=2
+    )
     step = loop.next_step()
     assert step.refilled == 8
     assert len(step.trainable) == 4

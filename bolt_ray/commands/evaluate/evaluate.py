@@ -10,13 +10,12 @@ import re
 import time
 from collections.abc import Sequence
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
@@ -43,45 +42,47 @@ from bolt_ray.training.evaluator import EvaluationResult, Evaluator
 from bolt_ray.training.interrupts import Interrupted, InterruptFlag, catch_interrupts
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class EvaluationRequest:
-    """What to evaluate.
+def evaluate(
+    config: RunConfig,
+    *,
+    models: Sequence[str | Path] = (),
+    dataset: str | None = None,
+    k: int | None = None,
+    output: Path | None = None,
+    compare: bool = False,
+    base_dir: Path | None = None,
+    console: Console | None = None,
+) -> dict[str, EvaluationResult]:
+    """Evaluate models one after another on held-out problems; predictions and a summary are written.
 
-    Attributes:
+    Args:
+        config: the problems (``eval``, ``datasets``), rewards and sampling.
         models: runs, checkpoints, models or adapters; none for the config's own model.
         dataset: a dataset in place of the config's held-out problems, read the way its first one is.
         k: of pass@k and maj@k; None for all samples.
         output: a new directory; None for ``evaluations/<name>-<time>``.
         compare: every model against the first; with one, against the config's own.
-    """
+        base_dir: where relative files of rewards are looked for; default: the working directory.
+        console: what progress and tables are printed on; default: standard output.
 
-    models: tuple[str, ...] = ()
-    dataset: str | None = None
-    k: int | None = None
-    output: Path | None = None
-    compare: bool = False
-
-
-def evaluate(
-    config: RunConfig, request: EvaluationRequest, *, base_dir: Path, console: Console | None = None
-) -> dict[str, EvaluationResult]:
-    """Evaluate the models one after another; results by label, in the order asked for.
+    Returns:
+        Results by the models' labels, in the order asked for.
 
     Raises:
         UserError: a model, a dataset or the environment is not usable; nothing was generated.
         UnhealthyTrainingError: more completions went unscored than ``scoring.max_unscored_fraction``.
-        typer.Exit: interrupted (130); the models that were finished are written.
+        Interrupted: by a signal; the models that were finished are written.
     """
     console = console or Console()
     require_vllm()
-    config = resolve_here(heldout_only(config, request.dataset))
-    _check_numbers(config, k=request.k)
-    sources = _sources(config, request)
+    config = resolve_here(heldout_only(config, dataset))
+    _check_numbers(config, k=k)
+    sources = _sources(config, models, compare=compare)
     for source in sources:
         check_inputs(_of_model(config, source))
-    output = _new_output(request.output, name=config.name)
+    output = _new_output(output, name=config.name)
     results: dict[str, EvaluationResult] = {}
-    interrupted = False
+    interrupted: Interrupted | None = None
     with (
         ray_session(config.cluster, groups=resource_map(config, learners=False)),
         catch_interrupts() as interrupts,
@@ -89,8 +90,8 @@ def evaluate(
     ):
         job = _Job(
             config=config,
-            k=request.k,
-            base_dir=base_dir,
+            k=k,
+            base_dir=base_dir or Path.cwd(),
             interrupts=interrupts,
             console=console,
             stack=stack,
@@ -99,17 +100,17 @@ def evaluate(
             for source in sources:
                 results[source.label] = job.evaluate(source)
                 write_predictions(results[source.label], output, name=_file_name(source.label))
-        except Interrupted:
-            interrupted = True
+        except Interrupted as signal:
+            interrupted = signal
             console.print(f"interrupted: {len(results)} of {len(sources)} models done", highlight=False)
     if results:
-        compared = compare_with_first(results) if request.compare else {}
+        compared = compare_with_first(results) if compare else {}
         report = EvaluationReport(results=results, comparisons=compared, sources=sources)
         report.write(output / "summary.json", settings=asdict(config.eval))
         report.print(console)
         console.print(f"Predictions: {output}", highlight=False, markup=False, soft_wrap=True)
-    if interrupted:
-        raise typer.Exit(130)
+    if interrupted is not None:
+        raise interrupted
     for result in results.values():
         _check_scored(result, limit=config.scoring.max_unscored_fraction)
     return results
@@ -162,9 +163,7 @@ class _Job:
             service=service,
             problems=problems,
             sampling=eval_sampling(config),
-            num_samples=config.eval.num_samples,
-            seed=config.eval.seed,
-            success_threshold=config.eval.success_reward,
+            settings=config.eval,
             stall_s=config.deadlines.generation_s + config.deadlines.startup_s,
             k=self._k,
         )
@@ -244,14 +243,14 @@ def _check_numbers(config: RunConfig, *, k: int | None) -> None:
         )
 
 
-def _sources(config: RunConfig, request: EvaluationRequest) -> list[ModelSource]:
+def _sources(config: RunConfig, models: Sequence[str | Path], *, compare: bool) -> list[ModelSource]:
     """The models to evaluate, with labels that differ."""
     own = config.model.name_or_path
-    names = list(request.models) or [own]
-    if request.compare and len(names) == 1:
+    names = [str(model) for model in models] or [own]
+    if compare and len(names) == 1:
         names = [own, *names]
     found = [find_model(name) for name in names]
-    if request.compare and all((s.model, s.adapter) == (found[0].model, found[0].adapter) for s in found):
+    if compare and all((s.model, s.adapter) == (found[0].model, found[0].adapter) for s in found):
         raise ConfigError("--compare needs two different models; name them: --model A --model B")
     labels: list[str] = []
     for source in found:

@@ -19,7 +19,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import typer
 from numpy.typing import NDArray
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -34,6 +33,7 @@ from bolt_ray.commands.shared.inputs import RunInputs, check_inputs, prepare_inp
 from bolt_ray.commands.shared.prompts import open_store
 from bolt_ray.commands.shared.ray_session import ray_session
 from bolt_ray.commands.shared.resources import resource_map
+from bolt_ray.commands.shared.say import say
 from bolt_ray.config.schema import RunConfig
 from bolt_ray.core.errors import ModelError, RunError
 from bolt_ray.data.store import PromptStore
@@ -74,7 +74,7 @@ def precompute_baseline(
     Raises:
         UserError: an input or the environment is not usable, or what was begun belongs to other settings.
         RunError: generating or scoring failed; finished prompts are kept.
-        typer.Exit: interrupted (130), finished prompts are kept.
+        Interrupted: finished prompts are kept.
     """
     console = console or Console()
     output = output.absolute()
@@ -82,7 +82,7 @@ def precompute_baseline(
     require_vllm()
     check_inputs(config)
     config = resolve_here(_with_adapter(config, adapter))
-    inputs = prepare_inputs(config, say=partial(_say, console))
+    inputs = prepare_inputs(config, say=partial(say, console))
     with (
         ray_session(config.cluster, groups=resource_map(config, learners=False)),
         catch_interrupts() as interrupts,
@@ -98,10 +98,7 @@ def precompute_baseline(
             interrupts=interrupts,
             console=console,
         )
-        try:
-            run.run()
-        except Interrupted:
-            raise typer.Exit(130) from None
+        run.run()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -132,17 +129,17 @@ class _Precomputation:
         file = ScoreFile(self.output, fingerprint=fingerprint)
         try:
             missing = rows[~np.isin(rows, file.done_rows)]
-            _say(self.console, f"{store.report()}; {rows.size:,} prompts × {self.num_samples} completions")
+            say(self.console, f"{store.report()}; {rows.size:,} prompts × {self.num_samples} completions")
             if len(file):
-                _say(self.console, f"Going on: {len(file):,} prompts are done already ({file.partial})")
+                say(self.console, f"Going on: {len(file):,} prompts are done already ({file.partial})")
             left_out = self._score(store, missing, file) if missing.size else []
             self._finish(store, file, left_out)
         except BaseException as error:
             why = "Interrupted: " if isinstance(error, Interrupted | KeyboardInterrupt) else ""
             if len(file):
-                _say(self.console, f"{why}{len(file):,} prompts are kept in {file.partial}; the same command goes on")
+                say(self.console, f"{why}{len(file):,} prompts are kept in {file.partial}; the same command goes on")
             elif why:
-                _say(self.console, f"{why}no prompt was finished")
+                say(self.console, f"{why}no prompt was finished")
             raise
         finally:
             file.close()
@@ -200,11 +197,11 @@ class _Precomputation:
         if self.adapter is not None:
             path = str(self.adapter.absolute())
             generators.update_adapter(path, ADAPTER_VERSION, timeout_s=self.config.deadlines.sync_s)
-        _say(self.console, f"All processes are up after {time.monotonic() - started:.0f} s")
+        say(self.console, f"All processes are up after {time.monotonic() - started:.0f} s")
 
     def _finish(self, store: PromptStore, file: ScoreFile, left_out: list[str]) -> None:
         for line in left_out:
-            _say(self.console, line)
+            say(self.console, line)
         if len(file) == 0:
             raise RunError(f"not one prompt has a score, there is nothing to write: {'; '.join(left_out)}")
         summary = file.summary(reward_range=self.config.baseline.reward_range)
@@ -218,7 +215,7 @@ class _Precomputation:
                 "timestamp": datetime.now(UTC).isoformat(timespec="seconds"),
             }
         )
-        _say(
+        say(
             self.console,
             f"{self.output}: {summary.prompts:,} prompts, {summary.scores:,} scores, mean v̂ {summary.mean_v_hat:.3f}. "
             f"Train with it: baseline.warm_start={self.output}",
@@ -297,8 +294,3 @@ def _left_out(scorer: PromptScorer, skipped: Counter[str]) -> list[str]:
     if scorer.without_score:
         lines.append(f"{scorer.without_score:,} prompts have no scored completion and are left out")
     return lines
-
-
-def _say(console: Console, text: str) -> None:
-    console.print(text, highlight=False, soft_wrap=True, markup=False)
-    log.info(text)

@@ -10,7 +10,6 @@ from pathlib import Path
 
 from bolt_ray.config.schema import RunConfig
 from bolt_ray.core.errors import ConfigError, EnvironmentProblem, ModelError
-from bolt_ray.core.plugins import absolute_reference, is_reference, load_object
 from bolt_ray.data.ingest.locate import find_files, is_hub_dataset
 from bolt_ray.data.settings import DatasetSettings
 from bolt_ray.tasks.arithmetic.settings import ArithmeticSettings
@@ -91,25 +90,6 @@ def require_training_packages(config: RunConfig) -> None:
             f"DeepSpeed is not installed, and {', '.join(asked)} needs it; install it with pip install "
             '"bolt-ray[cpu]", or "bolt-ray[gpu]" on a machine with a GPU (or make setup)'
         )
-
-
-def check_own_code(config: RunConfig) -> None:
-    """Load the loss and the strategy, if they are functions or classes of the user's own.
-
-    Raises:
-        ConfigError: one cannot be found or run; the run would end with it later, after everything has been started.
-    """
-    for key, name in (("loss.type", config.loss.type), ("curriculum.strategy", config.curriculum.strategy)):
-        if not is_reference(name):
-            continue
-        try:
-            found = load_object(absolute_reference(name))
-        except ValueError as error:
-            raise ConfigError(f"{key}: {error}") from None
-        except Exception as error:
-            raise ConfigError(f"{key}: {name} cannot be loaded: {type(error).__name__}: {error}") from error
-        if not callable(found):
-            raise ConfigError(f"{key}: {name} is of type {type(found).__name__}; it must be callable")
 
 
 def check_inputs(config: RunConfig) -> None:

@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
-from bolt_ray.commands.train import train
+from bolt_ray.commands.train.train import train
 from bolt_ray.config.loading import load_config
 from bolt_ray.core.baseline.sharded_snapshot import read_sharded_snapshot
 from bolt_ray.training.telemetry import read_metrics

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from bolt_ray.commands.inspect.inspect import read_baseline
-from bolt_ray.commands.train import train
+from bolt_ray.commands.train.train import train
 from bolt_ray.config.loading import load_config
 from bolt_ray.training.telemetry import read_metrics
 

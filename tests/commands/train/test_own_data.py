@@ -17,7 +17,7 @@ from rich.console import Console
 
 from bolt_ray.commands.init import write_starter
 from bolt_ray.commands.shared.prompts import open_store
-from bolt_ray.commands.train import train
+from bolt_ray.commands.train.train import train
 from bolt_ray.config.loading import load_config
 from bolt_ray.data.stream.draw_log import DrawLog
 from bolt_ray.training.telemetry import read_metrics

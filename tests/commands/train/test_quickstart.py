@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from bolt_ray.commands.train import train
+from bolt_ray.commands.train.train import train
 from bolt_ray.config.loading import load_config
 from bolt_ray.training.telemetry import read_metrics
 

@@ -1,6 +1,6 @@
 """The composition root of ``bolt-ray train``: everything is put together here, and nowhere else.
 
-The configuration stops here; plain values go down.
+The configuration stops here; each part gets its own settings and the parts it works with.
 """
 
 from __future__ import annotations
@@ -16,25 +16,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import typer
 from rich.console import Console
 
 from bolt_ray.actors.baseline_shards import BaselineShards
 from bolt_ray.actors.generator_pool import GeneratorPool
 from bolt_ray.actors.scorer_pool import ScorerPool
-from bolt_ray.commands.shared.gpus import resolve_here
 from bolt_ray.commands.shared.inference import launch_generators, start_scorers
-from bolt_ray.commands.shared.inputs import (
-    RunInputs,
-    check_inputs,
-    check_own_code,
-    prepare_inputs,
-    require_training_packages,
-)
+from bolt_ray.commands.shared.inputs import RunInputs
 from bolt_ray.commands.shared.prompts import heldout_problems, open_store, store_row_keys
-from bolt_ray.commands.shared.ray_session import ray_session
-from bolt_ray.commands.shared.resources import resource_map
-from bolt_ray.config.loading import dump_config
+from bolt_ray.commands.shared.say import say
 from bolt_ray.config.resolve import eval_sampling
 from bolt_ray.config.schema import RunConfig
 from bolt_ray.core.curriculum import Curriculum
@@ -44,70 +34,23 @@ from bolt_ray.data.store import PromptStore
 from bolt_ray.engines.tokenizer import PromptTokenizer
 from bolt_ray.rewards.unscored import check_unscored
 from bolt_ray.training.batch import BatchBuilder
-from bolt_ray.training.checkpoints import read_checkpoint, write_checkpoint
+from bolt_ray.training.checkpoints import write_checkpoint
 from bolt_ray.training.completions import CompletionService
 from bolt_ray.training.curriculum_stream import CurriculumPrompts, PromptSchedule
 from bolt_ray.training.evaluator import Evaluator, Score
-from bolt_ray.training.interrupts import InterruptFlag, catch_interrupts
+from bolt_ray.training.interrupts import InterruptFlag
 from bolt_ray.training.learner_group import LearnerGroup
-from bolt_ray.training.loop import LoopSettings, TrainingLoop, TrainingOutcome
+from bolt_ray.training.loop import LoopOutcome, TrainingLoop
 from bolt_ray.training.rollout import RolloutLoop
-from bolt_ray.training.run_directory import RunDirectory, find_run_to_resume, new_run_directory, set_aside_later
-from bolt_ray.training.telemetry import MetricsLog, ProgressDisplay, open_log
+from bolt_ray.training.run_directory import RunDirectory, set_aside_later
+from bolt_ray.training.telemetry import MetricsLog, ProgressDisplay
 from bolt_ray.training.weight_sync import NUM_PROBES, ParityProbe, WeightSync
 
 log = logging.getLogger(__name__)
 
 
-def train(config: RunConfig, *, base_dir: Path, console: Console | None = None) -> TrainingOutcome:
-    """Run the whole of ``bolt-ray train``. ``base_dir``: where relative paths of reward files are looked for.
-
-    Raises:
-        UserError: an input or the environment is not usable; nothing was trained.
-        RunError: the run failed; checkpoints written so far are kept.
-        typer.Exit: interrupted (130), after saving.
-    """
-    console = console or Console()
-    require_training_packages(config)
-    check_inputs(config)
-    check_own_code(config)
-    config = resolve_here(config)
-    run, checkpoint = _run_directory(config)
-    state = read_checkpoint(checkpoint) if checkpoint is not None else None
-    handler = open_log(run.log)
-    try:
-        inputs = prepare_inputs(config, say=partial(_say, console))
-        run.config.write_text(dump_config(config), encoding="utf-8")
-        groups = resource_map(config)
-        _say(console, f"Run directory: {_shown(run.root)}")
-        with (
-            ray_session(config.cluster, groups=groups),
-            catch_interrupts() as interrupts,
-        ):
-            outcome = _Assembly(
-                config=config,
-                base_dir=base_dir,
-                run=run,
-                inputs=inputs,
-                checkpoint=checkpoint,
-                state=state,
-                interrupts=interrupts,
-                console=console,
-            ).train()
-    except BaseException:
-        log.exception("the run ended early")
-        raise
-    finally:
-        logging.getLogger("bolt_ray").removeHandler(handler)
-        handler.close()
-    _report(outcome, run=run, console=console)
-    if outcome.interrupted:
-        raise typer.Exit(130)
-    return outcome
-
-
-class _Assembly:
-    """Starts every part, wires them, and ends them in the reverse order."""
+class TrainingAssembly:
+    """Starts every part, connects them, and ends them in the reverse order."""
 
     def __init__(
         self,
@@ -132,7 +75,7 @@ class _Assembly:
         self._version = int(state["version"]) if state else 0
         self._first_step = int(state["step"]) if state else 0
 
-    def train(self) -> TrainingOutcome:
+    def train(self) -> LoopOutcome:
         started = time.monotonic()
         with ExitStack() as stack:
             # The slow starters first: they come up while the prompts are read.
@@ -145,7 +88,7 @@ class _Assembly:
             prompts, problems = self._prompts(stack, shards)
             generators.wait_ready(idle=self._interrupts.check)
             learner.wait_ready(timeout_s=self._config.deadlines.startup_s, idle=self._interrupts.check)
-            _say(self._console, f"All processes are up after {time.monotonic() - started:.0f} s")
+            say(self._console, f"All processes are up after {time.monotonic() - started:.0f} s")
             loop = self._loop(stack, learner, generators, shards, scorers, prompts, problems)
             self._set_aside_later()
             return loop.run()
@@ -154,7 +97,7 @@ class _Assembly:
         """Only now, when steps after the checkpoint are about to be trained again."""
         if self._checkpoint is not None:
             for later in set_aside_later(self._run, self._checkpoint):
-                _say(self._console, f"Going on from {self._checkpoint.name}: {later.name} keeps a later checkpoint")
+                say(self._console, f"Going on from {self._checkpoint.name}: {later.name} keeps a later checkpoint")
 
     def _learner(self, stack: ExitStack) -> LearnerGroup:
         cluster = self._config.cluster
@@ -221,7 +164,7 @@ class _Assembly:
             prompts.load_state_dict(self._state["prompts"])
         elif config.baseline.warm_start is not None:
             self._warm_start(shards, store)
-        _say(self._console, f"{store.report()}; {len(problems):,} held-out problems")
+        say(self._console, f"{store.report()}; {len(problems):,} held-out problems")
         prompts.stream.prefetch_next()
         return prompts, problems
 
@@ -233,12 +176,12 @@ class _Assembly:
             row_key=store_row_keys(store),
             allow_pickle=baseline.warm_start_allow_pickle,
         )
-        _say(
+        say(
             self._console,
             f"Warm start: {report.hits:,} of {report.rows:,} prompts ({100 * report.hit_rate:.1f}%) from {report.path}",
         )
         if report.warning is not None:
-            _say(self._console, f"Warning: {report.warning}")
+            say(self._console, f"Warning: {report.warning}")
 
     def _loop(
         self,
@@ -256,12 +199,10 @@ class _Assembly:
             service=service,
             prompts=prompts.stream,
             baseline=shards,
-            rollouts_per_step=config.rollout.rollouts_per_step,
-            max_staleness=config.rollout.max_staleness,
+            settings=config.rollout,
             keep_groups=config.advantage.baseline != "tracker"
             or config.advantage.normalize == "group"
             or config.curriculum.allocate_rollouts,
-            dynamic_sampling_rounds=config.rollout.dynamic_sampling_rounds if config.rollout.dynamic_sampling else 0,
             seed=config.seed,
             stall_s=config.deadlines.generation_s + config.deadlines.startup_s,
             version=self._version,
@@ -284,16 +225,17 @@ class _Assembly:
             service=service,
             problems=problems,
             sampling=eval_sampling(config),
-            num_samples=config.eval.num_samples,
-            seed=config.eval.seed,
-            success_threshold=config.eval.success_reward,
+            settings=config.eval,
             stall_s=config.deadlines.generation_s + config.deadlines.startup_s,
         )
         display = stack.enter_context(
             ProgressDisplay(total_steps=config.train.max_steps, first_step=self._first_step, console=self._console)
         )
         loop = TrainingLoop(
-            settings=_loop_settings(config),
+            max_steps=config.train.max_steps,
+            evaluation=config.eval,
+            checkpoints=config.checkpoint,
+            step_timeout_s=config.deadlines.step_s,
             rollout=rollout,
             service=service,
             builder=_batch_builder(config),
@@ -349,36 +291,6 @@ class _Assembly:
             aside.rename(self._run.final_model)
 
 
-def _run_directory(config: RunConfig) -> tuple[RunDirectory, Path | None]:
-    if config.resume is None:
-        return new_run_directory(config.run_dir, name=config.name), None
-    return find_run_to_resume(config.resume, run_dir=config.run_dir, name=config.name)
-
-
-def _report(outcome: TrainingOutcome, *, run: RunDirectory, console: Console) -> None:
-    lines = [f"{outcome.steps} steps in {outcome.seconds:.0f} s"]
-    if outcome.initial_score is not None and outcome.final is not None:
-        gain = 100 * (outcome.final.value - outcome.initial_score.value)
-        lines.append(f"Held-out accuracy: {outcome.initial_score} → {outcome.final}, {gain:+.1f} points")
-    if outcome.interrupted:
-        lines.append(f"Interrupted. Go on with: resume={_shown(run.root)}")
-    else:
-        lines.append(f"Model: {_shown(run.final_model)}   Metrics: {_shown(run.metrics_jsonl)}")
-    for line in lines:
-        _say(console, line)
-
-
-def _say(console: Console, text: str) -> None:
-    console.print(text, highlight=False, soft_wrap=True, markup=False)
-    log.info(text)
-
-
-def _shown(path: Path) -> str:
-    """Relative to the working directory where it lies below it."""
-    here = Path.cwd()
-    return str(path.relative_to(here)) if path.is_relative_to(here) else str(path)
-
-
 def _batch_builder(config: RunConfig) -> BatchBuilder:
     return BatchBuilder(
         advantage=config.advantage,
@@ -390,27 +302,12 @@ def _batch_builder(config: RunConfig) -> BatchBuilder:
 
 def _prompt_schedule(config: RunConfig, *, max_prompt_tokens: int) -> PromptSchedule:
     return PromptSchedule(
-        prompts_per_step=config.prompts_per_step,
-        refresh_steps=config.curriculum.update_freq,
+        rollout=config.rollout,
         max_steps=config.train.max_steps,
-        group_size=config.rollout.group_size,
-        allocate_rollouts=config.curriculum.allocate_rollouts,
-        category=config.curriculum.category,
         reward_range=config.baseline.reward_range,
         seed=config.seed,
         source_weights=source_weights(config.datasets),
         max_prompt_tokens=max_prompt_tokens,
         on_bad_row=config.data.on_bad_row,
         stall_timeout_s=config.deadlines.prompts_s,
-    )
-
-
-def _loop_settings(config: RunConfig) -> LoopSettings:
-    return LoopSettings(
-        max_steps=config.train.max_steps,
-        eval_every=config.eval.every_steps,
-        eval_at_start=config.eval.at_start,
-        eval_at_end=config.eval.at_end,
-        checkpoint_every=config.checkpoint.every_steps,
-        step_timeout_s=config.deadlines.step_s,
     )

@@ -1,0 +1,115 @@
+"""``bolt-ray train``: from a configuration to a trained model in a run directory."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass, fields
+from functools import partial
+from pathlib import Path
+
+from rich.console import Console
+
+from bolt_ray.commands.shared.gpus import resolve_here
+from bolt_ray.commands.shared.inputs import check_inputs, prepare_inputs, require_training_packages
+from bolt_ray.commands.shared.ray_session import ray_session
+from bolt_ray.commands.shared.resources import resource_map
+from bolt_ray.commands.shared.say import say, shown
+from bolt_ray.commands.train.assembly import TrainingAssembly
+from bolt_ray.config.loading import dump_config
+from bolt_ray.config.own_code import check_own_code, with_absolute_files
+from bolt_ray.config.schema import RunConfig
+from bolt_ray.training.checkpoints import read_checkpoint
+from bolt_ray.training.interrupts import catch_interrupts
+from bolt_ray.training.loop import LoopOutcome
+from bolt_ray.training.run_directory import RunDirectory, find_run_to_resume, new_run_directory
+from bolt_ray.training.telemetry import open_log
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainingOutcome(LoopOutcome):
+    """How a run ended, and where its files are.
+
+    Attributes:
+        run_directory: metrics, log, checkpoints; what ``resume`` goes on with.
+        model: directory of the trained model in Hugging Face format; None when interrupted.
+    """
+
+    run_directory: Path
+    model: Path | None
+
+
+def train(config: RunConfig, *, base_dir: Path | None = None, console: Console | None = None) -> TrainingOutcome:
+    """Train as ``config`` says, in this process and the Ray it starts or joins.
+
+    Args:
+        config: from `bolt_ray.load_config`, or made in Python.
+        base_dir: where relative files of rewards, losses and strategies are looked for; default: the working directory.
+        console: what progress is printed on; default: standard output.
+
+    Returns:
+        How it ended; ``interrupted`` after Ctrl-C or SIGTERM, when the last step is saved and ``resume`` goes on.
+
+    Raises:
+        UserError: an input or the environment is not usable; nothing was trained.
+        RunError: the run failed; checkpoints written so far are kept.
+        Interrupted: a signal came before the first step.
+    """
+    console = console or Console()
+    require_training_packages(config)
+    check_inputs(config)
+    base_dir = base_dir or Path.cwd()
+    config = with_absolute_files(config, base_dir)
+    check_own_code(config)
+    config = resolve_here(config)
+    run, checkpoint = _run_directory(config)
+    state = read_checkpoint(checkpoint) if checkpoint is not None else None
+    handler = open_log(run.log)
+    try:
+        inputs = prepare_inputs(config, say=partial(say, console))
+        run.config.write_text(dump_config(config), encoding="utf-8")
+        say(console, f"Run directory: {shown(run.root)}")
+        with ray_session(config.cluster, groups=resource_map(config)), catch_interrupts() as interrupts:
+            ended = TrainingAssembly(
+                config=config,
+                base_dir=base_dir,
+                run=run,
+                inputs=inputs,
+                checkpoint=checkpoint,
+                state=state,
+                interrupts=interrupts,
+                console=console,
+            ).train()
+    except BaseException:
+        log.exception("the run ended early")
+        raise
+    finally:
+        logging.getLogger("bolt_ray").removeHandler(handler)
+        handler.close()
+    outcome = TrainingOutcome(
+        **{field.name: getattr(ended, field.name) for field in fields(ended)},
+        run_directory=run.root,
+        model=None if ended.interrupted else run.final_model,
+    )
+    _report(outcome, run=run, console=console)
+    return outcome
+
+
+def _run_directory(config: RunConfig) -> tuple[RunDirectory, Path | None]:
+    if config.resume is None:
+        return new_run_directory(config.run_dir, name=config.name), None
+    return find_run_to_resume(config.resume, run_dir=config.run_dir, name=config.name)
+
+
+def _report(outcome: TrainingOutcome, *, run: RunDirectory, console: Console) -> None:
+    lines = [f"{outcome.steps} steps in {outcome.seconds:.0f} s"]
+    if outcome.initial_score is not None and outcome.final is not None:
+        gain = 100 * (outcome.final.value - outcome.initial_score.value)
+        lines.append(f"Held-out accuracy: {outcome.initial_score} → {outcome.final}, {gain:+.1f} points")
+    if outcome.interrupted:
+        lines.append(f"Interrupted. Go on with: resume={shown(run.root)}")
+    else:
+        lines.append(f"Model: {shown(run.final_model)}   Metrics: {shown(run.metrics_jsonl)}")
+    for line in lines:
+        say(console, line)
