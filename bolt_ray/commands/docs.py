@@ -7,7 +7,7 @@ from importlib.resources import files
 from bolt_ray.core.errors import ConfigError
 from bolt_ray.core.hints import nearest
 
-TOPICS = ("data", "reward", "model")
+TOPICS = ("data", "reward", "model", "algorithm")
 
 
 def guide(topic: str | None) -> str:
@@ -17,7 +17,7 @@ def guide(topic: str | None) -> str:
         ConfigError: there is no such guide.
     """
     if topic is None:
-        return "".join(f"bolt-ray docs {name:<8} {_read(name).splitlines()[0].lstrip('# ')}\n" for name in TOPICS)
+        return "".join(f"bolt-ray docs {name:<9} {_read(name).splitlines()[0].lstrip('# ')}\n" for name in TOPICS)
     if topic not in TOPICS:
         near = nearest(topic, TOPICS)
         hint = f"did you mean {near}? " if near else ""

@@ -10,6 +10,7 @@ from bolt_ray.commands.shared.gpus import resolve_here
 from bolt_ray.commands.shared.inputs import check_inputs
 from bolt_ray.commands.shared.resources import ProcessGroup, describe_step, resource_map, total_demand
 from bolt_ray.config.loading import dump_config
+from bolt_ray.config.own_code import check_own_code
 from bolt_ray.config.schema import RunConfig
 
 
@@ -18,10 +19,11 @@ def print_validation(config: RunConfig, *, console: Console) -> None:
 
     Raises:
         UserError: a model directory or dataset file that the config names is missing, or settings that the
-            learner or the generators would refuse.
+            learner or the generators would refuse, or a loss or strategy of the user's own cannot be loaded.
     """
     config = resolve_here(config)
     check_inputs(config)
+    check_own_code(config)
     console.rule("resolved config")
     console.print(Syntax(dump_config(config), "yaml", background_color="default", word_wrap=True))
     console.rule("one step")

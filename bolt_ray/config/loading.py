@@ -10,6 +10,7 @@ from typing import Any
 import yaml
 from pydantic import ValidationError
 
+from bolt_ray.config.own_code import with_absolute_files
 from bolt_ray.config.presets import PRESETS, Tree, merge
 from bolt_ray.config.schema import RunConfig
 from bolt_ray.config.tree import known_keys
@@ -20,6 +21,8 @@ from bolt_ray.core.settings import SettingError, nearest_hint
 def load_config(path: Path | str, overrides: Sequence[str] = ()) -> RunConfig:
     """Read ``path``, lay ``overrides`` over it and a preset under it, and check the result.
 
+    A user's own loss or strategy, ``file.py:name``, is looked for beside ``path``, then in the working directory.
+
     Raises:
         ConfigError: the file is missing or not YAML, an override is not ``key.sub=value``, a key is unknown
             (the message names the nearest), a value has the wrong type, or settings contradict each other.
@@ -28,7 +31,7 @@ def load_config(path: Path | str, overrides: Sequence[str] = ()) -> RunConfig:
     tree = read_yaml(path)
     for override in overrides:
         tree = merge(tree, parse_override(override))
-    return build_config(tree, where=str(path))
+    return with_absolute_files(build_config(tree, where=str(path)), path.parent)
 
 
 def build_config(tree: Tree, *, where: str = "config") -> RunConfig:

@@ -50,17 +50,42 @@ def find_file(place: str, base_dirs: Sequence[str] = ()) -> Path:
     Raises:
         ValueError: it is in none of the places.
     """
-    given = Path(place).expanduser()
-    tried = [given] if given.is_absolute() else [*(Path(base) / given for base in base_dirs), Path.cwd() / given]
+    tried = _candidates(place, base_dirs)
     for path in tried:
         if path.is_file():
             return path.resolve()
     raise ValueError(f"there is no file {' or '.join(str(path) for path in dict.fromkeys(tried))}")
 
 
+def absolute_reference(name: str, base_dirs: Sequence[str] = ()) -> str:
+    """``file.py:name`` with the file's absolute path; any other name as it is.
+
+    Whoever reads the configuration knows where a relative file is looked for; the process that loads it, with another
+    working directory, does not. A file that is in none of the places gets the path of the first, for the message.
+    """
+    place, _, attribute = name.rpartition(":")
+    if not place.endswith(".py"):
+        return name
+    tried = _candidates(place, base_dirs)
+    path = next((path for path in tried if path.is_file()), tried[0])
+    return f"{path.absolute()}:{attribute}"
+
+
+def plain_name(name: str) -> str:
+    """``file.py:name`` without the file's directory, which may be another one when a run is resumed."""
+    place, colon, attribute = name.rpartition(":")
+    return f"{Path(place).name}:{attribute}" if colon and place.endswith(".py") else name
+
+
+def _candidates(place: str, base_dirs: Sequence[str]) -> list[Path]:
+    given = Path(place).expanduser()
+    return [given] if given.is_absolute() else [*(Path(base) / given for base in base_dirs), Path.cwd() / given]
+
+
 def _load_file(place: str, base_dirs: Sequence[str]) -> ModuleType:
     path = find_file(place, base_dirs)
-    # One module per file and content of its name, so that two files called alike do not meet.
+    # One module per path, so that two files with the same name do not collide. Loaded once: a file that is edited
+    # while a run uses it does not change the run.
     name = f"bolt_ray_user_{path.stem}_{xxhash.xxh32_hexdigest(str(path).encode())}"
     if name in sys.modules:
         return sys.modules[name]

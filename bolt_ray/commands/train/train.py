@@ -16,6 +16,7 @@ from bolt_ray.commands.shared.resources import resource_map
 from bolt_ray.commands.shared.say import say, shown
 from bolt_ray.commands.train.assembly import TrainingAssembly
 from bolt_ray.config.loading import dump_config
+from bolt_ray.config.own_code import check_own_code, with_absolute_files
 from bolt_ray.config.schema import RunConfig
 from bolt_ray.training.checkpoints import read_checkpoint
 from bolt_ray.training.interrupts import catch_interrupts
@@ -58,6 +59,9 @@ def train(config: RunConfig, *, base_dir: Path | None = None, console: Console |
     console = console or Console()
     require_training_packages(config)
     check_inputs(config)
+    base_dir = base_dir or Path.cwd()
+    config = with_absolute_files(config, base_dir)
+    check_own_code(config)
     config = resolve_here(config)
     run, checkpoint = _run_directory(config)
     state = read_checkpoint(checkpoint) if checkpoint is not None else None
@@ -69,7 +73,7 @@ def train(config: RunConfig, *, base_dir: Path | None = None, console: Console |
         with ray_session(config.cluster, groups=resource_map(config)), catch_interrupts() as interrupts:
             ended = TrainingAssembly(
                 config=config,
-                base_dir=base_dir or Path.cwd(),
+                base_dir=base_dir,
                 run=run,
                 inputs=inputs,
                 checkpoint=checkpoint,

@@ -12,7 +12,9 @@ from bolt_ray.core.curriculum.modifiers import keep_probability, mix_with_unifor
 from bolt_ray.core.curriculum.sampling import window_generator
 from bolt_ray.core.curriculum.settings import CurriculumSettings
 from bolt_ray.core.curriculum.strategies.registry import make_strategy
+from bolt_ray.core.errors import ConfigError
 from bolt_ray.core.metric_names import declare_metrics
+from bolt_ray.core.plugins import plain_name
 from bolt_ray.core.records import PromptColumns
 
 declare_metrics(
@@ -48,6 +50,7 @@ class Curriculum:
         policy's, which falls behind the step when steps are skipped; None: no step was skipped.
 
         Raises:
+            ConfigError: A strategy of the user's own gave anything but one positive, finite weight per prompt.
             ValueError: The columns hold a value that is NaN or infinite, or lack what the strategy reads.
         """
         if not (np.isfinite(columns.v_hat).all() and np.isfinite(columns.n_eff).all()):
@@ -57,7 +60,11 @@ class Curriculum:
                 f"({bad.size} such prompts): the baseline columns are damaged"
             )
         rng = window_generator(self.seed, window, stream=0)
-        weights = self._strategy.weights(columns, step=step, total_steps=total_steps, rng=rng)
+        weights = _checked(
+            self._strategy.weights(columns, step=step, total_steps=total_steps, rng=rng),
+            num_prompts=columns.num_prompts,
+            strategy=self.settings.strategy,
+        )
         if self.settings.skip_solved:
             weights = weights * keep_probability(columns.solved_streak)
         if self.settings.staleness_bonus > 0.0:
@@ -70,7 +77,7 @@ class Curriculum:
             weights = mix_with_uniform(weights, self.settings.exploration_floor)
         if weights.size:
             self._mean_weight = float(weights.mean())
-            assert np.isfinite(self._mean_weight) and weights.min() > 0.0, self.settings.strategy
+            assert np.isfinite(self._mean_weight) and weights.min() > 0.0
         return weights
 
     def observe(
@@ -91,7 +98,7 @@ class Curriculum:
     def state_dict(self) -> dict[str, Any]:
         """What a resumed run needs, in plain types that JSON can hold; generators need none of it."""
         return {
-            "strategy": self.settings.strategy,
+            "strategy": plain_name(self.settings.strategy),
             "strategy_state": self._strategy.state_dict(),
             "mean_weight": self._mean_weight,
         }
@@ -105,13 +112,30 @@ class Curriculum:
         missing = {"strategy", "strategy_state", "mean_weight"} - set(state)
         if missing:
             raise ValueError(f"curriculum state lacks {', '.join(sorted(missing))}")
-        if state["strategy"] != self.settings.strategy:
+        name = plain_name(self.settings.strategy)
+        if state["strategy"] != name:
             raise ValueError(
-                f"curriculum state is of strategy {state['strategy']!r}, the settings say "
-                f"{self.settings.strategy!r}; resume with the same strategy"
+                f"curriculum state is of strategy {state['strategy']!r}, the settings say {name!r}; "
+                "resume with the same strategy"
             )
         mean_weight = state["mean_weight"]
         if not (mean_weight is None or isinstance(mean_weight, int | float)):
             raise ValueError(f"curriculum state holds mean_weight {mean_weight!r}; expected a number or null")
         self._strategy.load_state_dict(state["strategy_state"])
         self._mean_weight = mean_weight
+
+
+def _checked(weights: Any, *, num_prompts: int, strategy: str) -> NDArray[np.float64]:
+    found = np.asarray(weights, dtype=np.float64)
+    if found.shape != (num_prompts,):
+        raise ConfigError(
+            f"curriculum.strategy {strategy} gave weights of shape {found.shape} for {num_prompts} prompts; it must "
+            "give one weight per prompt"
+        )
+    if not (np.isfinite(found).all() and (found > 0.0).all()):
+        bad = np.flatnonzero(~(np.isfinite(found) & (found > 0.0)))
+        raise ConfigError(
+            f"curriculum.strategy {strategy} gave prompt {bad[0]} the weight {found[bad[0]]:g} ({bad.size} such "
+            "prompts); every weight must be positive and finite"
+        )
+    return found

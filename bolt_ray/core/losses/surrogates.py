@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from bolt_ray.core.errors import ConfigError
 from bolt_ray.core.losses.options import LossOptions
 from bolt_ray.core.losses.registry import loss_type
 from bolt_ray.core.plugins import is_reference, load_object
@@ -46,11 +48,26 @@ def surrogate(tokens: SurrogateInput, options: LossOptions) -> tuple[Tensor, Ten
     """The loss of ``options.type``; see ``losses.registry``.
 
     Raises:
-        ValueError: a user's own function cannot be found.
+        ConfigError: a user's own function returned something else than two tensors [T].
+        ValueError: it cannot be found.
     """
     name = loss_type(options.type).surrogate
-    function: Surrogate = load_object(name) if is_reference(name) else globals()[name]
+    if is_reference(name):
+        return _checked(load_object(name)(tokens, options), tokens, name)
+    function: Surrogate = globals()[name]
     return function(tokens, options)
+
+
+def _checked(result: Any, tokens: SurrogateInput, name: str) -> tuple[Tensor, Tensor]:
+    """What a user's function returned; anything but one number per token would broadcast into a wrong loss."""
+    shape = tokens.logprobs.shape
+    match result:
+        case (Tensor() as loss, Tensor() as clipped) if loss.shape == shape == clipped.shape:
+            return loss, clipped.bool()
+    raise ConfigError(
+        f"loss.type {name} must return two tensors of shape {tuple(shape)}, the loss of every token and whether "
+        "clipping took its gradient away"
+    )
 
 
 def clipped(tokens: SurrogateInput, options: LossOptions) -> tuple[Tensor, Tensor]:

@@ -1,0 +1,106 @@
+"""A loss, strategy or reward in a file of the user's: found beside the config, from any working directory."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from bolt_ray.commands.validate import print_validation
+from bolt_ray.config.loading import build_config, dump_config, load_config
+from bolt_ray.config.own_code import check_own_code, with_absolute_files
+from bolt_ray.core.errors import ConfigError
+from bolt_ray.core.plugins import absolute_reference, load_object
+
+OWN = """
+def loss(tokens, options):
+    raise AssertionError("only loaded here")
+
+class Strategy:
+    pass
+
+def reward(item):
+    return 1.0
+
+number = 3
+"""
+
+CONFIG = """
+datasets: [{name: arithmetic}]
+loss: {type: "own.py:loss"}
+curriculum: {strategy: "own.py:Strategy"}
+rewards: [{type: "own.py:reward"}]
+"""
+
+
+@pytest.fixture
+def config_file(tmp_path: Path) -> Path:
+    folder = tmp_path / "run"
+    folder.mkdir()
+    (folder / "own.py").write_text(OWN, encoding="utf-8")
+    path = folder / "config.yaml"
+    path.write_text(CONFIG, encoding="utf-8")
+    return path
+
+
+def test_files_are_found_beside_the_config(config_file: Path) -> None:
+    config = load_config(config_file)
+    own = config_file.parent / "own.py"
+    assert (config.loss.type, config.curriculum.strategy) == (f"{own}:loss", f"{own}:Strategy")
+    assert load_object(config.loss.type).__name__ == "loss"
+    check_own_code(config)
+
+
+def test_an_override_names_a_file_the_same_way(config_file: Path) -> None:
+    config = load_config(config_file, ["loss.type=own.py:reward", "curriculum.strategy=uniform"])
+    assert config.loss.type == f"{config_file.parent / 'own.py'}:reward"
+    assert config.curriculum.strategy == "uniform"
+
+
+def test_a_config_made_in_python_gets_the_directory_from_its_caller(config_file: Path) -> None:
+    made = build_config({"datasets": [{"name": "x"}], "rewards": ["math"], "loss": {"type": "own.py:loss"}})
+    config = with_absolute_files(made, config_file.parent)
+    assert config.loss.type == f"{config_file.parent / 'own.py'}:loss"
+    assert with_absolute_files(config, Path("/elsewhere")) == config
+    assert (
+        with_absolute_files(build_config({"datasets": [{"name": "x"}], "rewards": ["math"]}), Path()).loss.type
+        == "dapo"
+    )
+
+
+def test_the_dumped_config_means_the_same_elsewhere(config_file: Path, tmp_path: Path) -> None:
+    config = load_config(config_file)
+    copy = tmp_path / "elsewhere.yaml"
+    copy.write_text(dump_config(config), encoding="utf-8")
+    assert load_config(copy).loss.type == config.loss.type
+
+
+def test_validate_loads_and_shows_them(config_file: Path) -> None:
+    out = io.StringIO()
+    print_validation(load_config(config_file), console=Console(file=out, width=400))
+    assert f"type: {config_file.parent / 'own.py'}:loss" in out.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ("loss.type=own.py:los", r"loss\.type: .*own\.py has no 'los'; it has: Strategy, loss, reward"),
+        ("loss.type=other.py:loss", r"loss\.type: there is no file .*run/other\.py"),
+        ("loss.type=no_such_package.losses:loss", r"loss\.type: .*module 'no_such_package\.losses' cannot be imported"),
+        ("curriculum.strategy=own.py:number", r"curriculum\.strategy: .* is of type int; it must be callable"),
+        ("curriculum.strategy=broken.py:C", r"curriculum\.strategy: .*broken\.py:C cannot be loaded: SyntaxError"),
+    ],
+)
+def test_what_cannot_be_loaded_is_said_before_anything_starts(config_file: Path, setting: str, message: str) -> None:
+    (config_file.parent / "broken.py").write_text("class C\n", encoding="utf-8")
+    with pytest.raises(ConfigError, match=message):
+        check_own_code(load_config(config_file, [setting]))
+
+
+def test_only_files_are_made_absolute(tmp_path: Path) -> None:
+    assert absolute_reference("dapo", [str(tmp_path)]) == "dapo"
+    assert absolute_reference("package.module:name", [str(tmp_path)]) == "package.module:name"
+    assert absolute_reference("/a/b.py:name", [str(tmp_path)]) == "/a/b.py:name"
+    assert absolute_reference("b.py:name", [str(tmp_path)]) == f"{tmp_path}/b.py:name"
