@@ -37,7 +37,8 @@ def test_actors_are_called_in_actors_and_training_alone() -> None:
 
 
 @pytest.mark.parametrize(
-    "code", ["handle.poll.remote(1)", "ray.get(x)", "done = ray.wait", "from ray import get", "Actor.options().remote()"]
+    "code",
+    ["handle.poll.remote(1)", "ray.get(x)", "done = ray.wait", "from ray import get", "Actor.options().remote()"],
 )
 def test_every_way_to_call_an_actor_is_seen(code: str) -> None:
     assert list(remote_calls(ast.parse(code))) == [1]

@@ -30,7 +30,11 @@ OTHER_THINGS: dict[Default, str] = {
     ("core/bins.py", "__init__", "seed"): "the public bin scheduler",
     ("core/curriculum/binning.py", "bin_probabilities", "temperature"): "1 changes nothing: the neutral value",
     ("core/curriculum/binning.py", "bin_weights", "temperature"): "1: the neutral value",
-    ("core/losses/registry.py", "LossType", "clip_low"): "the range of a loss's authors, where the setting is not given",
+    (
+        "core/losses/registry.py",
+        "LossType",
+        "clip_low",
+    ): "the range of a loss's authors, where the setting is not given",
     ("core/losses/registry.py", "LossType", "clip_high"): "the same",
     ("core/records.py", "DrawnPrompt", "num_samples"): "completions of one draw, not of an evaluation",
     ("data/store.py", "split_heldout", "size"): "0: no prompt is held out",
@@ -62,7 +66,11 @@ def literal_defaults(tree: ast.AST) -> Iterator[tuple[str, str]]:
             yield from ((node.name, argument.arg) for argument, default in pairs if says_something(default))
         if isinstance(node, ast.ClassDef):
             for field in node.body:
-                if isinstance(field, ast.AnnAssign) and isinstance(field.target, ast.Name) and says_something(field.value):
+                if (
+                    isinstance(field, ast.AnnAssign)
+                    and isinstance(field.target, ast.Name)
+                    and says_something(field.value)
+                ):
                     yield node.name, field.target.id
 
 
