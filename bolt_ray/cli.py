@@ -71,7 +71,7 @@ def pretrain(
     overrides: Overrides = None,
     output: Annotated[Path | None, typer.Option(help="also copy the model here")] = None,
 ) -> None:
-    """Teach the embedded arithmetic model by supervised learning until it is mediocre."""
+    """Teach the embedded arithmetic model by supervised learning until it solves about 40 % of its problems."""
     from bolt_ray.commands.pretrain import run_pretraining
 
     run_pretraining(config, overrides or [], output=output, console=Console())
