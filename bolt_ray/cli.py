@@ -132,6 +132,26 @@ def docs(
     typer.echo(guide(topic), nl=False)
 
 
+config_app = typer.Typer(help="The settings a config file may hold.", no_args_is_help=True)
+app.add_typer(config_app, name="config")
+
+
+@config_app.command()
+def schema() -> None:
+    """Print a JSON schema: `# yaml-language-server: $schema=schema.json` makes editors complete and check a config."""
+    from bolt_ray.commands.config import schema_text
+
+    typer.echo(schema_text(), nl=False)
+
+
+@config_app.command()
+def explain(key: Annotated[str, typer.Argument(help="a setting or a section: `train.learning_rate`, `kl`")]) -> None:
+    """Say what a setting does, what it may be and what it is by default."""
+    from bolt_ray.commands.config import explanation
+
+    typer.echo(explanation(key), nl=False)
+
+
 @app.command()
 def export(
     source: Annotated[str, typer.Argument(help="a run, checkpoint, LoRA adapter or model directory")],

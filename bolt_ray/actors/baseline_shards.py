@@ -67,8 +67,8 @@ class BaselineShards:
         num_shards: int,
         settings: BaselineSettings,
         wal_dir: str | Path,
-        timeout_s: float = 60.0,
-        cpus_per_shard: float = 0.1,
+        timeout_s: float,
+        cpus_per_shard: float,
     ) -> BaselineShards:
         """Start the actors with an empty store.
 

@@ -53,9 +53,9 @@ class GeneratorResources:
         num_threads: threads of one matrix product on CPU.
     """
 
-    num_cpus: float = 1.0
-    num_gpus: float = 0.0
-    num_threads: int = 1
+    num_cpus: float
+    num_gpus: float
+    num_threads: int
 
 
 class GeneratorPool:
@@ -69,9 +69,9 @@ class GeneratorPool:
         sampling: SamplingSettings,
         resources: GeneratorResources,
         policy_version: int = 0,
-        startup_s: float = 600.0,
-        stall_s: float = 600.0,
-        max_replacements: int = 8,
+        startup_s: float,
+        stall_s: float,
+        max_replacements: int,
     ) -> None:
         """Launch ``num_generators`` ≥ 1 and return; ``wait_ready`` waits for them.
 
@@ -96,17 +96,6 @@ class GeneratorPool:
         self._finished: list[Completion] = []
         self._checked_at = time.monotonic()
         self._handles = [self._launch() for _ in range(num_generators)]
-
-    @classmethod
-    def start(cls, *, idle: Callable[[], None] = lambda: None, **settings: Any) -> GeneratorPool:
-        """``GeneratorPool(**settings)``, ready."""
-        pool = cls(**settings)
-        try:
-            pool.wait_ready(idle=idle)
-        except BaseException:
-            pool.close()
-            raise
-        return pool
 
     @property
     def version(self) -> int:
@@ -169,7 +158,7 @@ class GeneratorPool:
         version: int,
         *,
         probes: Sequence[Sequence[int]] = (),
-        timeout_s: float = 300.0,
+        timeout_s: float,
     ) -> list[Scores]:
         """Bring every live generator to ``version``; returns when all have acknowledged.
 
@@ -188,12 +177,12 @@ class GeneratorPool:
         return self._apply(WeightUpdate(version=version, manifest=manifest, buckets=buckets), probes, timeout_s)
 
     def update_adapter(
-        self, path: str, version: int, *, probes: Sequence[Sequence[int]] = (), timeout_s: float = 300.0
+        self, path: str, version: int, *, probes: Sequence[Sequence[int]] = (), timeout_s: float
     ) -> list[Scores]:
         """The same with a LoRA adapter's directory, which every generator's machine can read."""
         return self._apply(WeightUpdate(version=version, adapter=path), probes, timeout_s)
 
-    def score(self, sequences: Sequence[Sequence[int]], *, timeout_s: float = 300.0) -> list[Scores]:
+    def score(self, sequences: Sequence[Sequence[int]], *, timeout_s: float) -> list[Scores]:
         """``VLLMEngine.score`` from every live generator."""
         calls = {handle: handle.actor.score.remote(sequences) for handle in self._live()}
         return self._gather(calls, what="scores", timeout_s=timeout_s)

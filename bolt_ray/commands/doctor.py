@@ -149,17 +149,19 @@ def _measure(config: RunConfig, inputs: RunInputs, *, directory: Path, stack: Ex
     stack.callback(generators.close)
     generators.wait_ready()
     learner.wait_ready(timeout_s=deadlines.startup_s)
-    probes = _probes(len(load_tokenizer(str(inputs.model_path))))
+    probes = _probes(len(load_tokenizer(str(inputs.model_path), trust_remote_code=config.model.trust_remote_code)))
     tokens = [probe.tolist() for probe in probes]
     published = learner.publish(version=0, probes=probes, timeout_s=deadlines.sync_s)
-    loaded = _only(generators.score(tokens))
+    loaded = _only(generators.score(tokens, timeout_s=deadlines.sync_s))
     learner.train(_batch(probes, loaded), timeout_s=deadlines.step_s, idle=lambda: None)
     trained = learner.publish(version=1, probes=probes, timeout_s=deadlines.sync_s)
     if trained.adapter is not None:
-        synced = _only(generators.update_adapter(trained.adapter, 1, probes=tokens))
+        synced = _only(generators.update_adapter(trained.adapter, 1, probes=tokens, timeout_s=deadlines.sync_s))
     else:
         assert trained.manifest is not None
-        synced = _only(generators.update_weights(trained.manifest, trained.buckets, 1, probes=tokens))
+        synced = _only(
+            generators.update_weights(trained.manifest, trained.buckets, 1, probes=tokens, timeout_s=deadlines.sync_s)
+        )
     return Agreement(
         loaded=max_gap(published.probe_logprobs, loaded),
         synced=max_gap(trained.probe_logprobs, synced),

@@ -12,6 +12,7 @@ from typing import Any
 from pydantic import BaseModel
 from pydantic_core import PydanticUndefined
 
+from bolt_ray.config.rewards import FROM_PYTHON
 from bolt_ray.config.schema import RunConfig
 from bolt_ray.rewards.registry import REWARDS, reward_class
 
@@ -96,14 +97,23 @@ def known_keys(place: Sequence[str]) -> list[str]:
 
 
 def walk(section: type = RunConfig, place: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], SettingField]]:
-    """Every setting below a section with its dotted place; a list's entries stand below ``name[]``."""
+    """Every setting below a section with its place: entries of a list below ``name[]``, rewards below their type."""
     for field in section_fields(section):
         below = sections_in(field.annotation)
+        if section is RunConfig and field.name == "rewards":
+            for name in file_rewards():
+                yield from walk(reward_class(name).settings, (*place, "rewards[]", name))
+            continue
         if not below:
             yield (*place, field.name), field
         for one in below:
             listed = typing.get_origin(field.annotation) in (list, tuple)
             yield from walk(one, (*place, f"{field.name}[]" if listed else field.name))
+
+
+def file_rewards() -> list[str]:
+    """The types an entry of ``rewards:`` in a file may have; a function given as an object is none of them."""
+    return [name for name in REWARDS if name != FROM_PYTHON]
 
 
 def _has_tag(section: type, tag: str) -> bool:

@@ -15,8 +15,23 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from bolt_ray.core.metric_names import declare_metrics
 from bolt_ray.core.records import AdvantageInputs
 from bolt_ray.core.settings import Settings, require_choice, setting
+
+declare_metrics(
+    {
+        "advantage/mean": ("reward", "mean advantage before normalizing"),
+        "advantage/std": ("reward", "standard deviation of the advantages before normalizing"),
+        "advantage/abs_mean": ("reward", "mean absolute advantage before normalizing"),
+        "advantage/clipped_fraction": ("share of completions", "normalized advantages cut by advantage.clip"),
+        "advantage/singletons": (
+            "completions",
+            "completions alone in their group, whose advantage is reward - v̂ instead",
+        ),
+        "advantage/zero_variance_groups": ("groups", "groups of two or more whose rewards are all equal"),
+    }
+)
 
 BASELINES = ("tracker", "group", "rloo", "loo_posterior")
 NORMALIZATIONS = ("token", "batch", "group", "none")

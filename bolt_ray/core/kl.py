@@ -129,7 +129,7 @@ def kl_reward_penalty(
     *,
     sequence_ids: Tensor,
     num_sequences: int,
-    estimator: str = "k1",
+    estimator: str,
 ) -> Tensor:
     """Σ_t k_t of each sequence, no gradient, [num_sequences]; the reward becomes r − β·this.
 

@@ -12,6 +12,13 @@ from collections.abc import Mapping
 from typing import Any, Protocol
 
 from bolt_ray.core.kl_options import KLSettings
+from bolt_ray.core.metric_names import declare_metrics
+
+declare_metrics(
+    {
+        "adaptive_kl/current_beta": ("", "β, the coefficient of the KL term from the next step on"),
+    }
+)
 
 
 class KLController(Protocol):

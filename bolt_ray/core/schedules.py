@@ -21,21 +21,19 @@ class LearningRateSchedule:
         name: what follows the warm-up.
         peak: the highest rate.
         warmup_steps: length of the warm-up, in steps; 0 for none.
-        total_steps: length of the run, in steps; needed by the decaying schedules.
+        total_steps: length of the run, in steps.
         min_ratio: final rate over peak, in [0, 1].
     """
 
-    name: ScheduleName = "constant"
+    name: ScheduleName
     peak: float
-    warmup_steps: int = 0
-    total_steps: int | None = None
-    min_ratio: float = 0.0
+    warmup_steps: int
+    total_steps: int
+    min_ratio: float
 
     def __post_init__(self) -> None:
         if self.name not in ("constant", "cosine", "linear"):
             raise ValueError(f"unknown schedule {self.name!r}: use constant, cosine or linear")
-        if self.name != "constant" and self.total_steps is None:
-            raise ValueError(f"the {self.name} schedule needs total_steps")
         if self.warmup_steps < 0 or not 0.0 <= self.min_ratio <= 1.0:
             raise ValueError("warmup_steps must be at least 0 and min_ratio within [0, 1]")
 
@@ -43,7 +41,7 @@ class LearningRateSchedule:
         """The rate of step ``step``, counted from 0."""
         if step < self.warmup_steps:
             return self.peak * (step + 1) / self.warmup_steps
-        if self.name == "constant" or self.total_steps is None:
+        if self.name == "constant":
             return self.peak
         span = max(1, self.total_steps - 1 - self.warmup_steps)
         progress = min(1.0, (step - self.warmup_steps) / span)

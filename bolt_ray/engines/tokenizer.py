@@ -16,7 +16,7 @@ from bolt_ray.core.records import Messages, Prompt
 
 
 @lru_cache(maxsize=4)
-def load_tokenizer(path: str, *, trust_remote_code: bool = False) -> Any:
+def load_tokenizer(path: str, *, trust_remote_code: bool) -> Any:
     """The tokenizer of a Hugging Face model directory (or name), loaded once per process.
 
     Raises:
@@ -101,7 +101,7 @@ class PromptTokenizer:
     """
 
     path: str
-    trust_remote_code: bool = False
+    trust_remote_code: bool
     template_options: Mapping[str, Any] = field(default_factory=dict)
 
     def __call__(self, prompts: Sequence[Prompt]) -> list[NDArray[np.int32]]:

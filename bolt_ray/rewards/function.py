@@ -52,7 +52,7 @@ class FunctionSettings(RewardSettings):
 class CallableSettings(RewardSettings):
     """A function given as an object in a script or notebook: ``rewards=[my_function]``. No file can name one."""
 
-    function: Callable[..., Any] = setting(..., "the function")
+    function: Any = setting(..., "the function")
     batched: bool = setting(False, "it takes a list of completions and returns a list of numbers")
     options: dict[str, Any] = setting({}, "keyword arguments it is called with")
     concurrency: int = setting(16, "how many calls of an async function for one completion run at a time", ge=1)

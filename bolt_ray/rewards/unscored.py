@@ -8,7 +8,17 @@ from dataclasses import replace
 from typing import Protocol
 
 from bolt_ray.core.errors import UnhealthyTrainingError
+from bolt_ray.core.metric_names import declare_metrics
 from bolt_ray.core.records import UnscoredReason
+
+declare_metrics(
+    {
+        "reward/unscored/{reward}/{kind}": (
+            "completions",
+            "completions a reward gave no verdict on, by kind of reason",
+        ),
+    }
+)
 
 
 class UnscoredCheck(Protocol):

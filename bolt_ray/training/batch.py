@@ -12,9 +12,41 @@ from numpy.typing import NDArray
 
 from bolt_ray.core.advantages import AdvantageOptions, AdvantageOutput, advantages_of, scale_rewards
 from bolt_ray.core.baseline.metrics import brier, variance_reduction
+from bolt_ray.core.metric_names import declare_metrics
 from bolt_ray.core.records import AdvantageInputs, Outcomes, ScoredRollout, TrainingBatch
 from bolt_ray.rewards.unscored import count_reasons, unscored_metric
 from bolt_ray.training.rollout import StepRollouts
+
+declare_metrics(
+    {
+        "reward/mean": ("reward", "mean raw reward of the step's scored completions"),
+        "reward/std": ("reward", "standard deviation of those rewards"),
+        "reward/part/{name}": ("reward", "mean value of one reward, before its weight"),
+        "reward/unscored_fraction": ("share of completions", "completions no reward could be given to"),
+        "completions/mean_length": ("tokens", "mean length of the completions trained on"),
+        "completions/truncated_fraction": ("share of completions", "completions cut at the length limit"),
+        "policy/staleness_mean": ("versions", "mean age of the completions' oldest token in policy versions"),
+        "policy/staleness_max": ("versions", "age of the oldest"),
+        "baseline/brier": ("", "mean (r̃ - v̂)² with v̂ as read before the completion was made"),
+        "baseline/variance_reduction": (
+            "share",
+            "1 - Var(r̃ - v̂)/Var(r̃): what v̂ explains of the reward's variance; below 0 it is worse than the batch mean",
+        ),
+        "curriculum/drawn_uncertainty": (
+            "",
+            "mean of √(v̂(1 − v̂)) over the step's completions: how open the prompts drawn were",
+        ),
+        "rollout/stale_dropped": (
+            "completions",
+            "completions left out of training because they were older than rollout.max_staleness",
+        ),
+        "rollout/refilled": (
+            "completions",
+            "completions generated in place of groups without variance (rollout.dynamic_sampling)",
+        ),
+        "rollout/completions": ("completions", "completions of the step, scored or not"),
+    }
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -12,10 +12,30 @@ from bolt_ray.core.errors import StallError
 from bolt_ray.core.evaluation.answers import extract_answer
 from bolt_ray.core.evaluation.bootstrap import paired_bootstrap
 from bolt_ray.core.evaluation.pass_at_k import maj_at_k, pass_at_k, wilson_interval
+from bolt_ray.core.metric_names import declare_metrics
 from bolt_ray.core.records import DrawnPrompt, GenerationRequest, Prompt, ScoredCompletion
 from bolt_ray.engines.settings import SamplingSettings
 from bolt_ray.training.completions import POLL_S, CompletionService, Outcome, request_seed
 from bolt_ray.training.settings import EvalSettings
+
+declare_metrics(
+    {
+        "eval/pass@1": ("share of completions", "right completions, unscored ones counted as wrong"),
+        "eval/pass@1_low": ("share of completions", "lower end of its 95 % interval"),
+        "eval/pass@1_high": ("share of completions", "upper end of its 95 % interval"),
+        "eval/pass@k": (
+            "share of problems",
+            "unbiased estimate that one of k completions is right (arXiv 2107.03374); with eval.num_samples above 1",
+        ),
+        "eval/maj@k": ("share of problems", "problems whose most frequent answer of k is right"),
+        "eval/mean_reward": ("reward", "mean reward of the scored completions"),
+        "eval/mean_length": ("tokens", "mean length of a completion"),
+        "eval/truncated_fraction": ("share of completions", "completions cut at the length limit"),
+        "eval/unscored_fraction": ("share of completions", "completions no reward could be given to"),
+        "eval/{source}/pass@1": ("share of completions", "the same for one dataset, where there are several"),
+        "eval/{source}/mean_length": ("tokens", "the same for one dataset"),
+    }
+)
 
 BOOTSTRAP_SEED = 0
 """Of the intervals: the same completions give the same interval."""

@@ -21,6 +21,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from bolt_ray.core.advantages import AdvantageOutput
+from bolt_ray.core.metric_names import declare_metrics
 from bolt_ray.core.records import Outcomes, StepReport, TrainingBatch, UnscoredReason
 from bolt_ray.rewards.unscored import UnscoredCheck, count_reasons, unscored_metric, without_detail
 from bolt_ray.training.batch import BatchBuilder
@@ -32,6 +33,21 @@ from bolt_ray.training.settings import CheckpointSettings, EvalSettings
 from bolt_ray.training.step_metrics import ServiceTotals, step_metrics
 from bolt_ray.training.telemetry import MetricsLog, ProgressDisplay, StepTimer
 from bolt_ray.training.weight_sync import WeightSync, choose_probes
+
+declare_metrics(
+    {
+        "optim/skipped": (
+            "",
+            "1 where the step changed nothing: its loss or a gradient was not finite, or every completion is masked",
+        ),
+        "policy/sync_gap": (
+            "nats",
+            "largest |Δ log p| between a generator and the learner after the weight sync, over the compared tokens",
+        ),
+        "policy/drift": ("nats", "mean |Δ log p| by which this version moved the policy on the compared tokens"),
+        "time/eval": ("s", "one evaluation"),
+    }
+)
 
 log = logging.getLogger(__name__)
 

@@ -6,7 +6,26 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from bolt_ray.core.metric_names import declare_metrics
 from bolt_ray.training.completions import CompletionService
+
+declare_metrics(
+    {
+        "reward/scorer_restarts": ("scorers", "scorers replaced during the step"),
+        "rollout/generator_replacements": ("generators", "generators replaced during the step"),
+        "time/step": ("s", "the whole step"),
+        "time/generate": ("s", "generators had something to do"),
+        "time/score": ("s", "scorers had something to do"),
+        "time/train": ("s", "the learner's pass"),
+        "time/sync": ("s", "weight sync and its check"),
+        "time/baseline": ("s", "commit to the baseline"),
+        "time/curriculum": ("s", "observing, and drawing the next window when due"),
+        "time/idle_generator": ("s", "the generators waited"),
+        "time/idle_trainer": ("s", "the learner waited"),
+        "throughput/tokens_per_second": ("tokens/s", "tokens generated during the step"),
+        "throughput/samples_per_second": ("completions/s", "completions trained on"),
+    }
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -150,7 +150,11 @@ def measure_shards(digests: NDArray[np.uint64], size: int, rounds: int, num_shar
     n = digests.shape[0]
     name = f"{num_shards} shards"
     shards = BaselineShards.start(
-        num_shards=num_shards, settings=BaselineSettings(), wal_dir=directory / "wal", timeout_s=300.0
+        num_shards=num_shards,
+        settings=BaselineSettings(),
+        wal_dir=directory / "wal",
+        timeout_s=300.0,
+        cpus_per_shard=0.1,
     )
     start = time.perf_counter()
     shards.register(key for chunk in chunks(digests) for key in chunk)

@@ -101,7 +101,16 @@ def variants(
     )
     engine = VLLMEngine(settings, sampling=sampling)
     narrow = VLLMEngine(replace(settings, generator=replace(generator, max_num_seqs=count // 4)), sampling=sampling)
-    pool = GeneratorPool.start(num_generators=1, engine=settings, sampling=sampling, resources=GeneratorResources())
+    pool = GeneratorPool(
+        num_generators=1,
+        engine=settings,
+        sampling=sampling,
+        resources=GeneratorResources(num_cpus=1.0, num_gpus=0.0, num_threads=1),
+        startup_s=600.0,
+        stall_s=600.0,
+        max_replacements=0,
+    )
+    pool.wait_ready()
     update_times(engine, model)
     return {
         "engine": lambda start: engine_speed(engine, sampling, count=count, start=start),

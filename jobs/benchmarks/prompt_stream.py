@@ -199,6 +199,16 @@ def family_mib() -> float:
     return total / 1024
 
 
+def store_of(path: Path, store_dir: Path) -> PromptStore:
+    return build_store(
+        [DatasetSettings(name=str(path))],
+        store_dir=store_dir,
+        on_bad_row="error",
+        max_prompt_chars=1_000_000,
+        stall_timeout_s=600.0,
+    )
+
+
 def bench_ingest(mib: int, cap_mib: int) -> bool:
     """True if the peak stayed under the cap."""
     ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, object_store_memory=256 << 20)
@@ -207,11 +217,11 @@ def bench_ingest(mib: int, cap_mib: int) -> bool:
         rows = write_large(path, mib << 20)
         small = Path(scratch) / "small.jsonl"
         write_large(small, 1 << 20)
-        build_store([DatasetSettings(name=str(small))], store_dir=Path(scratch) / "stores")
+        store_of(small, Path(scratch) / "stores")
         idle = family_mib()
         watch = MemoryWatch()
         begin = time.perf_counter()
-        store = build_store([DatasetSettings(name=str(path))], store_dir=Path(scratch) / "stores")
+        store = store_of(path, Path(scratch) / "stores")
         taken = time.perf_counter() - begin
         watch.close()
         assert store.num_rows == rows

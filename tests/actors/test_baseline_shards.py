@@ -83,9 +83,15 @@ def fresh_store(settings: BaselineSettings = SETTINGS) -> BaselineStore:
     return store
 
 
+def start_shards(count: int, wal_dir: Path, *, settings: BaselineSettings = SETTINGS) -> BaselineShards:
+    return BaselineShards.start(
+        num_shards=count, settings=settings, wal_dir=wal_dir, timeout_s=60.0, cpus_per_shard=0.1
+    )
+
+
 @pytest.fixture
 def shards(tmp_path: Path) -> Iterator[BaselineShards]:
-    pool = BaselineShards.start(num_shards=2, settings=SETTINGS, wal_dir=tmp_path / "wal")
+    pool = start_shards(2, tmp_path / "wal")
     assert pool.register(iter(KEYS)) == 0
     yield pool
     pool.close()
@@ -185,7 +191,7 @@ def test_a_snapshot_goes_into_any_number_of_shards(shards: BaselineShards, tmp_p
     with pytest.raises(CheckpointError, match="not empty"):
         shards.snapshot(tmp_path / "half")
     commit_to(shards, **commits[9])
-    three = BaselineShards.start(num_shards=3, settings=SETTINGS, wal_dir=tmp_path / "wal3")
+    three = start_shards(3, tmp_path / "wal3")
     three.register(KEYS)
     commit_to(three, **commits[8])
     for pool in (shards, three):
@@ -240,9 +246,7 @@ def test_warm_start(shards: BaselineShards, tmp_path: Path) -> None:
 
 
 def test_a_shard_that_does_not_answer_is_named(tmp_path: Path) -> None:
-    pool = BaselineShards.start(
-        num_shards=2, settings=replace(SETTINGS, prior=(1.0, 1.0)), wal_dir=tmp_path, timeout_s=60
-    )
+    pool = start_shards(2, tmp_path, settings=replace(SETTINGS, prior=(1.0, 1.0)))
     pool.register(KEYS)
     commit = outcomes(1)[0]
     pid = pool.pids()[1]
@@ -264,7 +268,7 @@ def test_a_shard_that_does_not_answer_is_named(tmp_path: Path) -> None:
 def test_each_shard_is_in_rays_metrics(ray_cluster: None, tmp_path: Path) -> None:
     """As Prometheus and the Ray dashboard read them, from the port every node exports its metrics on."""
     keys = KEYS[:137]
-    pool = BaselineShards.start(num_shards=5, settings=SETTINGS, wal_dir=tmp_path)
+    pool = start_shards(5, tmp_path)
     commit_to(
         pool,
         update_id="one",

@@ -21,6 +21,7 @@ from bolt_ray.actors.generator_pool import GeneratorPool, GeneratorResources
 from bolt_ray.core.errors import DataError, ModelError, RunError, WeightSyncError
 from bolt_ray.core.records import Completion, GenerationRequest
 from bolt_ray.engines.settings import SamplingSettings
+from bolt_ray.engines.vllm.settings import EngineSettings
 from bolt_ray.engines.weight_buckets import pack_buckets
 from bolt_ray.tasks.arithmetic.model import create_model, save_model
 from bolt_ray.tasks.arithmetic.settings import TinyModelSettings
@@ -79,7 +80,7 @@ class Served:
         version = self.pool.version + 1
         manifest, buckets = pack_buckets(self.model.named_parameters(), bucket_bytes=100_000, version=version)
         refs = [ray.put(bucket) for bucket in buckets]
-        return self.pool.update_weights(manifest, refs, version, probes=[SEQUENCE])
+        return self.pool.update_weights(manifest, refs, version, probes=[SEQUENCE], timeout_s=300.0)
 
     def expected(self) -> NDArray[np.float32]:
         """Transformers' log p of ``SEQUENCE`` from its second token on."""
@@ -89,20 +90,32 @@ class Served:
         return np.asarray(logprobs.gather(1, ids[0, 1:, None])[:, 0].numpy())
 
 
+def start_pool(
+    count: int, *, engine: EngineSettings, sampling: SamplingSettings | None = None, stall_s: float = 500.0
+) -> GeneratorPool:
+    return GeneratorPool(
+        num_generators=count,
+        engine=engine,
+        sampling=sampling or SamplingSettings(),
+        resources=GeneratorResources(num_cpus=1.0, num_gpus=0.0, num_threads=1),
+        stall_s=stall_s,
+        startup_s=500.0,
+        max_replacements=2,
+    )
+
+
 @pytest.fixture(scope="module")
 def served(ray_cluster: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     directory = tmp_path_factory.mktemp("generators")
     model, tokenizer = create_model(TinyModelSettings(size="tiny", tie_embeddings=True), seed=0)
     save_model(model, tokenizer, directory)
-    pool = GeneratorPool.start(
-        num_generators=2,
+    pool = start_pool(
+        2,
         engine=engine_settings(model_dir=str(directory), max_model_len=128, kv_cache_bytes=64 << 20),
         sampling=SamplingSettings(max_new_tokens=10),
-        resources=GeneratorResources(num_cpus=1.0, num_threads=1),
         stall_s=20.0,
-        startup_s=500.0,
-        max_replacements=2,
     )
+    pool.wait_ready()
     yield Served(pool=pool, model=model.eval())
     pids = pool.pids
     pool.close()
@@ -142,7 +155,7 @@ def test_other_weights_are_refused_and_generation_goes_on(served: Served) -> Non
     manifest, buckets = pack_buckets([("model.norm.weight", torch.ones(3))], bucket_bytes=1000, version=9)
     before = served.pool.version
     with pytest.raises(WeightSyncError, match="1 of another shape"):
-        served.pool.update_weights(manifest, [ray.put(bucket) for bucket in buckets], 9)
+        served.pool.update_weights(manifest, [ray.put(bucket) for bucket in buckets], 9, timeout_s=300.0)
     assert served.pool.version == before
     served.pool.submit(_requests(4, start=2000))
     assert {completion.newest_version for completion in _collect(served.pool)} == {before}
@@ -171,7 +184,7 @@ def test_a_killed_and_a_stuck_generator_are_replaced_at_the_current_version(serv
     assert len(served.pool.replacements) == 2
     assert any("no token for" in reason for reason in served.pool.replacements)
     _wait_until(lambda: _gone(killed) and _gone(stuck))
-    scores = served.pool.score([SEQUENCE])
+    scores = served.pool.score([SEQUENCE], timeout_s=300.0)
     assert len(scores) == 2
     for score in scores:
         np.testing.assert_allclose(score[0], served.expected(), atol=1e-3)
@@ -186,16 +199,6 @@ def test_one_replacement_too_many_ends_the_run(served: Served) -> None:
 
 def test_a_start_that_cannot_succeed_says_why(ray_cluster: None, tmp_path: Path) -> None:
     with pytest.raises(ModelError, match=r"is not a Hugging Face model directory: it has no config\.json"):
-        GeneratorPool.start(
-            num_generators=1,
-            engine=engine_settings(model_dir=str(tmp_path)),
-            sampling=SamplingSettings(),
-            resources=GeneratorResources(),
-        )
+        start_pool(1, engine=engine_settings(model_dir=str(tmp_path))).wait_ready()
     with pytest.raises(ValueError, match="a pool needs a generator, not 0"):
-        GeneratorPool(
-            num_generators=0,
-            engine=engine_settings(model_dir=str(tmp_path)),
-            sampling=SamplingSettings(),
-            resources=GeneratorResources(),
-        )
+        start_pool(0, engine=engine_settings(model_dir=str(tmp_path)))

@@ -18,6 +18,7 @@ from bolt_ray.commands.precompute_baseline.precompute_baseline import precompute
 from bolt_ray.commands.precompute_baseline.prompt_scoring import PromptScorer
 from bolt_ray.commands.precompute_baseline.score_file import PromptScores, ScoreFile, partial_path
 from bolt_ray.commands.precompute_baseline.score_fingerprint import directory_digest, score_fingerprint
+from bolt_ray.commands.shared.prompts import open_store
 from bolt_ray.commands.shared.resources import resource_map, total_demand
 from bolt_ray.config.loading import build_config
 from bolt_ray.config.schema import RunConfig
@@ -295,7 +296,6 @@ def test_precompute_warm_start_and_inspect_on_the_real_parts(ray_cluster: None, 
     from bolt_ray.commands.inspect.inspect import inspect_run
     from bolt_ray.config.loading import dump_config
     from bolt_ray.core.baseline import BaselineSettings
-    from bolt_ray.data.ingest.build import build_store
     from bolt_ray.tasks.arithmetic.model import create_model, save_model
     from bolt_ray.tasks.arithmetic.settings import TinyModelSettings
 
@@ -316,7 +316,7 @@ def test_precompute_warm_start_and_inspect_on_the_real_parts(ray_cluster: None, 
     precompute_baseline(config, base_dir=tmp_path, output=output, num_samples=3, console=Console(file=text, width=200))
     assert "1 prompts left out: too many tokens" in text.getvalue()
     document = json.loads(output.read_text())
-    store = build_store(config.datasets, store_dir=config.data.store_dir, on_bad_row="skip")
+    store = open_store(config.datasets, config)
     assert list(document["baselines"]) == store.keys().to_pylist()[:6]
     assert {len(scores) for scores in document["baselines"].values()} == {3}
     assert set(document["metadata"]) == {"model", "dataset", "num_samples", "n_prompts", "mean_v_hat", "timestamp"}
@@ -330,7 +330,9 @@ def test_precompute_warm_start_and_inspect_on_the_real_parts(ray_cluster: None, 
     with_adapter = json.loads(adapted.read_text())["baselines"]
     assert list(with_adapter) == list(document["baselines"]) and with_adapter != document["baselines"]
 
-    shards = BaselineShards.start(num_shards=2, settings=BaselineSettings(), wal_dir=tmp_path / "wal")
+    shards = BaselineShards.start(
+        num_shards=2, settings=BaselineSettings(), wal_dir=tmp_path / "wal", timeout_s=60.0, cpus_per_shard=0.1
+    )
     try:
         shards.register(store.keys().to_pylist()[:6])
         report = shards.warm_start(output)

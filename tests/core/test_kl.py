@@ -182,7 +182,7 @@ def test_default_multiplies_k3_by_the_ratio_and_reports_it_without() -> None:
 def test_reward_penalty_is_the_sum_over_the_sequence_without_gradient() -> None:
     logprobs = torch.tensor([-1.0, -2.0, -0.5, -1.0, -1.0], requires_grad=True)
     ref = torch.tensor([-1.5, -1.0, -0.5, -1.2, -1.1])
-    penalty = kl_reward_penalty(logprobs, ref, sequence_ids=IDS, num_sequences=3)
+    penalty = kl_reward_penalty(logprobs, ref, sequence_ids=IDS, num_sequences=3, estimator="k1")
     assert penalty.tolist() == pytest.approx([-0.5, 0.0, 0.3])
     assert not penalty.requires_grad
 

@@ -9,7 +9,6 @@ from support.rewards import make_reward
 from bolt_ray.core.errors import EnvironmentProblem
 from bolt_ray.rewards.program import CodeReward, extract_program, plain_output
 from bolt_ray.rewards.protocol import RewardInput, Unscored, Verdict
-from bolt_ray.rewards.sandbox.box import Sandbox
 
 ADD = "Here:\n```python\ndef add(a, b):\n    return a + b\n```\nDone."
 TESTS = ["assert add(1, 2) == 3", "assert add(-1, 1) == 0", "assert add('a', 'b') == 'ab'"]
@@ -19,7 +18,7 @@ TESTS = ["assert add(1, 2) == 3", "assert add(-1, 1) == 0", "assert add('a', 'b'
 def sandboxed() -> None:
     """For tests that run programs; that some sandbox works is demanded in test_sandbox.py."""
     try:
-        Sandbox()
+        make_reward("code")
     except EnvironmentProblem as problem:
         pytest.skip(str(problem))
 

@@ -119,7 +119,7 @@ def some_fast(names: Iterable[str], fast: set[str]) -> list[Any]:
 
 def test_a_sandbox_works_on_this_machine() -> None:
     try:
-        problem, description = "", Sandbox().describe()
+        problem, description = "", Sandbox(limits=LIMITS).describe()
     except EnvironmentProblem as error:
         problem, description = str(error), ""
     if problem and os.environ.get("BOLT_RAY_NO_SANDBOX") == "1":
@@ -189,7 +189,7 @@ def test_a_file_name_with_a_directory_is_refused(sandbox: Sandbox) -> None:
 @pytest.mark.slow
 def test_no_mechanism_is_a_refusal_unless_allowed() -> None:
     with pytest.raises(EnvironmentProblem, match="no sandbox works"):
-        Sandbox(mechanism="none")
+        Sandbox(mechanism="none", limits=SHORT)
     allowed = Sandbox(mechanism="none", allow_unsafe=True, limits=SHORT)
     assert allowed.describe() == "NO SANDBOX: resource limits only"
     assert allowed.run("print(6 * 7)").stdout == "42\n"

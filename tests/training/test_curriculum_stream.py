@@ -106,7 +106,13 @@ def opened(
     if not data.exists():
         rows = [{"prompt": f"{n}?", "prompt_id": f"row-{n}", "level": n % 3} for n in range(NUM_ROWS)]
         data.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    store = build_store([DatasetSettings(name=str(data))], store_dir=home / "stores", stall_timeout_s=120.0)
+    store = build_store(
+        [DatasetSettings(name=str(data))],
+        store_dir=home / "stores",
+        on_bad_row="error",
+        max_prompt_chars=1_000_000,
+        stall_timeout_s=120.0,
+    )
     rows, heldout = store.split_heldout(fraction=0.0, size=20)
     assert len(heldout) == 20
     baseline = BaselineStore(BaselineSettings())

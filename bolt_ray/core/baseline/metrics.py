@@ -9,6 +9,28 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from bolt_ray.core.baseline.evidence import Prior
+from bolt_ray.core.metric_names import declare_metrics
+
+declare_metrics(
+    {
+        "baseline/num_prompts": ("prompts", "prompts with evidence"),
+        "baseline/avg_v_hat": ("", "mean v̂ of the prompts with evidence"),
+        "baseline/min_v_hat": ("", "lowest v̂ of the prompts with evidence"),
+        "baseline/max_v_hat": ("", "highest v̂ of the prompts with evidence"),
+        "baseline/avg_N_eff": ("outcomes", "mean effective number of outcomes behind v̂"),
+        "baseline/avg_kl_ema": ("nats", "moving average of the policy's drift per version"),
+        "baseline/cold_fraction": ("share of prompts", "registered prompts without evidence"),
+        "baseline/hist_{i}": ("prompts", "prompts with evidence whose v̂ lies in the i-th tenth"),
+        "curriculum/n_tracked": ("prompts", "prompts with evidence, after this step"),
+        "curriculum/coverage": ("%", "prompts with evidence of all that may be drawn"),
+        "curriculum/mean_v_hat": ("", "mean v̂ of the prompts with evidence"),
+        "curriculum/std_v_hat": ("", "standard deviation of their v̂"),
+        "curriculum/mean_uncertainty": ("", "mean of √(v̂(1 − v̂)) over the prompts with evidence"),
+        "curriculum/pct_easy": ("%", "prompts with evidence whose v̂ is above 0.8"),
+        "curriculum/pct_hard": ("%", "prompts with evidence whose v̂ is below 0.2"),
+        "curriculum/pct_learning_edge": ("%", "prompts with evidence whose v̂ lies between 0.3 and 0.7"),
+    }
+)
 
 EASY_ABOVE = 0.8
 HARD_BELOW = 0.2

@@ -13,8 +13,15 @@ from bolt_ray.core.curriculum.sampling import window_generator
 from bolt_ray.core.curriculum.settings import CurriculumSettings
 from bolt_ray.core.curriculum.strategies.registry import make_strategy
 from bolt_ray.core.errors import ConfigError
+from bolt_ray.core.metric_names import declare_metrics
 from bolt_ray.core.plugins import plain_name
 from bolt_ray.core.records import PromptColumns
+
+declare_metrics(
+    {
+        "curriculum/mean_weight": ("", "mean weight of all prompts at the last refresh of the weights"),
+    }
+)
 
 
 class Curriculum:

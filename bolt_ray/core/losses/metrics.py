@@ -7,7 +7,28 @@ from collections.abc import Iterable, Mapping
 import torch
 from torch import Tensor
 
+from bolt_ray.core.metric_names import declare_metrics
 from bolt_ray.core.sequence_sums import MAX_EXPONENT
+
+declare_metrics(
+    {
+        "loss/policy": (
+            "loss",
+            "policy term of the loss, summed over the step's batch; about 0 where the policy is the one that generated",
+        ),
+        "loss/kl": ("loss", "KL term, with its coefficient"),
+        "loss/entropy": ("loss", "entropy bonus, with its coefficient"),
+        "loss/total": ("loss", "sum of the three parts"),
+        "policy/clip_fraction": ("share of tokens", "trained tokens whose gradient clipping took away"),
+        "policy/ratio_ess": (
+            "share",
+            "effective sample size of the ratios π/π_old over the number of tokens, (Σr)²/(N Σr²); 1 when on-policy",
+        ),
+        "policy/entropy": ("nats", "mean entropy of the policy at the trained tokens; where it is computed"),
+        "adaptive_kl/raw_kl": ("nats", "mean KL to the reference before any shape, per token or sequence (kl.unit)"),
+        "adaptive_kl/adapted_kl": ("nats", "the same as penalized: after the shape, before the coefficient"),
+    }
+)
 
 SUM_KEYS = (
     "active_tokens",
@@ -54,8 +75,9 @@ def summarize(sums: Mapping[str, float]) -> dict[str, float]:
     tokens = sums["active_tokens"]
     # bnpo's micro-batch losses are means already: they are averaged, the other types' parts are added.
     batches = sums["local_batches"] or 1.0
-    for name in ("policy", "kl", "entropy"):
-        metrics[f"loss/{name}"] = sums[f"{name}_loss"] / batches
+    metrics["loss/policy"] = sums["policy_loss"] / batches
+    metrics["loss/kl"] = sums["kl_loss"] / batches
+    metrics["loss/entropy"] = sums["entropy_loss"] / batches
     metrics["loss/total"] = metrics["loss/policy"] + metrics["loss/kl"] + metrics["loss/entropy"]
     if tokens > 0:
         metrics["policy/clip_fraction"] = sums["clipped_tokens"] / tokens

@@ -29,7 +29,7 @@ from bolt_ray.data.ingest.fingerprints import FileScanner
 from bolt_ray.data.ingest.finish import finish_store
 from bolt_ray.data.ingest.ingest_source import BAD, FILTERED, ROW, UNREADABLE, read_units, rows_of_kind
 from bolt_ray.data.ingest.read_plan import ReadPlan, ReadUnit, make_plan
-from bolt_ray.data.settings import DatasetSettings
+from bolt_ray.data.settings import BadRow, DatasetSettings
 from bolt_ray.data.store import PromptStore
 from bolt_ray.data.store_files import PART_SCHEMA, PartWriter, part_path, write_json
 
@@ -43,9 +43,9 @@ def build_store(
     datasets: Sequence[DatasetSettings],
     *,
     store_dir: str | Path,
-    on_bad_row: str = "error",
-    max_prompt_chars: int = 1_000_000,
-    stall_timeout_s: float = 600.0,
+    on_bad_row: BadRow,
+    max_prompt_chars: int,
+    stall_timeout_s: float,
     unit_bytes: int = UNIT_BYTES,
 ) -> PromptStore:
     """Open the store of these datasets, building it first if it is not there.

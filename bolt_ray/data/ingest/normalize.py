@@ -52,9 +52,7 @@ class FilteredRow:
 
 
 class _UnusableRowError(ValueError):
-    def __init__(self, reason: str, message: str) -> None:
-        super().__init__(message)
-        self.reason = reason
+    """``args``: the reason, a word for counting, and a message for people."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -133,7 +131,8 @@ def normalize_row(row: Mapping[str, Any], rules: RowRules) -> NormalRow | BadRow
         own_id = _own_id(row, rules)
         metadata = _metadata(row, rules, used={rules.prompt, answer_column, rules.prompt_id})
     except _UnusableRowError as problem:
-        return BadRow(reason=problem.reason, message=str(problem))
+        reason, message = problem.args
+        return BadRow(reason=reason, message=message)
     if length < rules.min_chars:
         return FilteredRow(reason="too_short")
     if rules.max_chars is not None and length > rules.max_chars:

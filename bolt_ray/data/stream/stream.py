@@ -18,10 +18,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bolt_ray.core.errors import CheckpointError, DataError
+from bolt_ray.core.metric_names import declare_metrics
 from bolt_ray.core.records import DrawnPrompt
 from bolt_ray.data.store import PromptStore
 from bolt_ray.data.stream.draw_log import DrawLog, WindowDraws, check_state, draw_indices, window_rng
 from bolt_ray.data.stream.window_reader import Tokenize, UnusableDraw, WindowReader
+
+declare_metrics(
+    {
+        "data/draws": ("prompts", "prompts drawn so far"),
+        "data/skipped_{reason}": ("prompts", "draws passed over so far (data.on_bad_row: skip), by reason"),
+    }
+)
 
 Weights = Callable[[int], NDArray[np.float64]]
 """Window number to float64 [n], positive weights of the n rows that may be drawn."""

@@ -42,9 +42,7 @@ def training_device() -> torch.device:
     return torch.device("cuda", torch.cuda.current_device()) if torch.cuda.is_available() else torch.device("cpu")
 
 
-def load_causal_lm(
-    path: str, *, dtype: torch.dtype, attention: str = "sdpa", trust_remote_code: bool = False
-) -> nn.Module:
+def load_causal_lm(path: str, *, dtype: torch.dtype, attention: str, trust_remote_code: bool) -> nn.Module:
     """A causal language model with dropout switched off.
 
     Raises:

@@ -8,8 +8,18 @@ from collections.abc import Mapping
 import numpy as np
 
 from bolt_ray.core.errors import UnhealthyTrainingError
+from bolt_ray.core.metric_names import declare_metrics
 from bolt_ray.engines.learner.checkpoint import Counters
 from bolt_ray.engines.learner.step import BatchOutcome
+
+declare_metrics(
+    {
+        "optim/learning_rate": ("", "learning rate of the step"),
+        "optim/updates": ("updates", "optimizer updates of the step"),
+        "optim/bad_steps_in_a_row": ("steps", "non-finite steps in a row up to this one"),
+        "optim/bad_steps_total": ("steps", "non-finite steps so far"),
+    }
+)
 
 log = logging.getLogger(__name__)
 

@@ -18,6 +18,7 @@ from bolt_ray.core.corrections import summarize_correction
 from bolt_ray.core.kl import kl_reward_penalty
 from bolt_ray.core.kl_controllers import KLController
 from bolt_ray.core.losses import entropy_threshold, summarize
+from bolt_ray.core.metric_names import declare_metrics
 from bolt_ray.core.records import TrainingBatch
 from bolt_ray.engines.learner.logprobs import Extra
 from bolt_ray.engines.learner.packing import TokenColumns, ragged_arange
@@ -32,6 +33,17 @@ from bolt_ray.engines.learner.passes import (
 )
 from bolt_ray.engines.learner.reference import Reference
 from bolt_ray.engines.learner.settings import LearnerSettings
+
+declare_metrics(
+    {
+        "optim/grad_norm": ("", "global L2 norm of the gradient before it is scaled down"),
+        "policy/logprob_gap": (
+            "nats",
+            "mean |Δ log p| between learner and generator on the trained tokens, before the update",
+        ),
+        "policy/logprob_gap_max": ("nats", "the largest such difference"),
+    }
+)
 
 
 @dataclass(slots=True, kw_only=True)

@@ -83,11 +83,11 @@ class Sandbox:
     def __init__(
         self,
         *,
-        limits: SandboxLimits | None = None,
+        limits: SandboxLimits,
         mechanism: Mechanism | None = None,
         allow_unsafe: bool = False,
     ) -> None:
-        self.limits = limits or SandboxLimits()
+        self.limits = limits
         self.mechanism: Mechanism = "none"
         refusals = []
         candidates: list[Mechanism] = [mechanism] if mechanism else ["namespaces", "landlock"]

@@ -8,8 +8,6 @@ import shutil
 import sys
 from pathlib import Path
 
-import bolt_ray
-
 
 def interpreter_paths() -> list[str]:
     """What the program's Python needs to run: its own prefix, and the system's libraries."""
@@ -42,4 +40,4 @@ def sealed(data: bytes) -> int:
 
 def package_root() -> str:
     """The directory ``bolt_ray`` is imported from."""
-    return str(Path(bolt_ray.__file__).resolve().parent.parent)
+    return str(Path(__file__).resolve().parents[3])

@@ -22,12 +22,12 @@ class SandboxLimits:
         open_files: descriptors of one process.
     """
 
-    wall_s: float = 5.0
-    cpu_s: int = 4
-    memory_mb: int = 512
-    max_processes: int = 16
-    file_mb: int = 16
-    output_kb: int = 256
+    wall_s: float
+    cpu_s: int
+    memory_mb: int
+    max_processes: int
+    file_mb: int
+    output_kb: int
     open_files: int = 64
 
 

@@ -82,8 +82,8 @@ def trl_trainer(case: dict[str, Any], loss_type: str, logprobs: Tensor, entropy:
         args=SimpleNamespace(
             delta=case["delta"],
             use_bias_correction_kl=case["unbiased"],
-            sapo_tau_positive=case["sapo"][0],
-            sapo_tau_negative=case["sapo"][1],
+            sapo_temperature_pos=case["sapo"][0],
+            sapo_temperature_neg=case["sapo"][1],
             steps_per_generation=1,
         ),
         use_vllm=case["corrected"],

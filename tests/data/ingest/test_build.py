@@ -30,7 +30,8 @@ def write_jsonl(path: Path, rows: list[Any]) -> Path:
 def build(tmp_path: Path, *datasets: dict[str, Any] | Path, **settings: Any) -> PromptStore:
     entries = [{"name": str(entry)} if isinstance(entry, Path) else entry for entry in datasets]
     configs = [dataset_of(entry) for entry in entries]
-    return build_store(configs, store_dir=tmp_path / "stores", stall_timeout_s=120, **settings)
+    limits = {"on_bad_row": "error", "max_prompt_chars": 1_000_000, "stall_timeout_s": 120.0}
+    return build_store(configs, store_dir=tmp_path / "stores", **(limits | settings))
 
 
 def prompts(store: PromptStore) -> list[Any]:

@@ -39,6 +39,16 @@ def characters() -> Tokenize:
     return tokenize
 
 
+def store_of(datasets: list[DatasetSettings], home: Path) -> PromptStore:
+    return build_store(
+        datasets,
+        store_dir=home / "stores",
+        on_bad_row="error",
+        max_prompt_chars=1_000_000,
+        stall_timeout_s=120.0,
+    )
+
+
 @pytest.fixture(scope="module")
 def store(tmp_path_factory: pytest.TempPathFactory, ray_cluster: None) -> PromptStore:
     home = tmp_path_factory.mktemp("prompts")
@@ -46,7 +56,7 @@ def store(tmp_path_factory: pytest.TempPathFactory, ray_cluster: None) -> Prompt
         rows = [{"prompt": f"{name} {number}", "answer": str(number)} for number in range(count)]
         (home / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     datasets = [DatasetSettings(name=str(home / f"{name}.jsonl")) for name in ("large", "small")]
-    return build_store(datasets, store_dir=home / "stores", stall_timeout_s=120)
+    return store_of(datasets, home)
 
 
 OPENED: list[PromptStream] = []
@@ -111,8 +121,8 @@ def test_chat_and_text_prompts_with_a_real_tokenizer(tmp_path: Path) -> None:
         DatasetSettings(name=str(tmp_path / "text.jsonl")),
         DatasetSettings(name=str(tmp_path / "chat.jsonl"), chat=True, system_prompt="u"),
     ]
-    both = build_store(datasets, store_dir=tmp_path / "stores", stall_timeout_s=120)
-    tokenize = PromptTokenizer(path=str(tmp_path / "model"))
+    both = store_of(datasets, tmp_path)
+    tokenize = PromptTokenizer(path=str(tmp_path / "model"), trust_remote_code=False)
     drawn = make(both, tmp_path / "draws", tokenize=tokenize, window_size=2).take(2)
     assert {entry.prompt.source: entry.token_ids.tolist() for entry in drawn} == {
         "text": [1, 2],

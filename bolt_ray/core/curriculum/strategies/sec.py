@@ -11,7 +11,14 @@ from numpy.typing import NDArray
 
 from bolt_ray.core.curriculum.binning import MIN_PROBABILITY
 from bolt_ray.core.curriculum.settings import CurriculumSettings
+from bolt_ray.core.metric_names import declare_metrics
 from bolt_ray.core.records import PromptColumns
+
+declare_metrics(
+    {
+        "curriculum/sec_q_{i}": ("", "strategy sec: the bandit's value of category i"),
+    }
+)
 
 
 class Sec:
