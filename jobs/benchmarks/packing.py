@@ -54,7 +54,7 @@ def long_tailed(count: int, *, longest: int, seed: int) -> NDArray[np.int64]:
 
 
 def as_they_come(lengths: NDArray[np.int64], token_budget: int) -> list[MicroBatchPlan]:
-    """Neighbours share a micro-batch, padded to its longest."""
+    """Neighbors share a micro-batch, padded to its longest."""
     plans: list[MicroBatchPlan] = []
     rows: list[tuple[int, ...]] = []
     longest = 0

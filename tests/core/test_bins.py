@@ -153,7 +153,7 @@ def test_easy_first_probabilities() -> None:
 
 
 def test_competence_probabilities() -> None:
-    # t = .25: the centre is bin 1. exp(-.5), 1, exp(-.5), exp(-2), exp(-4.5) over their sum 2.35950560
+    # t = .25: the center is bin 1. exp(-.5), 1, exp(-.5), exp(-2), exp(-4.5) over their sum 2.35950560
     np.testing.assert_allclose(
         bin_probabilities("competence_based", 5, step=25, total_steps=100),
         [0.25705836, 0.42381760, 0.25705836, 0.05735747, 0.00470819],

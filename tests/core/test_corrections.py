@@ -1,4 +1,4 @@
-"""Behaviour corrections: written weights, masks, metrics, and that the difference is counted once."""
+"""Behavior corrections: written weights, masks, metrics, and that the difference is counted once."""
 
 from __future__ import annotations
 

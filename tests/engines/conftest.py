@@ -1,4 +1,4 @@
-"""A tiny model, and learners on it."""
+"""A tiny model, learners on it, and two ranks."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 from support.learner_cases import make_model
+from support.ranks import RankPool
 from support.settings import learner_settings
 
 from bolt_ray.engines.learner.learner import DeepSpeedLearner
@@ -30,3 +31,11 @@ def learner_of(model_path: str) -> Iterator[Any]:
     yield make
     for learner in made:
         learner.close()
+
+
+@pytest.fixture(scope="session")
+def two_ranks(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RankPool]:
+    """Two rank processes for all tests of the session."""
+    pool = RankPool(num_ranks=2, directory=tmp_path_factory.mktemp("ranks"))
+    yield pool
+    pool.close()

@@ -1,17 +1,13 @@
-"""What the learner tests share: a tiny model, batches, and a way to run a function on several ranks."""
+"""What the learner tests share: a tiny model, batches, and ways to look at weights and gradients."""
 
 from __future__ import annotations
 
 import dataclasses
-import os
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-import torch.distributed as dist
-import torch.multiprocessing as mp
 
 from bolt_ray.core.records import TrainingBatch
 
@@ -85,24 +81,6 @@ def largest_difference(first: dict[str, torch.Tensor], second: dict[str, torch.T
 def largest(tensors: dict[str, torch.Tensor]) -> float:
     """The largest absolute value; NaN if one element is (Python's ``max`` would lose it)."""
     return float(torch.stack([tensor.abs().max() for tensor in tensors.values()]).max())
-
-
-def run_on_ranks(function: Callable[..., None], *, ranks: int, rendezvous: Path, args: tuple[Any, ...]) -> None:
-    """Run ``function(rank, *args)`` in so many new processes joined by gloo; errors come back. One rank runs here."""
-    if ranks == 1:
-        function(0, *args)
-        return
-    mp.spawn(_rank, args=(function, ranks, str(rendezvous), args), nprocs=ranks, join=True)
-
-
-def _rank(rank: int, function: Callable[..., None], ranks: int, rendezvous: str, args: tuple[Any, ...]) -> None:
-    torch.set_num_threads(1)
-    os.environ["LOCAL_RANK"] = str(rank)
-    dist.init_process_group("gloo", init_method=f"file://{rendezvous}", rank=rank, world_size=ranks)
-    try:
-        function(rank, *args)
-    finally:
-        dist.destroy_process_group()
 
 
 def on_policy(learner: Any, batch: TrainingBatch) -> TrainingBatch:

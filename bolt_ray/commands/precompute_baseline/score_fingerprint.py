@@ -65,7 +65,7 @@ def _digest(plain: Any) -> str:
 
 
 def _source_of(reward: FunctionSettings, base_dir: Path) -> str:
-    """The text of the file of a user's reward, "" for an installed module: a mended reward gives other scores."""
+    """The text of the file of a user's reward, "" for an installed module: a changed reward gives other scores."""
     place = reward.function.rpartition(":")[0]
     found = [path for path in (Path(place), base_dir / place) if place.endswith(".py") and path.is_file()]
     return found[0].read_text(encoding="utf-8") if found else ""

@@ -18,7 +18,7 @@ class ProcessGroup:
 
 
 RAY_DATA_CPUS = 1.0
-"""Left free for the tasks that read and tokenize prompts; without it they would wait for ever."""
+"""Left free for the tasks that read and tokenize prompts; without it they would never run."""
 
 
 def resource_map(config: RunConfig, *, learners: bool = True) -> list[ProcessGroup]:

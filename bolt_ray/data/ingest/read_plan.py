@@ -225,7 +225,7 @@ def _row_groups(whole: Piece, file: DataFile) -> Iterator[Piece]:
 
 
 def _grouped(pieces: Sequence[Piece], unit_bytes: int) -> Iterator[list[Piece]]:
-    """Neighbours together until they reach ``unit_bytes``: many small files make few units."""
+    """Neighbors together until they reach ``unit_bytes``: many small files make few units."""
     group: list[Piece] = []
     size = 0
     for piece in pieces:

@@ -74,8 +74,8 @@ def test_easy_first_spreads_a_bins_probability_over_its_prompts() -> None:
 
 def test_competence_moves_from_easy_to_hard() -> None:
     v_hat = np.linspace(0.05, 0.95, 10)
-    for step, centre in ((0, 0.0), (50, 2.0), (75, 3.0), (100, 4.0)):
-        p = np.exp(-0.5 * (np.arange(5) - centre) ** 2)
+    for step, center in ((0, 0.0), (50, 2.0), (75, 3.0), (100, 4.0)):
+        p = np.exp(-0.5 * (np.arange(5) - center) ** 2)
         expected = np.repeat(p[::-1] / p.sum() / 2, 2)
         got = probabilities(columns_of(v_hat), strategy="competence_based", step=step)
         np.testing.assert_allclose(got, expected, rtol=1e-9)

@@ -140,13 +140,13 @@ def test_a_probe_gives_the_model_alone_and_as_sampled_in_one_pass(learner_of: An
         np.testing.assert_allclose(got, expected, atol=1e-5)
 
 
-@pytest.mark.parametrize("poison", [np.inf, np.nan])
-def test_non_finite_batch_changes_nothing_and_is_counted(learner_of: Any, poison: float) -> None:
+@pytest.mark.parametrize("not_finite", [np.inf, np.nan])
+def test_non_finite_batch_changes_nothing_and_is_counted(learner_of: Any, not_finite: float) -> None:
     learner = learner_of(micro_batch_tokens=60)
     learner.train_step(make_batch(0))
     before = weights_of(learner)
     bad = make_batch(1)
-    bad.advantages[0] = poison
+    bad.advantages[0] = not_finite
     report = learner.train_step(bad)
     assert report.skipped
     assert report.metrics["optim/bad_steps_in_a_row"] == 1.0

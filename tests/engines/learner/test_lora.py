@@ -16,9 +16,9 @@ from support.learner_cases import (
     largest_difference,
     make_batch,
     make_model,
-    run_on_ranks,
     split_sequences,
 )
+from support.ranks import RankPool
 from support.settings import learner_settings
 
 from bolt_ray.core.errors import ModelError
@@ -151,14 +151,14 @@ def sharded_gradients(rank: int, model: str, out: str) -> None:
 
 
 @pytest.mark.slow
-def test_adapters_have_one_gradient_on_one_and_two_ranks(model_path: str, tmp_path: Path) -> None:
+def test_adapters_have_one_gradient_on_one_and_two_ranks(model_path: str, tmp_path: Path, two_ranks: RankPool) -> None:
     """Adam's usual epsilon hides the scale of a gradient: a factor lost over ranks or micro-batches shows here."""
     learner = adapter_learner(model_path, **LINEAR_ADAPTER)
     expected = adapter_gradient(learner)
     learner.close()
     for part in ("lora_A", "lora_B"):
         assert largest({name: tensor for name, tensor in expected.items() if part in name}) > 0.01, part
-    run_on_ranks(sharded_gradients, ranks=2, rendezvous=tmp_path / "join", args=(model_path, str(tmp_path)))
+    two_ranks.run(sharded_gradients, model_path, str(tmp_path))
     for stage in (0, 2, 3):
         found = torch.load(tmp_path / f"gradient{stage}.pt", weights_only=True)
         assert largest_difference(found, expected) < 1e-5, stage

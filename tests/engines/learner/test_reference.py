@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from support.learner_cases import largest_difference, make_batch, make_model, run_on_ranks, split_sequences, weights_of
+from support.learner_cases import largest_difference, make_batch, make_model, split_sequences, weights_of
+from support.ranks import RankPool
 from support.settings import learner_settings
 
 from bolt_ray.core.errors import ModelError
@@ -145,5 +146,5 @@ def follow_sharded(rank: int, model: str) -> None:
 
 
 @pytest.mark.slow
-def test_sharded_reference_follows_on_two_ranks(model_path: str, tmp_path: Path) -> None:
-    run_on_ranks(follow_sharded, ranks=2, rendezvous=tmp_path / "join", args=(model_path,))
+def test_sharded_reference_follows_on_two_ranks(model_path: str, two_ranks: RankPool) -> None:
+    two_ranks.run(follow_sharded, model_path)

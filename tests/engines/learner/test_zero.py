@@ -12,7 +12,8 @@ from typing import Any
 import pytest
 import torch
 import torch.distributed as dist
-from support.learner_cases import largest, largest_difference, make_batch, make_model, run_on_ranks, weights_of
+from support.learner_cases import largest, largest_difference, make_batch, make_model, weights_of
+from support.ranks import RankPool
 from support.settings import learner_settings
 
 from bolt_ray.core.errors import CheckpointError
@@ -62,10 +63,10 @@ def gradients(rank: int, model: str, out: str) -> None:
             torch.save(result, f"{out}/{dist.get_world_size()}_{number}.pt")
 
 
-def test_one_gradient_for_every_split(tmp_path: Path) -> None:
+def test_one_gradient_for_every_split(tmp_path: Path, two_ranks: RankPool) -> None:
     model = make_model(tmp_path / "model")
-    for ranks in (1, 2):
-        run_on_ranks(gradients, ranks=ranks, rendezvous=tmp_path / f"join{ranks}", args=(model, str(tmp_path)))
+    gradients(0, model, str(tmp_path))
+    two_ranks.run(gradients, model, str(tmp_path))
     reference, loss, known = torch.load(tmp_path / "1_0.pt", weights_only=True)
     assert largest(reference) > 0.05
     # The sequence that takes no part has no log-probs; every other one has, on any number of ranks.
@@ -123,10 +124,10 @@ def _training(model: str, stage: int) -> Any:
     )
 
 
-def test_stages_and_ranks_train_alike_and_resume_each_other(tmp_path: Path) -> None:
+def test_stages_and_ranks_train_alike_and_resume_each_other(tmp_path: Path, two_ranks: RankPool) -> None:
     model = make_model(tmp_path / "model")
-    for ranks in (1, 2):
-        run_on_ranks(train_and_save, ranks=ranks, rendezvous=tmp_path / f"join{ranks}", args=(model, str(tmp_path)))
+    train_and_save(0, model, str(tmp_path))
+    two_ranks.run(train_and_save, model, str(tmp_path))
     three, four = torch.load(tmp_path / "1_0.pt", weights_only=True)
     for ranks in (1, 2):
         for stage in (0, 1, 2, 3):
@@ -136,8 +137,10 @@ def test_stages_and_ranks_train_alike_and_resume_each_other(tmp_path: Path) -> N
             assert largest_difference(got[1], four) < 2e-5, (ranks, stage)
 
     # (stage to load into, ranks_stage that saved), by the ranks that load.
-    for ranks, cases in ((1, [(0, "2_3"), (1, "2_2")]), (2, [(3, "1_0"), (2, "1_1")])):
-        run_on_ranks(resume, ranks=ranks, rendezvous=tmp_path / f"again{ranks}", args=(model, str(tmp_path), cases))
+    by_one, by_two = [(0, "2_3"), (1, "2_2")], [(3, "1_0"), (2, "1_1")]
+    resume(0, model, str(tmp_path), by_one)
+    two_ranks.run(resume, model, str(tmp_path), by_two)
+    for ranks, cases in ((1, by_one), (2, by_two)):
         for stage, saved in cases:
             loaded, trained = torch.load(tmp_path / f"resumed_{saved}.pt", weights_only=True)
             expected = torch.load(tmp_path / f"{saved}.pt", weights_only=True)

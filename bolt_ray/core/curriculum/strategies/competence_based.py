@@ -14,7 +14,7 @@ from bolt_ray.core.records import PromptColumns
 class CompetenceBased(MemorylessStrategy):
     """Quantile bins of v_hat, bin i drawn with p_i ~ exp(-(i - c)^2 / 2) (after Platanios et al. 2019).
 
-    The centre c moves from the easiest bin to the hardest over the run and stands half-way through it at the
+    The center c moves from the easiest bin to the hardest over the run and stands half-way through it at the
     bin where v_hat passes ``target``; see `bolt_ray.core.curriculum.binning.bin_probabilities`.
     """
 

@@ -1,0 +1,130 @@
+"""What the real vLLM generates and scores, and that every completion says truly what happened."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+import torch
+from support.vllm_cases import (
+    CONTEXT,
+    PROMPT,
+    SHARP,
+    TOLERANCE,
+    Served,
+    finish,
+    generate,
+    logprobs,
+    request_of,
+    serve,
+)
+
+from bolt_ray.core.errors import DataError
+from bolt_ray.engines.settings import SamplingSettings
+
+pytestmark = [pytest.mark.vllm, pytest.mark.slow]
+
+
+@pytest.fixture(scope="module")
+def plain(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+    """An engine whose weights stay as they are, with room for 16 requests."""
+    served = serve("untied", tmp_path_factory.mktemp("plain"), sharpness=SHARP)
+    yield served
+    served.engine.close()
+
+
+def test_a_completion_says_what_happened(plain: Served) -> None:
+    short = SamplingSettings(max_new_tokens=3)
+    done = generate(plain.engine, [request_of(i) for i in range(40)], short)
+    assert [completion.request_id for completion in done] == list(range(40))
+    eos = plain.tokenizer.eos_token_id
+    for completion in done:
+        assert completion.token_ids.dtype == np.int32
+        assert completion.logprobs.dtype == np.float32
+        assert len(completion.logprobs) == len(completion.token_ids) <= 3
+        assert completion.truncated == (completion.token_ids[-1] != eos)
+        assert completion.text == plain.tokenizer.decode(completion.token_ids, skip_special_tokens=True)
+
+
+def test_a_request_of_a_seed_gets_the_same_tokens_in_any_company(plain: Served) -> None:
+    """Its noise comes from its own seed. The logits may differ by rounding, 1e-5 here, where the two best tokens with
+    their noise are about 1 apart: a handful of tokens does not meet a tie."""
+    few = SamplingSettings(max_new_tokens=6)
+    alone = generate(plain.engine, [request_of(1, seed=77)], few)[0]
+    crowd = generate(plain.engine, [request_of(i, seed=77 if i == 9 else i) for i in range(30)], few)[9]
+    other = generate(plain.engine, [request_of(1, seed=78)], few)[0]
+    assert alone.token_ids.tolist() == crowd.token_ids.tolist() != other.token_ids.tolist()
+    np.testing.assert_allclose(crowd.logprobs, alone.logprobs, atol=TOLERANCE)
+
+
+def test_evaluation_may_sample_otherwise(plain: Served) -> None:
+    greedy = SamplingSettings(temperature=0.0, max_new_tokens=4)
+    done = generate(plain.engine, [request_of(i) for i in range(3)], greedy)
+    assert len({tuple(completion.token_ids.tolist()) for completion in done}) == 1
+    tokens = list(PROMPT)
+    for token in done[0].token_ids.tolist():
+        with torch.no_grad():
+            assert token == int(plain.model(input_ids=torch.tensor([tokens])).logits[0, -1].argmax())
+        tokens.append(token)
+
+
+def test_truncated_sampling_reports_the_truncated_distribution(plain: Served) -> None:
+    done = generate(plain.engine, [request_of(0)], SamplingSettings(top_k=1, max_new_tokens=4))[0]
+    np.testing.assert_allclose(done.logprobs, np.zeros(len(done.token_ids)), atol=1e-6)
+
+
+def test_a_stop_string_ends_a_completion(plain: Served) -> None:
+    whole = generate(plain.engine, [request_of(3)], SamplingSettings(max_new_tokens=20))[0]
+    stop = whole.text[4]
+    first = whole.text.index(stop)
+    cut = generate(plain.engine, [request_of(3)], SamplingSettings(max_new_tokens=20, stop=(stop,)))[0]
+    assert cut.text == whole.text[: first + 1]
+    assert not cut.truncated
+    assert len(cut.logprobs) == len(cut.token_ids)
+
+
+@pytest.mark.parametrize(
+    ("prompt", "message"),
+    [
+        ([], "prompt of request 2 has no tokens"),
+        ([5] * CONTEXT, f"prompt of request 2 has {CONTEXT} tokens; the context of {CONTEXT} leaves no room"),
+        ([5, 10_000], "prompt of request 2 has token id 10000; the model knows 0 to"),
+        ([5, -1], "prompt of request 2 has token id -1"),
+    ],
+)
+def test_a_bad_prompt_is_refused_and_the_engine_lives(plain: Served, prompt: list[int], message: str) -> None:
+    with pytest.raises(DataError, match=message):
+        plain.engine.add([request_of(1), request_of(2, prompt=prompt)])
+    assert plain.engine.num_unfinished == 0
+    assert len(generate(plain.engine, [request_of(1)])) == 1
+
+
+def test_nothing_to_do_is_done_at_once(plain: Served) -> None:
+    plain.engine.add([])
+    assert plain.engine.step() == []
+    assert plain.engine.score([]) == []
+
+
+def test_scores_reach_from_two_tokens_to_a_full_context_beside_running_requests(plain: Served) -> None:
+    generator = np.random.default_rng(0)
+    sequences = [generator.integers(5, 30, size=size).tolist() for size in (2, 9, CONTEXT)]
+    plain.engine.add([request_of(i) for i in range(8)])
+    plain.engine.step()
+    scores = plain.engine.score(sequences)
+    assert [len(score) for score in scores] == [1, 8, CONTEXT - 1]
+    for score, sequence in zip(scores, sequences, strict=True):
+        np.testing.assert_allclose(score, logprobs(plain.model, sequence), atol=TOLERANCE)
+    assert len(finish(plain.engine)) == 8
+    with pytest.raises(DataError, match="sequence 0 to score has no tokens"):
+        plain.engine.score([[5]])
+
+
+def test_generated_tokens_count_up_while_requests_run(plain: Served) -> None:
+    before = plain.engine.generated_tokens
+    plain.engine.add([request_of(0)], SamplingSettings(max_new_tokens=3, temperature=0.0))
+    seen = []
+    while plain.engine.num_unfinished:
+        done = plain.engine.step()
+        seen.append(plain.engine.generated_tokens - before)
+    assert seen == list(range(1, len(done[0].token_ids) + 1))
