@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from bolt_ray.config.schema import RunConfig
+from bolt_ray.config.tree import walk
 from bolt_ray.core.advantages import BASELINES, NORMALIZATIONS
 from bolt_ray.core.correction_options import MODES
 from bolt_ray.core.curriculum import STRATEGIES
@@ -49,6 +51,17 @@ def missing(path: str) -> str | None:
 
 def links_in(text: str) -> list[str]:
     return [first or second for first, second in _LINK.findall(text)]
+
+
+def settings_in(text: str) -> list[str]:
+    """Settings named in backticks as ``section.key``, with or without a value."""
+    sections = "|".join(RunConfig.model_fields)
+    return re.findall(rf"`((?:{sections})\.\w+)(?:: [^`]*)?`", text)
+
+
+def classes_in(text: str) -> list[str]:
+    """Names in backticks that are written like classes."""
+    return re.findall(r"`([A-Z]+[a-z]\w*[A-Z]\w*|[A-Z]{2,}[a-z]\w*)`", text)
 
 
 def heading_anchors(page: Path) -> set[str]:
@@ -105,6 +118,19 @@ def test_relative_links_resolve(page: Path) -> None:
     assert wrong == []
 
 
+@pytest.mark.parametrize("page", PAGES, ids=name_of)
+def test_settings_that_a_page_names_exist(page: Path) -> None:
+    known = {".".join(place[:2]).replace("[]", "") for place, _ in walk()}
+    assert [name for name in settings_in(page.read_text(encoding="utf-8")) if name not in known] == []
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name_of)
+def test_classes_that_a_page_names_exist(page: Path) -> None:
+    source = "\n".join(file.read_text(encoding="utf-8") for file in sorted((ROOT / "bolt_ray").rglob("*.py")))
+    words = set(re.findall(r"\w+", source))
+    assert [name for name in classes_in(page.read_text(encoding="utf-8")) if name not in words] == []
+
+
 def test_the_checks_see_what_is_wrong() -> None:
     """The patterns find paths and links as pages write them, and tell wrong from right."""
     text = "See `bolt_ray/core/kl.py`, tests/core/test_kl.py::test_written_values and [x](docs/no.md), ![y](z.png)."
@@ -116,3 +142,9 @@ def test_the_checks_see_what_is_wrong() -> None:
         == "tests/core/test_kl.py::test_no_such: the file has no such test"
     )
     assert missing("bolt_ray/core/nowhere/*.py") == "bolt_ray/core/nowhere/*.py: there is no such file"
+    settings = settings_in("`kl.coef`, `kl.no_such: 3`, `registry.py` and `loss.type: file.py:f`")
+    assert settings == ["kl.coef", "kl.no_such", "loss.type"]
+    assert classes_in("`RolloutLoop`, `VLLMEngine`, `bolt`, `K` and `TorchTrainer.fit`") == [
+        "RolloutLoop",
+        "VLLMEngine",
+    ]

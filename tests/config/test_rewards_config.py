@@ -12,25 +12,21 @@ from bolt_ray.rewards.function import FunctionSettings
 from bolt_ray.rewards.mathematics import MathSettings
 from bolt_ray.rewards.process.wire import from_message, to_message
 from bolt_ray.rewards.registry import REWARDS as REGISTRY
+from bolt_ray.rewards.registry import reward_class
 from bolt_ray.rewards.settings import check_reward_references, definite_rewards, reward_names
 
 REWARDS: TypeAdapter[list[Any]] = TypeAdapter(list[Reward])
 
-SMALLEST: list[dict[str, Any]] = [
-    {"type": "arithmetic"},
-    {"type": "math"},
-    {"type": "exact"},
-    {"type": "contains"},
-    {"type": "regex", "pattern": "x"},
-    {"type": "format"},
-    {"type": "length", "target_tokens": 10, "tolerance_tokens": 5},
-    {"type": "overlong", "max_tokens": 10, "cache_tokens": 5},
-    {"type": "code"},
-    {"type": "function", "function": "module:name"},
-    {"type": "reward_model", "model": "path"},
-    {"type": "http", "url": "https://host/score"},
-    {"type": "llm_judge", "url": "https://host/v1", "model": "judge"},
-]
+REQUIRED: dict[str, dict[str, Any]] = {
+    "regex": {"pattern": "x"},
+    "length": {"target_tokens": 10, "tolerance_tokens": 5},
+    "overlong": {"max_tokens": 10, "cache_tokens": 5},
+    "function": {"function": "module:name"},
+    "reward_model": {"model": "path"},
+    "http": {"url": "https://host/score"},
+    "llm_judge": {"url": "https://host/v1", "model": "judge"},
+}
+"""The settings that a reward cannot be without; the others load from their name alone."""
 
 
 def load(*rewards: Any) -> list[Any]:
@@ -45,8 +41,10 @@ def test_the_short_form_loads_as_it_stands() -> None:
 
 
 def test_every_type_has_a_section_and_an_implementation() -> None:
-    loaded = load(*SMALLEST)
-    assert sorted(reward.type for reward in loaded) == sorted(set(REGISTRY) - {"callable"})
+    types = sorted(set(REGISTRY) - {"callable"})
+    loaded = load(*({"type": name, **REQUIRED.get(name, {})} for name in types))
+    assert [reward.type for reward in loaded] == types
+    assert all(isinstance(reward, reward_class(reward.type).settings) for reward in loaded)
     definite = definite_rewards(loaded, timeout_s=7.0, memory_mb=512)
     messages = json.loads(json.dumps([to_message(reward) for reward in definite]))
     assert [to_message(from_message(message)) for message in messages] == messages
