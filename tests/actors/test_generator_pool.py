@@ -99,7 +99,7 @@ def served(ray_cluster: None, tmp_path_factory: pytest.TempPathFactory) -> Itera
         engine=engine_settings(model_dir=str(directory), max_model_len=128, kv_cache_bytes=64 << 20),
         sampling=SamplingSettings(max_new_tokens=10),
         resources=GeneratorResources(num_cpus=1.0, num_threads=1),
-        stall_s=20.0,
+        stall_s=10.0,
         startup_s=500.0,
         max_replacements=2,
     )
