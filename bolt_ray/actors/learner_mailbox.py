@@ -114,7 +114,8 @@ class LearnerMailbox:
         return self._call.number, self._call.command
 
     async def answer(self, rank: int, number: int, result: Any) -> None:
-        """A rank's answer to command ``number``, or the error it ended with."""
+        """A rank's answer to command ``number`` (large ones as an object reference in a list), or the error it ended
+        with."""
         call = self._call
         if call is None or call.number != number:
             return

@@ -136,7 +136,9 @@ class LearnerGroup:
         ray.kill(self._mailbox)
 
     def _call(self, command: Command, *, what: str, timeout_s: float, idle: Callable[[], None] = lambda: None) -> Any:
-        return self._wait(self._mailbox.call.remote(command), what=what, timeout_s=timeout_s, idle=idle)
+        """Rank 0's result of ``command``, which the mailbox has as a reference."""
+        boxed = self._wait(self._mailbox.call.remote(command), what=what, timeout_s=timeout_s, idle=idle)
+        return None if boxed is None else get_result(boxed[0])
 
     def _wait(self, ref: Any, *, what: str, timeout_s: float, idle: Callable[[], None]) -> Any:
         deadline = time.monotonic() + timeout_s

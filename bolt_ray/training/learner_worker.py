@@ -79,7 +79,8 @@ def train_worker(config: dict[str, Any]) -> None:
         except BoltRayError as error:
             ray.get(mailbox.answer.remote(rank, number, error))
             raise
-        ray.get(mailbox.answer.remote(rank, number, result))
+        # As a reference: the mailbox would otherwise import PyTorch to read what it only hands on.
+        ray.get(mailbox.answer.remote(rank, number, None if result is None else [ray.put(result)]))
 
 
 def _execute(command: Command, *, learner: DeepSpeedLearner, rank: int) -> Any:

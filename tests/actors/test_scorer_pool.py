@@ -171,7 +171,7 @@ def test_a_completion_that_kills_its_scorer_twice_is_unscored_alone(rewards: Pat
 
 
 def test_a_scorer_that_is_stuck_is_killed_at_its_deadline(rewards: Path) -> None:
-    with pool_of([own(rewards)], batch_size=8, batch_deadline_s=6.0) as pool:
+    with pool_of([own(rewards)], batch_size=8, batch_deadline_s=4.0) as pool:
         pool.submit([completion(i, text) for i, text in enumerate(["a", "freeze"])])
         done = drain(pool)
         assert isinstance(done[0], RewardResult)

@@ -11,13 +11,13 @@ from typing import Any
 
 import pytest
 import yaml
+from support.training_runs import check_printed_agreement, steps_of
 from typer.testing import CliRunner
 
 from bolt_ray.cli import app
 from bolt_ray.commands.docs import TOPICS, guide
 from bolt_ray.config.loading import build_config
 from bolt_ray.core.errors import ConfigError
-from bolt_ray.training.telemetry import read_metrics
 
 README = Path(__file__).parents[2] / "README.md"
 IN_README = ("data", "reward", "model")
@@ -72,13 +72,16 @@ def test_help_leads_to_the_guides() -> None:
 @pytest.mark.vllm
 @pytest.mark.slow
 @pytest.mark.parametrize("name", [*IN_README, "starter", "algorithm"])
-def test_an_example_runs_as_it_stands(tmp_path: Path, name: str) -> None:
+def test_an_example_runs_as_it_stands(ray_cluster: None, tmp_path: Path, name: str) -> None:
+    """With the session's Ray, as a submitted job would; test_end_to_end.py has runs that start their own."""
+    import ray
+
     example = examples()[name]
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     done = subprocess.run(
         ["bash", "-euo", "pipefail", "-c", example],
         cwd=tmp_path,
-        env=os.environ | {"PATH": path},
+        env=os.environ | {"PATH": path, "RAY_ADDRESS": ray.get_runtime_context().gcs_address},
         capture_output=True,
         text=True,
         timeout=EXAMPLE_TIMEOUT_S,
@@ -86,12 +89,13 @@ def test_an_example_runs_as_it_stands(tmp_path: Path, name: str) -> None:
     )
     assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-4000:]
     (run,) = tmp_path.glob("*/run")
-    steps = [record for record in read_metrics(run / "metrics.jsonl") if "reward/mean" in record]
+    steps = steps_of(run)
     assert len(steps) >= 3
     assert all(record["policy/logprob_gap_max"] < 1e-3 for record in steps)
     if run.parent.name == "own-data":
         assert "problems" in done.stdout and "more" in done.stdout
     if run.parent.name == "own-model":
         assert (run.parent / "merged-model" / "model.safetensors").is_file()
+        check_printed_agreement(done.stdout, sent="a LoRA adapter")
     if run.parent.name == "my-task":
         assert "pass@4" in done.stdout

@@ -75,8 +75,8 @@ def test_ending_early_is_not_passing(sandboxed: None, cheat: str) -> None:
 @pytest.mark.slow
 def test_a_program_that_hangs_is_wrong_and_keeps_what_it_passed(sandboxed: None) -> None:
     source = "def add(a, b):\n    while a == -1: pass\n    return a + b"
-    assert one(make_reward("code", wall_s=3.0), source, TESTS) == 0.0
-    assert one(make_reward("code", wall_s=3.0, partial=True), source, TESTS) == pytest.approx(1 / 3)
+    assert one(make_reward("code", wall_s=2.0), source, TESTS) == 0.0
+    assert one(make_reward("code", wall_s=2.0, partial=True), source, TESTS) == pytest.approx(1 / 3)
 
 
 def test_output(sandboxed: None) -> None:

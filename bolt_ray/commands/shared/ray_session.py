@@ -19,6 +19,8 @@ from bolt_ray.core.errors import EnvironmentProblem
 _ENVIRONMENT = {
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "1",
     "RAY_TRAIN_V2_ENABLED": "1",
+    # One actor less to start. It warns the ranks of a node that will be taken away, and no rank listens.
+    "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     # A run starts about ten processes at once on purpose; Ray would warn of it.
     "RAY_worker_maximum_startup_concurrency": "16",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import shutil
 import signal
@@ -15,6 +16,7 @@ from typing import Any
 import numpy as np
 import pytest
 from safetensors.numpy import load_file
+from support.training_runs import FinishedRun, steps_of, write_run_config
 
 from bolt_ray.commands.train.train import train
 from bolt_ray.config.loading import load_config
@@ -34,39 +36,71 @@ time/sync time/idle_generator time/idle_trainer time/step throughput/tokens_per_
 """.split()
 
 
-def steps_of(run: Path) -> list[dict[str, Any]]:
-    return [record for record in read_metrics(run / "metrics.jsonl") if "reward/mean" in record]
-
-
 def weights_of(model: Path) -> dict[str, np.ndarray]:
     return load_file(model / "model.safetensors")
 
 
-@pytest.mark.parametrize("tied", [True, False])
-def test_a_run_trains_and_generator_and_learner_agree(
-    ray_cluster: None, write_config: Callable[..., Path], untied_model: Path, tmp_path: Path, tied: bool
-) -> None:
-    model = {} if tied else {"name_or_path": str(untied_model)}
-    config = load_config(write_config(model=model))
-    outcome = train(config, base_dir=tmp_path)
-    assert (outcome.steps, outcome.interrupted) == (3, False)
-    assert outcome.initial_score is not None and outcome.initial_score.total == 8
-    steps = steps_of(tmp_path / "run")
-    assert [record["policy_version"] for record in steps] == [1, 2, 3]
-    for record in steps:
+@pytest.fixture(scope="session")
+def tied_run(ray_cluster: None, tied_model: Path, tmp_path_factory: pytest.TempPathFactory) -> FinishedRun:
+    """Five steps with checkpoints, evaluation and an adaptive KL penalty."""
+    return finish(
+        tmp_path_factory.mktemp("tied"),
+        model_path=tied_model,
+        train={"max_steps": 5},
+        checkpoint={"every_steps": 2, "keep": 9},
+        kl={"coef": 0.1, "adaptation": "sigmoid", "controller": "ziegler", "horizon": 100},
+    )
+
+
+@pytest.fixture(scope="session")
+def untied_run(ray_cluster: None, untied_model: Path, tmp_path_factory: pytest.TempPathFactory) -> FinishedRun:
+    """Three steps whose baseline forgets nothing."""
+    baseline = {"forgetting": "constant", "rho_max": 1.0}
+    return finish(tmp_path_factory.mktemp("untied"), model_path=untied_model, baseline=baseline)
+
+
+@pytest.fixture(scope="session")
+def resumed_run(tied_run: FinishedRun, tmp_path_factory: pytest.TempPathFactory) -> FinishedRun:
+    """A copy of ``tied_run`` that lost what came after step 2 and went on from there."""
+    cut = tmp_path_factory.mktemp("cut") / "run"
+    shutil.copytree(tied_run.root, cut)
+    for name in ("step-000004", "step-000005"):
+        shutil.rmtree(cut / "checkpoints" / name)
+    shutil.rmtree(cut / "final")
+    config = load_config(tied_run.config_path, [f"run_dir={cut}", "resume=auto"])
+    outcome = train(config, base_dir=tied_run.config_path.parent)
+    return FinishedRun(config=config, config_path=tied_run.config_path, root=cut, outcome=outcome)
+
+
+def finish(directory: Path, **settings: Any) -> FinishedRun:
+    path = write_run_config(directory, **settings)
+    config = load_config(path)
+    return FinishedRun(
+        config=config, config_path=path, root=directory / "run", outcome=train(config, base_dir=directory)
+    )
+
+
+@pytest.mark.parametrize("kind", ["tied", "untied"])
+def test_a_run_trains_and_generator_and_learner_agree(kind: str, request: pytest.FixtureRequest) -> None:
+    run: FinishedRun = request.getfixturevalue(f"{kind}_run")
+    last = run.config.train.max_steps
+    assert (run.outcome.steps, run.outcome.interrupted) == (last, False)
+    assert run.outcome.initial_score is not None and run.outcome.initial_score.total == 8
+    assert [record["policy_version"] for record in run.steps] == list(range(1, last + 1))
+    for record in run.steps:
         assert set(STEP_METRICS) <= set(record), set(STEP_METRICS) - set(record)
         assert record["policy/sync_gap"] <= 1e-3, "after the sync"
         assert record["policy/logprob_gap"] <= record["policy/logprob_gap_max"] <= 1e-3, "on every token trained"
         assert record["policy/staleness_max"] == 0
         assert record["rollout/completions"] == 16
-    evaluations = [record for record in read_metrics(tmp_path / "run" / "metrics.jsonl") if "eval/pass@1" in record]
-    assert [record["step"] for record in evaluations] == [0, 2, 3]
-    assert "generator is replaced" not in (tmp_path / "run" / "run.log").read_text(encoding="utf-8")
-    table = (tmp_path / "run" / "metrics.csv").read_text().splitlines()
-    assert len(table) == 1 + len(steps) + len(evaluations)
+    evaluations = [record for record in read_metrics(run.root / "metrics.jsonl") if "eval/pass@1" in record]
+    assert [record["step"] for record in evaluations] == [*range(0, last, 2), last]
+    assert "generator is replaced" not in (run.root / "run.log").read_text(encoding="utf-8")
+    table = (run.root / "metrics.csv").read_text().splitlines()
+    assert len(table) == 1 + len(run.steps) + len(evaluations)
 
-    final = tmp_path / "run" / "final"
-    before, after = weights_of(Path(config.model.name_or_path)), weights_of(final)
+    final = run.root / "final"
+    before, after = weights_of(Path(run.config.model.name_or_path)), weights_of(final)
     assert set(before) == set(after)
     assert any(not np.array_equal(before[name], after[name]) for name in before)
     from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -76,49 +110,20 @@ def test_a_run_trains_and_generator_and_learner_agree(
     assert loaded.generate(**tokenizer("1+2=", return_tensors="pt"), max_new_tokens=2).shape[1] >= 5
 
 
-def test_the_baseline_learns_every_outcome_once_and_never_from_evaluation(
-    ray_cluster: None, write_config: Callable[..., Path], tmp_path: Path
-) -> None:
-    train(load_config(write_config(baseline={"forgetting": "constant", "rho_max": 1.0})), base_dir=tmp_path)
-    (checkpoint,) = (tmp_path / "run" / "checkpoints").iterdir()
+def test_the_baseline_learns_every_outcome_once_and_never_from_evaluation(untied_run: FinishedRun) -> None:
+    (checkpoint,) = (untied_run.root / "checkpoints").iterdir()
     columns = read_sharded_snapshot(checkpoint / "baseline").columns
     alpha, beta = columns["alpha"], columns["beta"]
     # Without forgetting α + β grows by exactly one per completion, beyond the prior's two per prompt.
     evidence = float(np.sum(alpha + beta)) - 2.0 * len(alpha)
     assert evidence == pytest.approx(3 * 16)
-    rewards = sum(record["reward/mean"] * 16 for record in steps_of(tmp_path / "run"))
+    rewards = sum(record["reward/mean"] * 16 for record in untied_run.steps)
     assert float(np.sum(alpha)) - len(alpha) == pytest.approx(rewards)
 
 
-def test_one_version_of_staleness_overlaps_and_is_never_exceeded(
-    ray_cluster: None, write_config: Callable[..., Path], tmp_path: Path
-) -> None:
-    train(load_config(write_config(rollout={"max_staleness": 1}, train={"max_steps": 6})), base_dir=tmp_path)
-    steps = steps_of(tmp_path / "run")
-    ages = [record["policy/staleness_max"] for record in steps]
-    assert ages[0] == 0 and set(ages) == {0, 1}, ages
-    assert all(record["policy/sync_gap"] <= 1e-3 for record in steps)
-
-
-def test_resume_continues_as_if_nothing_had_happened(
-    ray_cluster: None, write_config: Callable[..., Path], tmp_path: Path
-) -> None:
-    settings: dict[str, Any] = {
-        "checkpoint": {"every_steps": 2, "keep": 9},
-        "train": {"max_steps": 5},
-        "eval": {"every_steps": 0},
-    }
-    train(load_config(write_config(**settings)), base_dir=tmp_path)
-    whole = tmp_path / "run"
-    cut = tmp_path / "cut"
-    shutil.copytree(whole, cut)
-    for name in ("step-000004", "step-000005"):
-        shutil.rmtree(cut / "checkpoints" / name)
-    shutil.rmtree(cut / "final")
-    config = load_config(write_config(run_dir=str(cut), **settings), ["resume=auto"])
-    assert train(config, base_dir=tmp_path).steps == 5
-
-    expected, found = steps_of(whole), steps_of(cut)
+def test_resume_continues_as_if_nothing_had_happened(tied_run: FinishedRun, resumed_run: FinishedRun) -> None:
+    assert resumed_run.outcome.steps == 5
+    expected, found = tied_run.steps, resumed_run.steps
     assert [record["step"] for record in found] == [1, 2, 3, 4, 5]
     # Exactly equal, although the text is sampled: prompts, v̂ and the seed of every request come from the checkpoint, a
     # step trains its completions in the order of their requests, and max_staleness is 0. Only which requests share an
@@ -128,8 +133,21 @@ def test_resume_continues_as_if_nothing_had_happened(
         assert [record[name] for record in found] == [record[name] for record in expected], name
     values = ([record["baseline/avg_v_hat"] for record in records] for records in (found, expected))
     np.testing.assert_allclose(*values, rtol=0, atol=1e-5)
-    for name, tensor in weights_of(whole / "final").items():
-        np.testing.assert_allclose(weights_of(cut / "final")[name], tensor, rtol=0, atol=1e-6, err_msg=name)
+    for name, tensor in weights_of(tied_run.root / "final").items():
+        np.testing.assert_allclose(
+            weights_of(resumed_run.root / "final")[name], tensor, rtol=0, atol=1e-6, err_msg=name
+        )
+
+
+def test_adaptive_kl_is_logged_and_its_controller_survives_a_resume(
+    tied_run: FinishedRun, resumed_run: FinishedRun
+) -> None:
+    for run in (tied_run, resumed_run):
+        betas = [record["adaptive_kl/current_beta"] for record in run.steps]
+        assert betas[0] != 0.1 or betas[1] != 0.1
+        # e·n/horizon changes β by at most 0.2 · 16 / 100 a step, also across the resume.
+        assert all(abs(b / a - 1) <= 0.2 * 16 / 100 + 1e-6 for a, b in itertools.pairwise(betas)), betas
+        assert all(record["adaptive_kl/adapted_kl"] <= record["adaptive_kl/raw_kl"] for record in run.steps)
 
 
 def interrupt(command: list[str], number: signal.Signals, metrics: Path, *, at_step: int) -> str:

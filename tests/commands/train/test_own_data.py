@@ -14,19 +14,15 @@ import pyarrow.csv
 import pyarrow.parquet
 import pytest
 from rich.console import Console
+from support.training_runs import check_preset, steps_of
 
 from bolt_ray.commands.init import write_starter
 from bolt_ray.commands.shared.prompts import open_store
 from bolt_ray.commands.train.train import train
 from bolt_ray.config.loading import load_config
 from bolt_ray.data.stream.draw_log import DrawLog
-from bolt_ray.training.telemetry import read_metrics
 
 pytestmark = [pytest.mark.ray, pytest.mark.vllm, pytest.mark.slow]
-
-
-def steps_of(run: Path) -> list[dict[str, Any]]:
-    return [record for record in read_metrics(run / "metrics.jsonl") if "reward/mean" in record]
 
 
 def write_datasets(directory: Path) -> list[dict[str, Any]]:
@@ -61,12 +57,19 @@ def write_datasets(directory: Path) -> list[dict[str, Any]]:
 def test_every_kind_of_dataset_trains_and_comes_out_at_its_weight(
     ray_cluster: None, write_config: Callable[..., Path], tmp_path: Path
 ) -> None:
+    """With a preset of eight completions a prompt, which are no draws."""
     config = load_config(
-        write_config(datasets=write_datasets(tmp_path), rollout={"rollouts_per_step": 36}, train={"max_steps": 2})
+        write_config(
+            algo="curriculum",
+            datasets=write_datasets(tmp_path),
+            rollout={"rollouts_per_step": 36 * 8},
+            train={"max_steps": 2, "learning_rate": 1e-3},
+        )
     )
     train(config, base_dir=tmp_path)
     steps = steps_of(tmp_path / "run")
     assert len(steps) == 2 and steps[-1]["policy/logprob_gap_max"] <= 1e-3
+    check_preset(tmp_path / "run", config)
     store = open_store(config.datasets, config)
     drawn = DrawLog(tmp_path / "run" / "draws", store_address=store.address).read(0).rows
     assert np.bincount(store.source_ids()[drawn]).tolist() == [18, *[6] * 9]  # of 72: three to one

@@ -93,7 +93,7 @@ def test_a_hang_is_a_reason_of_its_completion_alone(single: RewardProcess, text:
 
 @pytest.mark.slow
 def test_what_stands_beside_a_hang_is_scored() -> None:
-    process = RewardProcess(rewards=[spec("score", timeout_s=10.0)], startup_timeout_s=120.0)
+    process = RewardProcess(rewards=[spec("score", timeout_s=3.0)], startup_timeout_s=120.0)
     try:
         assert kinds(process.score(0, inputs("0.25", "hang", "1"))) == [0.25, "timeout", 1.0]
     finally:
@@ -121,7 +121,7 @@ def test_values_of_a_batch_are_judged_one_by_one(batch: RewardProcess) -> None:
 
 @pytest.mark.slow
 def test_a_batch_that_hangs_finds_its_culprit() -> None:
-    process = RewardProcess(rewards=[spec("score_batch", batched=True, timeout_s=5.0)], startup_timeout_s=120.0)
+    process = RewardProcess(rewards=[spec("score_batch", batched=True, timeout_s=2.0)], startup_timeout_s=120.0)
     try:
         assert kinds(process.score(0, inputs("1", "hang"))) == [1.0, "timeout"]
     finally:
