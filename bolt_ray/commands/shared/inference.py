@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,10 +16,12 @@ from bolt_ray.data.settings import DatasetSettings
 from bolt_ray.rewards.function import FunctionSettings
 
 
-def launch_generators(config: RunConfig, inputs: RunInputs, *, version: int = 0) -> GeneratorPool:
+def launch_generators(
+    config: RunConfig, inputs: RunInputs, *, version: int = 0, launch: Callable[..., GeneratorPool] = GeneratorPool
+) -> GeneratorPool:
     """Launch the generators and return at once; ``wait_ready`` waits for them. The caller closes the pool."""
     cluster = config.cluster
-    return GeneratorPool(
+    return launch(
         num_generators=cluster.num_generators,
         engine=engine_settings(config, model_path=str(inputs.model_path), context_tokens=inputs.context_tokens),
         sampling=config.sampling,
@@ -35,7 +37,9 @@ def launch_generators(config: RunConfig, inputs: RunInputs, *, version: int = 0)
     )
 
 
-def start_scorers(config: RunConfig, inputs: RunInputs, *, base_dir: Path) -> ScorerPool:
+def start_scorers(
+    config: RunConfig, inputs: RunInputs, *, base_dir: Path, start: Callable[..., ScorerPool] = ScorerPool.start
+) -> ScorerPool:
     """Start the scorers with every reward built. The caller closes the pool.
 
     Args:
@@ -45,7 +49,7 @@ def start_scorers(config: RunConfig, inputs: RunInputs, *, base_dir: Path) -> Sc
         replace(reward, base_dirs=(str(base_dir),)) if isinstance(reward, FunctionSettings) else reward
         for reward in config.rewards
     ]
-    return ScorerPool.start(
+    return start(
         specs=specs,
         settings=config.scoring,
         by_source=_rewards_by_source(inputs.train),

@@ -20,9 +20,11 @@ from bolt_ray.engines.tokenizer import PromptTokenizer
 log = logging.getLogger(__name__)
 
 
-def open_store(datasets: Sequence[DatasetSettings], config: RunConfig) -> PromptStore:
+def open_store(
+    datasets: Sequence[DatasetSettings], config: RunConfig, *, build: Callable[..., PromptStore] = build_store
+) -> PromptStore:
     """The prompt store of ``datasets``, built once and then found again."""
-    store = build_store(
+    store = build(
         list(datasets),
         store_dir=config.data.store_dir,
         on_bad_row=config.data.on_bad_row,

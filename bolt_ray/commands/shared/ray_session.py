@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from typing import Any
 
 import ray
 
@@ -29,11 +30,14 @@ _ENVIRONMENT = {
 
 
 @contextmanager
-def ray_session(cluster: ClusterSettings, *, groups: list[ProcessGroup]) -> Iterator[None]:
+def ray_session(cluster: ClusterSettings, *, groups: list[ProcessGroup], runtime: Any = ray) -> Iterator[None]:
     """A connection to Ray with room for ``groups``; a Ray started here ends with it.
 
     A local Ray gets as many *logical* CPUs as the run asks for, even above the number of cores: most of its
     processes wait for each other. On a cluster the demand has to fit, or be something an autoscaler can add.
+
+    Args:
+        runtime: the library, or a stand-in with its functions.
 
     Raises:
         EnvironmentProblem: no Ray answers at ``cluster.address``, or it lacks CPUs or GPUs.
@@ -42,32 +46,31 @@ def ray_session(cluster: ClusterSettings, *, groups: list[ProcessGroup]) -> Iter
         os.environ.setdefault(key, value)
     address = cluster.address
     cpus, gpus = total_demand(groups)
-    started_here = not ray.is_initialized() and not names_running_ray(address)
+    started_here = not runtime.is_initialized() and not names_running_ray(address)
     if started_here:
         logical = max(os.cpu_count() or 1, int(cpus + 0.999))
-        ray.init(
+        runtime.init(
             address="local",
             num_cpus=logical,
             include_dashboard=cluster.dashboard,
             log_to_driver=False,
             logging_level=logging.ERROR,
         )
-    elif not ray.is_initialized():
+    elif not runtime.is_initialized():
         try:
-            ray.init(address=address or "auto", log_to_driver=False, logging_level=logging.ERROR)
+            runtime.init(address=address or "auto", log_to_driver=False, logging_level=logging.ERROR)
         except ConnectionError as error:
             raise EnvironmentProblem(f"cluster.address {address or 'auto'}: no Ray answers there ({error})") from None
     try:
         if not cluster.wait_for_nodes:
-            _check_room(cpus, gpus, groups)
+            _check_room(runtime.cluster_resources(), cpus, gpus, groups)
         yield
     finally:
         if started_here:
-            ray.shutdown()
+            runtime.shutdown()
 
 
-def _check_room(cpus: float, gpus: float, groups: list[ProcessGroup]) -> None:
-    have = ray.cluster_resources()
+def _check_room(have: Mapping[str, float], cpus: float, gpus: float, groups: list[ProcessGroup]) -> None:
     for kind, need in (("CPU", cpus), ("GPU", gpus)):
         if need > have.get(kind, 0) + 1e-6:
             parts = ", ".join(

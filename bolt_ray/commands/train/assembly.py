@@ -52,6 +52,14 @@ log = logging.getLogger(__name__)
 class TrainingAssembly:
     """Starts every part, connects them, and ends them in the reverse order."""
 
+    # What the parts are made by.
+    learner_group = LearnerGroup
+    launch_generators = staticmethod(launch_generators)
+    start_shards = BaselineShards.start
+    start_scorers = staticmethod(start_scorers)
+    open_store = staticmethod(open_store)
+    prompt_stream = CurriculumPrompts
+
     def __init__(
         self,
         *,
@@ -80,10 +88,10 @@ class TrainingAssembly:
         with ExitStack() as stack:
             # The slow starters first: they come up while the prompts are read.
             learner = self._learner(stack)
-            generators = launch_generators(self._config, self._inputs, version=self._version)
+            generators = self.launch_generators(self._config, self._inputs, version=self._version)
             stack.callback(generators.close)
             shards = self._shards(stack)
-            scorers = start_scorers(self._config, self._inputs, base_dir=self._base_dir)
+            scorers = self.start_scorers(self._config, self._inputs, base_dir=self._base_dir)
             stack.callback(scorers.close)
             prompts, problems = self._prompts(stack, shards)
             generators.wait_ready(idle=self._interrupts.check)
@@ -101,7 +109,7 @@ class TrainingAssembly:
 
     def _learner(self, stack: ExitStack) -> LearnerGroup:
         cluster = self._config.cluster
-        group = LearnerGroup(
+        group = self.learner_group(
             settings=self._config.learner(model_path=str(self._inputs.model_path)),
             world_size=cluster.num_learners,
             resources_per_worker={
@@ -122,7 +130,7 @@ class TrainingAssembly:
         return group
 
     def _shards(self, stack: ExitStack) -> BaselineShards:
-        shards = BaselineShards.start(
+        shards = self.start_shards(
             num_shards=self._config.baseline.num_shards,
             settings=self._config.baseline,
             wal_dir=self._run.baseline,
@@ -135,21 +143,21 @@ class TrainingAssembly:
     def _prompts(self, stack: ExitStack, shards: BaselineShards) -> tuple[CurriculumPrompts, list[DrawnPrompt]]:
         """The stream with the baseline's rows registered, and the held-out problems."""
         config, inputs = self._config, self._inputs
-        store = open_store(inputs.train, config)
+        store = self.open_store(inputs.train, config)
         tokenize = PromptTokenizer(path=str(inputs.model_path), trust_remote_code=config.model.trust_remote_code)
         max_tokens = min(config.data.max_prompt_tokens, inputs.context_tokens - config.sampling.max_new_tokens)
         rows, heldout_rows = store.split_heldout(fraction=config.data.heldout_fraction, size=config.data.heldout_size)
         problems: list[DrawnPrompt] = []
         limit = config.eval.num_problems
         if inputs.heldout:
-            heldout = open_store(inputs.heldout, config)
+            heldout = self.open_store(inputs.heldout, config)
             everything = np.arange(heldout.num_rows, dtype=np.int64)
             problems = heldout_problems(heldout, everything, tokenize=tokenize, limit=limit, max_tokens=max_tokens)
         elif len(heldout_rows):
             problems = heldout_problems(store, heldout_rows, tokenize=tokenize, limit=limit, max_tokens=max_tokens)
         # Held-out prompts never get an outcome: the baseline and its curriculum know the others only.
         shards.register(store.keys().take(rows).to_pylist())
-        prompts = CurriculumPrompts(
+        prompts = self.prompt_stream(
             store=store,
             rows=rows,
             schedule=_prompt_schedule(config, max_prompt_tokens=max_tokens),

@@ -16,7 +16,7 @@ import shutil
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -28,10 +28,13 @@ from bolt_ray.data.background_feed import Feed
 from bolt_ray.data.ingest.fingerprints import FileScanner
 from bolt_ray.data.ingest.finish import finish_store
 from bolt_ray.data.ingest.ingest_source import BAD, FILTERED, ROW, UNREADABLE, read_units, rows_of_kind
+from bolt_ray.data.ingest.normalize import RowRules
 from bolt_ray.data.ingest.read_plan import ReadPlan, ReadUnit, make_plan
 from bolt_ray.data.settings import BadRow, DatasetSettings
 from bolt_ray.data.store import PromptStore
 from bolt_ray.data.store_files import PART_SCHEMA, PartWriter, part_path, write_json
+
+ReadUnits = Callable[[Sequence[ReadUnit], Sequence[RowRules]], Iterator[pa.Table]]
 
 UNIT_BYTES = 32 << 20
 BLOCKS_AHEAD = 4
@@ -47,6 +50,7 @@ def build_store(
     max_prompt_chars: int,
     stall_timeout_s: float,
     unit_bytes: int = UNIT_BYTES,
+    read: ReadUnits = read_units,
 ) -> PromptStore:
     """Open the store of these datasets, building it first if it is not there.
 
@@ -57,6 +61,7 @@ def build_store(
         max_prompt_chars: a longer prompt is a bad row.
         stall_timeout_s: longest wait for a block, or for another process that builds the same store.
         unit_bytes: input bytes one read task takes; part of the address, as it decides where parts begin.
+        read: reads and normalizes units, see `read_units`, which does it with Ray Data.
 
     Raises:
         DataError: a dataset, file or row that cannot be used; the message names the place.
@@ -82,7 +87,7 @@ def build_store(
     final = home / plan.address
     with _lock(home / f"{plan.address}.lock", timeout_s=stall_timeout_s):
         if not final.exists():
-            _build(plan, final=final, on_bad_row=on_bad_row, stall_timeout_s=stall_timeout_s)
+            _build(plan, final=final, on_bad_row=on_bad_row, stall_timeout_s=stall_timeout_s, read=read)
     return PromptStore.open(final)
 
 
@@ -105,18 +110,26 @@ def _lock(path: Path, *, timeout_s: float) -> Iterator[None]:
         yield
 
 
-def _build(plan: ReadPlan, *, final: Path, on_bad_row: str, stall_timeout_s: float) -> None:
+def _build(plan: ReadPlan, *, final: Path, on_bad_row: str, stall_timeout_s: float, read: ReadUnits) -> None:
     building = final.with_name(f"{final.name}.building")
     building.mkdir(exist_ok=True)
     missing = [unit for unit in plan.units if not sidecar_path(building, unit.number).exists()]
     if missing:
-        _read_missing(plan, missing, building=building, on_bad_row=on_bad_row, stall_timeout_s=stall_timeout_s)
+        _read_missing(
+            plan, missing, building=building, on_bad_row=on_bad_row, stall_timeout_s=stall_timeout_s, read=read
+        )
     finish_store(plan, building, skip_bad_rows=on_bad_row == "skip")
     os.replace(building, final)  # noqa: PTH105 - a directory onto a name that is free
 
 
 def _read_missing(
-    plan: ReadPlan, missing: list[ReadUnit], *, building: Path, on_bad_row: str, stall_timeout_s: float
+    plan: ReadPlan,
+    missing: list[ReadUnit],
+    *,
+    building: Path,
+    on_bad_row: str,
+    stall_timeout_s: float,
+    read: ReadUnits,
 ) -> None:
     free = shutil.disk_usage(building).free
     needed = sum(piece.size for unit in missing for piece in unit.pieces)
@@ -125,7 +138,7 @@ def _read_missing(
             f"reading the datasets needs about {needed >> 20:,} MiB in {building.parent}, which has "
             f"{free >> 20:,} MiB free; set data.store_dir to a larger disk"
         )
-    feed: Feed[pa.Table] = Feed(lambda: read_units(missing, plan.rules), what="the datasets", max_waiting=BLOCKS_AHEAD)
+    feed: Feed[pa.Table] = Feed(lambda: read(missing, plan.rules), what="the datasets", max_waiting=BLOCKS_AHEAD)
     by_number = {unit.number: unit for unit in missing}
     collector: _PartCollector | None = None
     waiting = list(missing)

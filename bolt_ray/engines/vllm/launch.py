@@ -50,8 +50,8 @@ def start_vllm(settings: EngineSettings) -> Any:
         with warnings.catch_warnings():
             # Its own use of deprecated names of PyTorch.
             warnings.simplefilter("ignore", FutureWarning)
-            arguments = _engine_args(settings, on_cpu=current_platform.is_cpu())
-            return LLMEngine.from_engine_args(EngineArgs(**arguments))
+            arguments = engine_arguments(settings, on_cpu=current_platform.is_cpu())
+            return LLMEngine.fromengine_arguments(EngineArgs(**arguments))
     except (ValueError, RuntimeError, OSError, KeyError, AssertionError, VLLMClientError) as error:
         reason = " ".join(str(error).split())
         raise ModelError(f"vLLM could not serve {settings.model_dir}: {reason}") from error
@@ -75,7 +75,12 @@ def _nothing_collected_while_importing(module: str) -> Iterator[None]:
         gc.enable()
 
 
-def _engine_args(settings: EngineSettings, *, on_cpu: bool) -> dict[str, Any]:
+def engine_arguments(settings: EngineSettings, *, on_cpu: bool) -> dict[str, Any]:
+    """The settings as vLLM's ``EngineArgs``.
+
+    Raises:
+        ModelError: an adapter of a rank that vLLM has no kernels for.
+    """
     arguments: dict[str, Any] = {
         "model": settings.model_dir,
         "dtype": settings.dtype,

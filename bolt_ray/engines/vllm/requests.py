@@ -16,23 +16,30 @@ def token_prompt(token_ids: Sequence[int] | NDArray[np.integer]) -> dict[str, An
     return {"type": "token", "prompt_token_ids": [int(token) for token in token_ids]}
 
 
+def sampling_arguments(sampling: SamplingSettings, *, seed: int) -> dict[str, Any]:
+    """The settings as arguments of ``SamplingParams``."""
+    return {
+        "temperature": sampling.temperature,
+        "top_p": sampling.top_p,
+        "top_k": sampling.top_k,
+        "min_p": sampling.min_p,
+        "max_tokens": sampling.max_new_tokens,
+        "stop": list(sampling.stop) or None,
+        "seed": seed & (2**63 - 1),
+        # vLLM needs the text as it grows only to look for stop strings.
+        "detokenize": bool(sampling.stop),
+    }
+
+
 def generation_params(sampling: SamplingSettings, *, seed: int) -> Any:
     """``SamplingParams`` of a rollout: the log-prob of every sampled token, returned when the completion is done."""
     from vllm import SamplingParams
     from vllm.sampling_params import RequestOutputKind
 
     return SamplingParams(
-        temperature=sampling.temperature,
-        top_p=sampling.top_p,
-        top_k=sampling.top_k,
-        min_p=sampling.min_p,
-        max_tokens=sampling.max_new_tokens,
-        stop=list(sampling.stop) or None,
-        seed=seed & (2**63 - 1),
+        **sampling_arguments(sampling, seed=seed),
         logprobs=0,
         flat_logprobs=True,
-        # vLLM needs the text as it grows only to look for stop strings.
-        detokenize=bool(sampling.stop),
         output_kind=RequestOutputKind.FINAL_ONLY,
     )
 

@@ -80,11 +80,16 @@ def ensure_model(
 
 
 def pretrain(
-    settings: PretrainSettings, out_dir: Path, *, on_progress: ProgressCallback | None = None
+    settings: PretrainSettings,
+    out_dir: Path,
+    *,
+    on_progress: ProgressCallback | None = None,
+    measure: Callable[..., float] = accuracy,
 ) -> PretrainReport:
     """Train a new model and write it, with its report, to ``out_dir``.
 
-    The same settings give the same weights on the same machine with the same number of threads.
+    The same settings give the same weights on the same machine with the same number of threads. ``measure``: how the
+    accuracies of the report are found, see `accuracy`.
     """
     started = time.monotonic()
     model, tokenizer = create_model(settings, seed=settings.pretrain_seed)
@@ -92,7 +97,7 @@ def pretrain(
     held_out = generate_problems(settings, seed=settings.pretrain_seed, held_out=True)
     problems = list(itertools.islice(held_out, settings.pretrain_eval_problems))
     sampled, greedy = (
-        accuracy(
+        measure(
             model,
             tokenizer,
             problems,

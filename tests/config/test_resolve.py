@@ -1,0 +1,79 @@
+"""Every ``auto`` made definite, once, by one rule for both sides."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from bolt_ray.config.loading import build_config, dump_config
+from bolt_ray.config.resolve import engine_settings, eval_sampling, resolve
+from bolt_ray.config.schema import RunConfig
+
+
+def config_of(**sections: Any) -> RunConfig:
+    return build_config({"datasets": [{"name": "x.jsonl"}], "rewards": ["exact", "math"], **sections})
+
+
+@pytest.mark.parametrize(
+    ("model", "generator", "use_gpu", "expected"),
+    [
+        ("auto", None, False, ("float32", "float32", 0.01)),
+        ("auto", None, True, ("bfloat16", "bfloat16", 0.5)),
+        ("float32", None, True, ("float32", "float32", 0.01)),
+        ("float32", "auto", True, ("float32", "bfloat16", 0.5)),
+        ("bfloat16", "float32", False, ("bfloat16", "float32", 0.5)),
+    ],
+)
+def test_one_rule_for_dtype(model: str, generator: str | None, use_gpu: bool, expected: tuple[str, str, float]) -> None:
+    config = resolve(config_of(model={"dtype": model}, generator={"dtype": generator}), use_gpu=use_gpu)
+    assert (config.model.dtype, config.generator.dtype, config.generator.max_logprob_gap) == expected
+    engine = engine_settings(config, model_path="m", context_tokens=64)
+    assert (config.learner(model_path="m").model.dtype, engine.dtype) == expected[:2]
+    assert (engine.on_gpu, engine.kv_cache_bytes is None) == (use_gpu, use_gpu)
+
+
+def test_what_depends_on_other_settings_is_filled_in_and_what_was_given_stays() -> None:
+    config = resolve(config_of(sampling={"max_new_tokens": 40}, loss={"type": "gspo"}), use_gpu=False)
+    assert (config.loss.clip_low, config.loss.clip_high, config.loss.aggregation) == (3e-4, 4e-4, "sequence_mean")
+    assert (config.loss.max_completion_tokens, config.eval.max_new_tokens) == (40, 40)
+    assert (config.cluster.use_gpu, config.uses_gpu) == ("no", False)
+    assert [(r.name, r.timeout_s, r.memory_mb) for r in config.rewards] == [("exact", 10.0, 4096), ("math", 10.0, 4096)]
+    given = config_of(
+        loss={"clip_low": 0.1, "clip_high": 0.3, "max_completion_tokens": 7},
+        eval={"max_new_tokens": 9},
+        generator={"max_logprob_gap": 0.2},
+        rewards=[{"type": "exact", "name": "same", "timeout_s": 3, "memory_mb": 70}],
+    )
+    config = resolve(given, use_gpu=True)
+    assert (config.loss.clip_range, config.loss.max_completion_tokens) == ((0.1, 0.3), 7)
+    assert (config.eval.max_new_tokens, config.generator.max_logprob_gap) == (9, 0.2)
+    assert [(r.name, r.timeout_s, r.memory_mb) for r in config.rewards] == [("same", 3, 70)]
+
+
+def test_scorers_ask_for_gpus_only_where_gpus_are_used() -> None:
+    config = config_of(scoring={"gpus_per_scorer": 0.5})
+    assert resolve(config, use_gpu=True).scoring.gpus_per_scorer == 0.5
+    assert resolve(config, use_gpu=False).scoring.gpus_per_scorer == 0.0
+
+
+def test_evaluation_draws_by_its_own_settings_and_stops_as_training_does() -> None:
+    config = resolve(
+        config_of(
+            sampling={"temperature": 0.7, "top_k": 5, "min_p": 0.1, "stop": ["\n"], "max_new_tokens": 40},
+            eval={"temperature": 0.2, "top_p": 0.9},
+        ),
+        use_gpu=False,
+    )
+    drawn = eval_sampling(config)
+    assert (drawn.temperature, drawn.top_p, drawn.top_k, drawn.min_p) == (0.2, 0.9, 0, 0.0)
+    assert (drawn.stop, drawn.max_new_tokens) == (("\n",), 40)
+
+
+@pytest.mark.parametrize("use_gpu", [False, True])
+def test_resolving_again_changes_nothing_and_the_dump_reads_back(use_gpu: bool) -> None:
+    import yaml
+
+    once = resolve(config_of(algo="spo++", curriculum={"strategy": "thompson"}), use_gpu=use_gpu)
+    assert resolve(once, use_gpu=use_gpu) == once
+    assert build_config(yaml.safe_load(dump_config(once))) == once
