@@ -1,4 +1,4 @@
-"""A loss or strategy of the user's own, ``file.py:name``: where its file is, and whether it can be loaded.
+"""A user's own loss, strategy or reward, ``file.py:name``: where its file is, and whether it can be loaded.
 
 The configuration is the last place that knows which directory a relative file is in. The processes that load it, the
 learner ranks among them, have other working directories.
@@ -11,29 +11,45 @@ from pathlib import Path
 
 from bolt_ray.config.schema import RunConfig
 from bolt_ray.core.errors import ConfigError
-from bolt_ray.core.plugins import absolute_reference, is_reference, load_object
+from bolt_ray.core.plugins import absolute_reference, find_file, is_reference, load_object
+from bolt_ray.rewards.function import FunctionSettings
 
 
 def with_absolute_files(config: RunConfig, base_dir: Path) -> RunConfig:
-    """The configuration with the files of an own loss and strategy as absolute paths; applied again it changes nothing.
+    """The configuration with the files of a user's own code as absolute paths; applied again it changes nothing.
 
     Args:
         base_dir: where a relative file is looked for, before the working directory.
     """
     places = [str(base_dir.absolute())]
+    loss = replace(config.loss, type=absolute_reference(config.loss.type, places))
+    strategy = absolute_reference(config.curriculum.strategy, places)
     changed = {
-        "loss": replace(config.loss, type=absolute_reference(config.loss.type, places)),
-        "curriculum": replace(config.curriculum, strategy=absolute_reference(config.curriculum.strategy, places)),
+        "loss": loss,
+        "curriculum": replace(config.curriculum, strategy=strategy),
+        "rewards": tuple(
+            replace(reward, function=absolute_reference(reward.function, places))
+            if isinstance(reward, FunctionSettings)
+            else reward
+            for reward in config.rewards
+        ),
     }
     return config.model_copy(update=changed)
 
 
 def check_own_code(config: RunConfig) -> None:
-    """Load an own loss and strategy.
+    """Load an own loss and strategy, and look for the files of own rewards, which only their own processes load.
 
     Raises:
         ConfigError: one cannot be found or run; the run would end with it only after everything has been started.
     """
+    for index, reward in enumerate(config.rewards):
+        place = reward.function.rpartition(":")[0] if isinstance(reward, FunctionSettings) else ""
+        if place.endswith(".py"):
+            try:
+                find_file(place)
+            except ValueError as error:
+                raise ConfigError(f"rewards.{index}.type: {error}") from None
     for key, name in (("loss.type", config.loss.type), ("curriculum.strategy", config.curriculum.strategy)):
         if not is_reference(name):
             continue

@@ -21,6 +21,7 @@ from bolt_ray.commands.precompute_baseline.score_fingerprint import directory_di
 from bolt_ray.commands.shared.prompts import open_store
 from bolt_ray.commands.shared.resources import resource_map, total_demand
 from bolt_ray.config.loading import build_config
+from bolt_ray.config.own_code import with_absolute_files
 from bolt_ray.config.schema import RunConfig
 from bolt_ray.core.baseline import BaselineStore
 from bolt_ray.core.errors import CheckpointError, ModelError, StallError, UnhealthyTrainingError
@@ -268,6 +269,8 @@ def test_the_fingerprint_follows_content_not_places(tmp_path: Path) -> None:
 
     before = rewards()
     assert rewards() == before
+    config = with_absolute_files(config, tmp_path)
+    assert rewards() == before  # the same file by its whole path
     (tmp_path / "own.py").write_text("def score(item): return 0.0\n")
     assert rewards() != before
 

@@ -13,6 +13,7 @@ from bolt_ray.config.loading import build_config, dump_config, load_config
 from bolt_ray.config.own_code import check_own_code, with_absolute_files
 from bolt_ray.core.errors import ConfigError
 from bolt_ray.core.plugins import absolute_reference, load_object
+from bolt_ray.rewards.function import FunctionSettings
 
 OWN = """
 def loss(tokens, options):
@@ -49,6 +50,9 @@ def test_files_are_found_beside_the_config(config_file: Path) -> None:
     config = load_config(config_file)
     own = config_file.parent / "own.py"
     assert (config.loss.type, config.curriculum.strategy) == (f"{own}:loss", f"{own}:Strategy")
+    (reward,) = config.rewards
+    assert isinstance(reward, FunctionSettings)
+    assert (reward.function, reward.default_name) == (f"{own}:reward", "reward")
     assert load_object(config.loss.type).__name__ == "loss"
     check_own_code(config)
 
@@ -90,6 +94,7 @@ def test_validate_loads_and_shows_them(config_file: Path) -> None:
         ("loss.type=other.py:loss", r"loss\.type: there is no file .*run/other\.py"),
         ("loss.type=no_such_package.losses:loss", r"loss\.type: .*module 'no_such_package\.losses' cannot be imported"),
         ("curriculum.strategy=own.py:number", r"curriculum\.strategy: .* is of type int; it must be callable"),
+        ("rewards=[{type: 'other.py:reward'}]", r"rewards\.0\.type: there is no file .*run/other\.py"),
         ("curriculum.strategy=broken.py:C", r"curriculum\.strategy: .*broken\.py:C cannot be loaded: SyntaxError"),
     ],
 )

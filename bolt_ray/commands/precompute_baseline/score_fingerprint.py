@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +11,10 @@ import numpy as np
 import xxhash
 
 from bolt_ray.config.schema import RunConfig
+from bolt_ray.core.plugins import plain_name
 from bolt_ray.rewards.function import FunctionSettings
 from bolt_ray.rewards.process.wire import to_message
+from bolt_ray.rewards.settings import RewardSettings
 
 _SAMPLED_BYTES, _SAMPLES_PER_FILE = 1 << 16, 32
 
@@ -27,7 +29,7 @@ def score_fingerprint(
     base_dir: Path,
 ) -> dict[str, Any]:
     """Plain values by name. Content counts, not where it lies; nor does how many prompts are asked for."""
-    rewards = [to_message(reward) for reward in config.rewards]
+    rewards = [to_message(_without_place(reward)) for reward in config.rewards]
     own = [_source_of(reward, base_dir) for reward in config.rewards if isinstance(reward, FunctionSettings)]
     by_source = [dataset.reward for dataset in config.datasets]
     return {
@@ -62,6 +64,13 @@ def directory_digest(directory: Path) -> str:
 
 def _digest(plain: Any) -> str:
     return xxhash.xxh3_128_hexdigest(json.dumps(plain, sort_keys=True).encode())
+
+
+def _without_place(reward: RewardSettings) -> RewardSettings:
+    """The settings without the directory of a user's file."""
+    if not isinstance(reward, FunctionSettings):
+        return reward
+    return replace(reward, function=plain_name(reward.function))
 
 
 def _source_of(reward: FunctionSettings, base_dir: Path) -> str:
