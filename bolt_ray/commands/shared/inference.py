@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
-from pathlib import Path
 
 from bolt_ray.actors.generator_pool import GeneratorPool, GeneratorResources
 from bolt_ray.actors.scorer_pool import ScorerPool
@@ -13,7 +11,6 @@ from bolt_ray.config.resolve import engine_settings
 from bolt_ray.config.schema import RunConfig
 from bolt_ray.data.ingest.read_plan import source_names
 from bolt_ray.data.settings import DatasetSettings
-from bolt_ray.rewards.function import FunctionSettings
 
 
 def launch_generators(
@@ -38,19 +35,11 @@ def launch_generators(
 
 
 def start_scorers(
-    config: RunConfig, inputs: RunInputs, *, base_dir: Path, start: Callable[..., ScorerPool] = ScorerPool.start
+    config: RunConfig, inputs: RunInputs, *, start: Callable[..., ScorerPool] = ScorerPool.start
 ) -> ScorerPool:
-    """Start the scorers with every reward built. The caller closes the pool.
-
-    Args:
-        base_dir: where relative paths of a user's reward files are looked for.
-    """
-    specs = [
-        replace(reward, base_dirs=(str(base_dir),)) if isinstance(reward, FunctionSettings) else reward
-        for reward in config.rewards
-    ]
+    """Start the scorers with every reward built. The caller closes the pool."""
     return start(
-        specs=specs,
+        specs=config.rewards,
         settings=config.scoring,
         by_source=_rewards_by_source(inputs.train),
         eval_by_source=_rewards_by_source(inputs.heldout or inputs.train),

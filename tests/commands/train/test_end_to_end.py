@@ -68,16 +68,14 @@ def resumed_run(tied_run: FinishedRun, tmp_path_factory: pytest.TempPathFactory)
         shutil.rmtree(cut / "checkpoints" / name)
     shutil.rmtree(cut / "final")
     config = load_config(tied_run.config_path, [f"run_dir={cut}", "resume=auto"])
-    outcome = train(config, base_dir=tied_run.config_path.parent)
+    outcome = train(config)
     return FinishedRun(config=config, config_path=tied_run.config_path, root=cut, outcome=outcome)
 
 
 def finish(directory: Path, **settings: Any) -> FinishedRun:
     path = write_run_config(directory, **settings)
     config = load_config(path)
-    return FinishedRun(
-        config=config, config_path=path, root=directory / "run", outcome=train(config, base_dir=directory)
-    )
+    return FinishedRun(config=config, config_path=path, root=directory / "run", outcome=train(config))
 
 
 @pytest.mark.parametrize("kind", ["tied", "untied"])
