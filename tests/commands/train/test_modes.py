@@ -1,4 +1,8 @@
-"""The presets on real parts, some with what they alone need to show: staleness, a curriculum that moves, an adapter."""
+"""What the runs of test_end_to_end.py do not have: staleness, a curriculum that moves, an adapter, a warm start.
+
+Every preset is checked in a run that shows something else too: spo and baseline in test_end_to_end.py, curriculum in
+test_own_data.py, grpo and spo++ here, bolt in the rest.
+"""
 
 from __future__ import annotations
 
@@ -24,22 +28,11 @@ def score(item):
 '''
 
 
-@pytest.mark.parametrize("algo", ["grpo", "spo"])
-def test_a_preset_trains_and_its_tracker_learns(
-    ray_cluster: None, write_config: Callable[..., Path], tmp_path: Path, algo: str
-) -> None:
-    config = load_config(
-        write_config(algo=algo, train={"max_steps": 2, "learning_rate": 1e-3}, eval={"at_start": False})
-    )
-    train(config)
-    check_preset(tmp_path / "run", config)
-
-
 def test_one_version_of_staleness_overlaps_and_is_never_exceeded(
     ray_cluster: None, write_config: Callable[..., Path], tmp_path: Path
 ) -> None:
     config = load_config(
-        write_config(algo="baseline", rollout={"max_staleness": 1}, train={"max_steps": 6, "learning_rate": 1e-3})
+        write_config(algo="grpo", rollout={"max_staleness": 1}, train={"max_steps": 6, "learning_rate": 1e-3})
     )
     train(config)
     steps = steps_of(tmp_path / "run")

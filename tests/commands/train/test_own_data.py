@@ -75,7 +75,7 @@ def test_every_kind_of_dataset_trains_and_comes_out_at_its_weight(
     assert np.bincount(store.source_ids()[drawn]).tolist() == [18, *[6] * 9]  # of 72: three to one
 
 
-@pytest.mark.parametrize("template", ["code", "format", "own"])  # math: see test_guides, the README's example
+@pytest.mark.parametrize("template", ["code", "format", "own"])  # math: the README's example in test_docs.py
 def test_every_starter_trains_as_it_is(
     ray_cluster: None, long_model: Path, tmp_path: Path, template: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
