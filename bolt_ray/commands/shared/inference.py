@@ -14,6 +14,7 @@ from bolt_ray.config.schema import RunConfig
 from bolt_ray.data.ingest.read_plan import source_names
 from bolt_ray.data.settings import DatasetSettings
 from bolt_ray.rewards.function import FunctionSettings
+from bolt_ray.rewards.settings import RewardSettings
 
 
 def launch_generators(
@@ -45,16 +46,19 @@ def start_scorers(
     Args:
         base_dir: where relative paths of a user's reward files are looked for.
     """
-    specs = [
-        replace(reward, base_dirs=(str(base_dir),)) if isinstance(reward, FunctionSettings) else reward
-        for reward in config.rewards
-    ]
     return start(
-        specs=specs,
+        specs=[_found_from(base_dir, reward) for reward in config.rewards],
         settings=config.scoring,
         by_source=_rewards_by_source(inputs.train),
         eval_by_source=_rewards_by_source(inputs.heldout or inputs.train),
     )
+
+
+def _found_from(base_dir: Path, reward: RewardSettings) -> RewardSettings:
+    """A reward of the user's own, its file looked for in ``base_dir`` too."""
+    if not isinstance(reward, FunctionSettings):
+        return reward
+    return replace(reward, base_dirs=(*reward.base_dirs, str(base_dir)))
 
 
 def _rewards_by_source(datasets: Sequence[DatasetSettings]) -> dict[str, list[str]]:
