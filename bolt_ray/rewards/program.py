@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 import secrets
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -103,7 +103,7 @@ class CodeReward:
     settings = CodeSettings
     batched = False
 
-    def __init__(self, settings: CodeSettings) -> None:
+    def __init__(self, settings: CodeSettings, *, sandbox: Callable[..., Sandbox] = Sandbox) -> None:
         limits = SandboxLimits(
             wall_s=settings.wall_s,
             cpu_s=settings.cpu_s,
@@ -112,7 +112,7 @@ class CodeReward:
             file_mb=settings.file_mb,
             output_kb=settings.output_kb,
         )
-        self._sandbox = Sandbox(limits=limits, allow_unsafe=settings.allow_unsafe)
+        self._sandbox = sandbox(limits=limits, allow_unsafe=settings.allow_unsafe)
         self._check = settings.check
         self._column = settings.tests_column
         self._partial = settings.partial

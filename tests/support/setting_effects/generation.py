@@ -1,0 +1,55 @@
+"""Settings of the generators' engine, seen in the arguments that vLLM is given."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from support.effects import Effect, Workplace, effect
+from support.wired_run import run_wired
+
+from bolt_ray.commands.shared.inputs import prepare_inputs
+from bolt_ray.config.schema import RunConfig
+from bolt_ray.engines.vllm.launch import engine_arguments
+from bolt_ray.engines.vllm.requests import sampling_arguments
+
+
+def engine(config: RunConfig, here: Workplace) -> Any:
+    settings = run_wired(config, here)["made"]["generators"]["engine"]
+    return engine_arguments(settings, on_cpu=not config.uses_gpu)
+
+
+def request(config: RunConfig, here: Workplace) -> Any:
+    return sampling_arguments(run_wired(config, here)["made"]["generators"]["sampling"], seed=0)
+
+
+def model_path(config: RunConfig, here: Workplace) -> Any:
+    other = here.directory / "other"
+    other.mkdir(exist_ok=True)
+    (other / "config.json").write_text('{"max_position_embeddings": 64}')
+    return prepare_inputs(config, say=lambda text: None).model_path.name
+
+
+GPUS = {"cluster__use_gpu": "yes"}
+
+EFFECTS: tuple[Effect, ...] = (
+    effect("model.name_or_path", "other", model_path),
+    effect("model.trust_remote_code", True, engine),
+    effect("model.dtype", "bfloat16", engine),
+    effect("model.use_peft", True, engine),
+    effect("model.lora_r", 4, engine, model__use_peft=True),
+    effect("sampling.temperature", 0.5, request),
+    effect("sampling.top_p", 0.5, request),
+    effect("sampling.top_k", 3, request),
+    effect("sampling.min_p", 0.25, request),
+    effect("sampling.max_new_tokens", 8, request),
+    effect("sampling.stop", ["\n"], request),
+    effect("generator.dtype", "bfloat16", engine),
+    effect("generator.max_num_seqs", 8, engine),
+    effect("generator.max_num_batched_tokens", 4096, engine),
+    effect("generator.kv_cache_gib", 0.25, engine),
+    effect("generator.gpu_memory_utilization", 0.5, engine, **GPUS),
+    effect("generator.enforce_eager", False, engine),
+    effect("cluster.tensor_parallel_size", 2, engine, **GPUS),
+    effect("rollout.max_context_tokens", 48, engine),
+    effect("seed", 5, engine),
+)

@@ -1,0 +1,199 @@
+"""Settings that the assembly of a training reads, seen in a whole run with stand-ins."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from support.effects import Effect, Look, Workplace, effect, state_of
+from support.wired_run import called, run_wired
+
+from bolt_ray.actors.scorer_pool import ScorerPool, worst_case_s
+from bolt_ray.commands.shared.gpus import has_gpus, wants_gpu
+from bolt_ray.commands.shared.ray_session import ray_session
+from bolt_ray.commands.shared.resources import ProcessGroup, resource_map
+from bolt_ray.commands.train.train import _run_directory
+from bolt_ray.config.schema import RunConfig
+from bolt_ray.core.errors import BoltRayError
+from bolt_ray.training.run_directory import RunDirectory, checkpoint_name
+
+
+def made(part: str, *names: str) -> Look:
+    """What a part is made from, or one of it."""
+
+    def look(config: RunConfig, here: Workplace) -> Any:
+        found = run_wired(config, here)["made"][part]
+        for name in names:
+            found = found[name] if isinstance(found, dict) else getattr(found, name)
+        return found
+
+    return look
+
+
+def calls(part: str, name: str) -> Look:
+    return lambda config, here: called(run_wired(config, here), part, name)
+
+
+def left(name: str) -> Look:
+    return lambda config, here: run_wired(config, here)[name]
+
+
+def loop(*names: str) -> Look:
+    return made("loop", *names)
+
+
+def scorer_pool(config: RunConfig, here: Workplace) -> Any:
+    given = run_wired(config, here)["made"]["scorers"]
+    settings = given["settings"]
+    deadline = worst_case_s(
+        given["specs"], batch_size=settings.batch_size, startup_timeout_s=settings.startup_timeout_s
+    )
+    return [settings.num_scorers, state_of(ScorerPool(**given, batch_deadline_s=deadline))]
+
+
+def scorer_limits(config: RunConfig, here: Workplace) -> Any:
+    return [(spec.limit_s, spec.limit_mb) for spec in run_wired(config, here)["made"]["scorers"]["specs"]]
+
+
+def processes(config: RunConfig, here: Workplace) -> Any:
+    return resource_map(config)
+
+
+class Runtime:
+    """Ray as ``ray_session`` uses it, on a machine of two CPUs."""
+
+    def __init__(self) -> None:
+        self.started: dict[str, Any] = {}
+
+    def is_initialized(self) -> bool:
+        return bool(self.started)
+
+    def init(self, **settings: Any) -> None:
+        self.started = settings
+
+    def cluster_resources(self) -> dict[str, float]:
+        return {"CPU": 2.0}
+
+    def shutdown(self) -> None:
+        """Nothing runs."""
+
+
+def ray_started(config: RunConfig, here: Workplace) -> Any:
+    runtime = Runtime()
+    with ray_session(config.cluster, groups=[], runtime=runtime):
+        return runtime.started
+
+
+def ray_without_room(config: RunConfig, here: Workplace) -> Any:
+    groups = [ProcessGroup(role="generators", count=8, cpus=1.0, gpus=0.0)]
+    try:
+        with ray_session(config.cluster, groups=groups, runtime=Runtime()):
+            return "started"
+    except BoltRayError as error:
+        return str(error)
+
+
+def run_directory(config: RunConfig, here: Workplace) -> Any:
+    """The directory that a run gets, or the checkpoint that it goes on from."""
+    for name, step in (("old", 3), ("runs/older-1", 1)):
+        (RunDirectory(here.directory / name).checkpoints / checkpoint_name(step)).mkdir(parents=True, exist_ok=True)
+    run, checkpoint = _run_directory(config)
+    return [run.root.name.split("-")[0], checkpoint]
+
+
+GPUS = {"cluster__use_gpu": "yes"}
+GROUPS = {"rollout__group_size": 2, "advantage__baseline": "group"}
+"""A group of two has its own rewards; with ``success_reward`` and the others as they are."""
+
+EFFECTS: tuple[Effect, ...] = (
+    effect("name", "other", run_directory),
+    effect("run_dir", "elsewhere", run_directory),
+    effect("resume", "old", run_directory),
+    effect(
+        "seed", 5, calls("generators", "generate"), made("prompts", "schedule"), made("generators", "engine", "seed")
+    ),
+    effect("seed", 5, made("learner", "settings", "seed"), made("prompts", "curriculum", "seed")),
+    effect("model.use_peft", True, made("learner", "adapters")),
+    # rollout
+    effect("rollout.rollouts_per_step", 6, calls("generators", "generate"), made("prompts", "schedule")),
+    effect("rollout.group_size", 2, calls("prompts", "draw"), made("prompts", "schedule")),
+    effect("rollout.max_staleness", 1, calls("generators", "generate"), made("learner", "adapters_kept")),
+    effect("rollout.dynamic_sampling", True, loop("_rollout"), **GROUPS),
+    effect("rollout.dynamic_sampling_rounds", 1, loop("_rollout"), rollout__dynamic_sampling=True, **GROUPS),
+    effect("rollout.max_context_tokens", 48, made("generators", "engine", "max_model_len")),
+    # evaluation
+    effect("eval.every_steps", 2, left("records"), data__heldout_size=3),
+    effect("eval.num_problems", 2, calls("generators", "eval"), data__heldout_size=3),
+    effect("eval.num_samples", 2, calls("generators", "eval"), data__heldout_size=3),
+    effect("eval.success_reward", 0.5, left("records"), data__heldout_size=3),
+    effect("eval.temperature", 0.5, calls("generators", "eval with"), data__heldout_size=3),
+    effect("eval.top_p", 0.5, calls("generators", "eval with"), data__heldout_size=3),
+    effect("eval.max_new_tokens", 8, calls("generators", "eval with"), data__heldout_size=3),
+    effect("sampling.max_new_tokens", 8, calls("generators", "eval with"), data__heldout_size=3),
+    effect("sampling.stop", ["\n"], calls("generators", "eval with"), data__heldout_size=3),
+    effect("eval.seed", 5, calls("generators", "eval"), data__heldout_size=3),
+    effect("eval.at_start", False, left("records"), data__heldout_size=3),
+    effect("eval.at_end", False, left("records"), data__heldout_size=3),
+    # checkpoints and deadlines
+    effect("checkpoint.every_steps", 1, left("checkpoints")),
+    effect("checkpoint.keep", 1, left("checkpoints"), checkpoint__every_steps=1),
+    effect("train.max_steps", 3, calls("learner", "train"), made("prompts", "schedule")),
+    effect("deadlines.startup_s", 7.0, made("generators", "startup_s"), calls("learner", "wait_ready")),
+    effect(
+        "deadlines.startup_s", 7.0, loop("_rollout", "_stall_s"), loop("_evaluator", "_stall_s"), data__heldout_size=3
+    ),
+    effect("deadlines.generation_s", 7.0, made("generators", "stall_s"), loop("_rollout", "_stall_s")),
+    effect("deadlines.generation_s", 7.0, loop("_evaluator", "_stall_s"), data__heldout_size=3),
+    effect("deadlines.step_s", 7.0, calls("learner", "train"), calls("learner", "save")),
+    effect("deadlines.step_s", 7.0, made("learner", "collective_timeout_s")),
+    effect("deadlines.sync_s", 7.0, calls("learner", "publish"), calls("generators", "update_weights")),
+    effect("deadlines.baseline_s", 7.0, made("shards", "timeout_s")),
+    effect("deadlines.prompts_s", 7.0, made("prompts", "schedule")),
+    effect("generator.max_logprob_gap", 0.003, left("problem")),
+    # advantages and evidence
+    effect("advantage.baseline", "group", calls("learner", "batch"), rollout__group_size=2),
+    effect("advantage.baseline", "group", loop("_rollout", "_keep_groups"), rollout__group_size=2),
+    effect("advantage.normalize", "none", calls("learner", "batch")),
+    effect("advantage.normalize", "group", loop("_rollout", "_keep_groups"), rollout__group_size=2),
+    effect("advantage.clip", 0.1, calls("learner", "batch")),
+    effect("loss.mask_truncated", True, calls("learner", "batch")),
+    effect("baseline.skip_truncated", True, calls("shards", "commit")),
+    effect("baseline.reward_range", [0.0, 2.0], calls("shards", "commit"), calls("learner", "batch")),
+    effect(
+        "baseline.reward_range", [0.0, 2.0], made("prompts", "schedule"), made("learner", "settings", "reward_width")
+    ),
+    effect("baseline.num_shards", 3, made("shards", "num_shards"), processes),
+    effect("baseline.warm_start", "scores.json", calls("shards", "warm_start")),
+    effect("baseline.warm_start_allow_pickle", True, calls("shards", "warm_start"), baseline__warm_start="scores.json"),
+    effect("curriculum.allocate_rollouts", True, loop("_rollout", "_keep_groups"), rollout__group_size=2),
+    # scorers
+    effect("scoring.num_scorers", 3, scorer_pool, processes),
+    effect("scoring.cpus_per_scorer", 0.5, scorer_pool, processes),
+    effect("scoring.gpus_per_scorer", 0.5, scorer_pool, processes, **GPUS),
+    effect("scoring.batch_size", 4, scorer_pool),
+    effect("scoring.timeout_s", 3.0, scorer_limits),
+    effect("scoring.startup_timeout_s", 7.0, scorer_pool),
+    effect("scoring.memory_mb", 512, scorer_limits),
+    effect("scoring.max_unscored_fraction", 0.1, left("problem")),
+    # the cluster
+    effect("cluster.address", "ray://head:10001", ray_started),
+    effect("cluster.dashboard", True, ray_started),
+    effect("cluster.wait_for_nodes", True, ray_without_room),
+    effect(
+        "cluster.use_gpu",
+        "no" if has_gpus(None) else "yes",
+        lambda config, here: wants_gpu(config),
+        made("learner", "use_gpu"),
+        processes,
+    ),
+    effect("cluster.num_learners", 2, made("learner", "world_size"), processes),
+    effect("cluster.num_generators", 2, made("generators", "num_generators"), processes),
+    effect("cluster.cpus_per_learner", 2.0, made("learner", "resources_per_worker"), processes),
+    effect("cluster.cpus_per_learner", 2.0, made("learner", "num_threads")),
+    effect("cluster.cpus_per_generator", 2.0, made("generators", "resources", "num_cpus"), processes),
+    effect("cluster.cpus_per_generator", 2.0, made("generators", "resources", "num_threads")),
+    effect("cluster.cpus_per_shard", 0.5, made("shards", "cpus_per_shard"), processes),
+    effect("cluster.gpus_per_learner", 0.5, made("learner", "resources_per_worker"), processes, **GPUS),
+    effect("cluster.gpus_per_generator", 0.5, made("generators", "resources", "num_gpus"), processes, **GPUS),
+    effect("cluster.tensor_parallel_size", 2, made("generators", "resources", "num_gpus"), processes, **GPUS),
+    effect("cluster.max_generator_replacements", 1, made("generators", "max_replacements")),
+)
