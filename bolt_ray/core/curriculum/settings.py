@@ -24,7 +24,6 @@ class CurriculumSettings(Settings):
     update_freq: int = setting(10, "steps between two refreshes of the weights", unit="steps", ge=1)
     epsilon: float = setting(0.05, "uncertainty: added to every weight, so that every prompt can be drawn", ge=0)
     gamma: float = setting(0.0, "uncertainty: power of N_eff that divides the weight; 0 leaves N_eff out", ge=0)
-    power: float = setting(1.0, "uncertainty: power of the outcome's spread; above 1 is sharper", gt=0)
     target: float = setting(
         0.5, "the success rate that thompson aims at and competence_based takes as competent", ge=0, le=1
     )

@@ -61,11 +61,6 @@ def test_cures() -> None:
     )
 
 
-def test_the_power_sharpens_uncertainty() -> None:
-    got = probabilities(columns_of([0.5, 0.2]), strategy="uncertainty", epsilon=0.0, power=2.0)
-    np.testing.assert_allclose(got, np.array([0.25, 0.16]) / 0.41, rtol=1e-6)
-
-
 def test_easy_first_spreads_a_bins_probability_over_its_prompts() -> None:
     # Ten prompts, five quantile bins of two; written shuffled.
     v_hat = np.array([0.1, 0.9, 0.3, 0.7, 0.5, 0.2, 1.0, 0.4, 0.8, 0.6])

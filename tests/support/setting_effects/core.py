@@ -90,7 +90,6 @@ EFFECTS: tuple[Effect, ...] = (
     effect("curriculum.update_freq", 3, stream),
     effect("curriculum.epsilon", 0.5, weights),
     effect("curriculum.gamma", 0.5, weights),
-    effect("curriculum.power", 2.0, weights),
     effect("curriculum.target", 0.9, weights, curriculum__strategy="thompson"),
     effect("curriculum.target", 0.3, weights, curriculum__strategy="competence_based", curriculum__num_bins=3),
     effect("curriculum.temperature", 0.5, weights, curriculum__strategy="easy_first"),

@@ -20,18 +20,17 @@ def outcome_std(v_hat: NDArray[np.floating[Any]]) -> NDArray[np.float64]:
 
 
 class Uncertainty(MemorylessStrategy):
-    """w = sqrt(v (1 - v))^power / N_eff^gamma + epsilon (BOLT, where power is 1)."""
+    """w = sqrt(v (1 - v)) / N_eff^gamma + epsilon (BOLT)."""
 
     def __init__(self, settings: CurriculumSettings) -> None:
         self.epsilon = settings.epsilon
         self.gamma = settings.gamma
-        self.power = settings.power
 
     def weights(
         self, columns: PromptColumns, *, step: int, total_steps: int, rng: np.random.Generator
     ) -> NDArray[np.float64]:
         """float64 ``[n]``: the outcome's spread, less with much evidence if gamma > 0."""
-        weights = outcome_std(columns.v_hat) ** self.power
+        weights = outcome_std(columns.v_hat)
         if self.gamma > 0.0:
             weights /= np.maximum(columns.n_eff, MIN_N_EFF).astype(np.float64) ** self.gamma
         # With epsilon 0 a prompt solved for good would otherwise never be drawn again.
