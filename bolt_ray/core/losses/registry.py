@@ -41,7 +41,6 @@ LOSSES: Mapping[str, LossType] = {
     "cispo": LossType(surrogate="cispo", aggregation="token_mean"),
     "sapo": LossType(surrogate="sapo", aggregation="sequence_mean"),
     "reinforce": LossType(surrogate="reinforce", aggregation="token_mean"),
-    "quadratic": LossType(surrogate="quadratic", aggregation="token_mean", clip_high=0.2),
 }
 
 

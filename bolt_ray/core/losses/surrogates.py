@@ -86,13 +86,6 @@ def reinforce(tokens: SurrogateInput, options: LossOptions) -> tuple[Tensor, Ten
     return -tokens.advantages * tokens.logprobs, torch.zeros_like(tokens.log_ratio, dtype=torch.bool)
 
 
-def quadratic(tokens: SurrogateInput, options: LossOptions) -> tuple[Tensor, Tensor]:
-    """−(rA − |A|(r − 1)²/(2ε)) (Simple Policy Optimization, arXiv 2401.16025), ε the upper clip range."""
-    ratio, advantages = tokens.ratio, tokens.advantages
-    penalty = advantages.abs() * (ratio - 1.0) ** 2 / (2.0 * options.clip_range[1])
-    return penalty - ratio * advantages, torch.zeros_like(ratio, dtype=torch.bool)
-
-
 def cispo(tokens: SurrogateInput, options: LossOptions) -> tuple[Tensor, Tensor]:
     """−sg[min(r, cap)]·A·log π (arXiv 2506.13585): no token loses its gradient, its weight is capped."""
     ratio = tokens.ratio.detach()

@@ -54,8 +54,6 @@ def example(**options: object) -> tuple[LossOutput, Tensor]:
         ({"type": "dapo", "dual_clip": 1.3}, -0.35333333),
         # −Σ A·log π / 9, by hand from the table above.
         ({"type": "reinforce"}, 0.25445049),
-        # Σ (|A|(r − 1)²/0.56 − rA) / 9
-        ({"type": "quadratic"}, -0.28377976),
     ],
 )
 def test_loss_of_the_written_example(options: dict[str, object], expected: float) -> None:
