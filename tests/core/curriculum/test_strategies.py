@@ -61,11 +61,6 @@ def test_cures() -> None:
     )
 
 
-def test_hard_first() -> None:
-    got = probabilities(columns_of([0.9, 0.5, 0.0]), strategy="hard_first", epsilon=0.1)
-    np.testing.assert_allclose(got, np.array([0.2, 0.6, 1.1]) / 1.9, rtol=1e-6)
-
-
 def test_easy_first_spreads_a_bins_probability_over_its_prompts() -> None:
     # Ten prompts, five quantile bins of two; written shuffled.
     v_hat = np.array([0.1, 0.9, 0.3, 0.7, 0.5, 0.2, 1.0, 0.4, 0.8, 0.6])

@@ -22,7 +22,6 @@ STRATEGIES: Mapping[str, str] = {
     "competence_based": f"{_HERE}.competence_based:CompetenceBased",
     "cures": f"{_HERE}.cures:Cures",
     "sec": f"{_HERE}.sec:Sec",
-    "hard_first": f"{_HERE}.hard_first:HardFirst",
 }
 """Names, and where the class is: it takes the `CurriculumSettings` and is a `Strategy`."""
 
