@@ -14,7 +14,6 @@ REWARDS: Mapping[str, str] = {
     "exact": "bolt_ray.rewards.rules:ExactReward",
     "contains": "bolt_ray.rewards.rules:ContainsReward",
     "regex": "bolt_ray.rewards.rules:RegexReward",
-    "prefix": "bolt_ray.rewards.prefix:PrefixReward",
     "format": "bolt_ray.rewards.format:FormatReward",
     "length": "bolt_ray.rewards.length:LengthReward",
     "overlong": "bolt_ray.rewards.length:OverlongReward",

@@ -139,7 +139,6 @@ EFFECTS: tuple[Effect, ...] = (
     *of("exact", built, ignore_case=True, ignore_space=False),
     *of("contains", built, texts=["a"], ignore_case=False, ignore_space=False),
     *of("regex", built, pattern="5", full=True, ignore_case=True),
-    *of("prefix", built, text="So:"),
     *of("format", scored, structure="json"),
     *of("format", scored, OBJECTS, json_schema={"type": "array"}),
     *of("format", scored, {"structure": "xml", "tags": ["a"]}, tags=["b"]),
