@@ -20,7 +20,6 @@ declare_metrics(
         "baseline/avg_N_eff": ("outcomes", "mean effective number of outcomes behind v̂"),
         "baseline/avg_kl_ema": ("nats", "moving average of the policy's drift per version"),
         "baseline/cold_fraction": ("share of prompts", "registered prompts without evidence"),
-        "baseline/rows": ("prompts", "registered prompts"),
         "baseline/hist_{i}": ("prompts", "prompts with evidence whose v̂ lies in the i-th tenth"),
         "curriculum/n_tracked": ("prompts", "prompts with evidence, after this step"),
         "curriculum/coverage": ("%", "prompts with evidence of all that may be drawn"),
@@ -124,7 +123,6 @@ class BaselineTotals:
             "baseline/max_v_hat": self.max_v_hat if n else prior.v_hat,
             "baseline/avg_kl_ema": drift_ema,
             "baseline/cold_fraction": self.cold_rows / self.rows if self.rows else 0.0,
-            "baseline/rows": float(self.rows),
         }
 
     def curriculum_metrics(self, *, prior: Prior) -> dict[str, float]:

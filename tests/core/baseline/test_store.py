@@ -321,7 +321,6 @@ def test_metrics_of_a_small_store() -> None:
             "baseline/max_v_hat": 0.9,
             "baseline/avg_kl_ema": 0.55,
             "baseline/cold_fraction": 0.25,
-            "baseline/rows": 4,
             **{f"baseline/hist_{i}": 1 / 3 if i in (1, 5, 9) else 0.0 for i in range(10)},
         }
     )
