@@ -51,7 +51,7 @@ def start_vllm(settings: EngineSettings) -> Any:
             # Its own use of deprecated names of PyTorch.
             warnings.simplefilter("ignore", FutureWarning)
             arguments = engine_arguments(settings, on_cpu=current_platform.is_cpu())
-            return LLMEngine.fromengine_arguments(EngineArgs(**arguments))
+            return LLMEngine.from_engine_args(EngineArgs(**arguments))
     except (ValueError, RuntimeError, OSError, KeyError, AssertionError, VLLMClientError) as error:
         reason = " ".join(str(error).split())
         raise ModelError(f"vLLM could not serve {settings.model_dir}: {reason}") from error
