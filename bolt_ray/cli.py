@@ -40,7 +40,7 @@ def train(config: ConfigFile, overrides: Overrides = None) -> None:
     from bolt_ray.commands.train.train import train as run_training
     from bolt_ray.config.loading import load_config
 
-    outcome = run_training(load_config(config, overrides or []), base_dir=config.absolute().parent)
+    outcome = run_training(load_config(config, overrides or []))
     if outcome.interrupted:
         raise typer.Exit(INTERRUPTED)
 
@@ -107,7 +107,6 @@ def evaluate(
         k=k,
         output=output,
         compare=compare,
-        base_dir=config.absolute().parent,
     )
 
 
@@ -185,7 +184,6 @@ def precompute_baseline(
 
     run_precompute(
         load_config(config, overrides or []),
-        base_dir=config.absolute().parent,
         output=output,
         num_samples=num_samples,
         adapter=adapter,

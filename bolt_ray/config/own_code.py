@@ -21,14 +21,13 @@ def with_absolute_files(config: RunConfig, base_dir: Path) -> RunConfig:
     Args:
         base_dir: where a relative file is looked for, before the working directory.
     """
-    places = [str(base_dir.absolute())]
-    loss = replace(config.loss, type=absolute_reference(config.loss.type, places))
-    strategy = absolute_reference(config.curriculum.strategy, places)
+    loss = replace(config.loss, type=absolute_reference(config.loss.type, base_dir))
+    strategy = absolute_reference(config.curriculum.strategy, base_dir)
     changed = {
         "loss": loss,
         "curriculum": replace(config.curriculum, strategy=strategy),
         "rewards": tuple(
-            replace(reward, function=absolute_reference(reward.function, places))
+            replace(reward, function=absolute_reference(reward.function, base_dir))
             if isinstance(reward, FunctionSettings)
             else reward
             for reward in config.rewards
@@ -37,19 +36,24 @@ def with_absolute_files(config: RunConfig, base_dir: Path) -> RunConfig:
     return config.model_copy(update=changed)
 
 
+def with_own_rewards(config: RunConfig) -> RunConfig:
+    """The configuration with the files of own code as absolute paths and those of rewards known to be there.
+
+    Raises:
+        ConfigError: a reward's file is not there.
+    """
+    config = with_absolute_files(config, Path.cwd())
+    _check_own_rewards(config)
+    return config
+
+
 def check_own_code(config: RunConfig) -> None:
     """Load an own loss and strategy, and look for the files of own rewards, which only their own processes load.
 
     Raises:
         ConfigError: one cannot be found or run; the run would end with it only after everything has been started.
     """
-    for index, reward in enumerate(config.rewards):
-        place = reward.function.rpartition(":")[0] if isinstance(reward, FunctionSettings) else ""
-        if place.endswith(".py"):
-            try:
-                find_file(place)
-            except ValueError as error:
-                raise ConfigError(f"rewards.{index}.type: {error}") from None
+    _check_own_rewards(config)
     for key, name in (("loss.type", config.loss.type), ("curriculum.strategy", config.curriculum.strategy)):
         if not is_reference(name):
             continue
@@ -61,3 +65,13 @@ def check_own_code(config: RunConfig) -> None:
             raise ConfigError(f"{key}: {name} cannot be loaded: {type(error).__name__}: {error}") from error
         if not callable(found):
             raise ConfigError(f"{key}: {name} is of type {type(found).__name__}; it must be callable")
+
+
+def _check_own_rewards(config: RunConfig) -> None:
+    for index, reward in enumerate(config.rewards):
+        place = reward.function.rpartition(":")[0] if isinstance(reward, FunctionSettings) else ""
+        if place.endswith(".py"):
+            try:
+                find_file(place)
+            except ValueError as error:
+                raise ConfigError(f"rewards.{index}.type: {error}") from None

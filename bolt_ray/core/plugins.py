@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -18,11 +17,8 @@ def is_reference(name: str) -> bool:
     return ":" in name
 
 
-def load_object(reference: str, *, base_dirs: Sequence[str] = ()) -> Any:
-    """What ``module:name`` or ``file.py:name`` names.
-
-    Args:
-        base_dirs: where a relative file is looked for, before the working directory.
+def load_object(reference: str) -> Any:
+    """What ``module:name`` or ``file.py:name`` names; a relative file is looked for in the working directory.
 
     Raises:
         ValueError: malformed, or the file, module or name does not exist; says which.
@@ -31,7 +27,7 @@ def load_object(reference: str, *, base_dirs: Sequence[str] = ()) -> Any:
     if not place or not name.isidentifier():
         raise ValueError(f"{reference!r}: write it as module:name or path/to/file.py:name")
     if place.endswith(".py"):
-        module = _load_file(place, base_dirs)
+        module = _load_file(place)
     else:
         try:
             module = importlib.import_module(place)
@@ -44,31 +40,31 @@ def load_object(reference: str, *, base_dirs: Sequence[str] = ()) -> Any:
         raise ValueError(f"{place} has no {name!r}; it has: {', '.join(sorted(own)) or 'nothing'}") from None
 
 
-def find_file(place: str, base_dirs: Sequence[str] = ()) -> Path:
+def find_file(place: str) -> Path:
     """The absolute path of a user's file.
 
     Raises:
-        ValueError: it is in none of the places.
+        ValueError: it is not there.
     """
-    tried = _candidates(place, base_dirs)
-    for path in tried:
-        if path.is_file():
-            return path.resolve()
-    raise ValueError(f"there is no file {' or '.join(str(path) for path in dict.fromkeys(tried))}")
+    path = Path(place).expanduser().resolve()
+    if not path.is_file():
+        raise ValueError(f"there is no file {path}")
+    return path
 
 
-def absolute_reference(name: str, base_dirs: Sequence[str] = ()) -> str:
-    """``file.py:name`` with the file's absolute path; any other name as it is.
+def absolute_reference(name: str, base_dir: Path) -> str:
+    """``file.py:name`` with the file's path in ``base_dir`` or else the working directory; others as they are.
 
     Whoever reads the configuration knows where a relative file is looked for; the process that loads it, with another
-    working directory, does not. A file that is in none of the places gets the path of the first, for the message.
+    working directory, does not. A file that is in neither gets the path in the first, for the message.
     """
     place, _, attribute = name.rpartition(":")
     if not place.endswith(".py"):
         return name
-    tried = _candidates(place, base_dirs)
+    given = Path(place).expanduser()
+    tried = [base_dir.absolute() / given, Path.cwd() / given]  # of an absolute path both are the path itself
     path = next((path for path in tried if path.is_file()), tried[0])
-    return f"{path.absolute()}:{attribute}"
+    return f"{path}:{attribute}"
 
 
 def plain_name(name: str) -> str:
@@ -77,13 +73,8 @@ def plain_name(name: str) -> str:
     return f"{Path(place).name}:{attribute}" if colon and place.endswith(".py") else name
 
 
-def _candidates(place: str, base_dirs: Sequence[str]) -> list[Path]:
-    given = Path(place).expanduser()
-    return [given] if given.is_absolute() else [*(Path(base) / given for base in base_dirs), Path.cwd() / given]
-
-
-def _load_file(place: str, base_dirs: Sequence[str]) -> ModuleType:
-    path = find_file(place, base_dirs)
+def _load_file(place: str) -> ModuleType:
+    path = find_file(place)
     # One module per path, so that two files with the same name do not collide. Loaded once: a file that is edited
     # while a run uses it does not change the run.
     name = f"bolt_ray_user_{path.stem}_{xxhash.xxh32_hexdigest(str(path).encode())}"

@@ -34,7 +34,6 @@ class FunctionSettings(RewardSettings):
     batched: bool = setting(False, "it takes a list of completions and returns a list of numbers")
     options: dict[str, Any] = setting({}, "keyword arguments it is called with")
     concurrency: int = setting(16, "how many calls of an async function for one completion run at a time", ge=1)
-    base_dirs: tuple[str, ...] = setting((), "where a relative file is looked for, beside the config's directory")
 
     def __post_init__(self) -> None:
         RewardSettings.__post_init__(self)
@@ -62,13 +61,13 @@ class CallableSettings(RewardSettings):
         return getattr(self.function, "__name__", "callable").strip("<>")
 
 
-def load_function(reference: str, *, base_dirs: Sequence[str] = ()) -> Callable[..., Any]:
+def load_function(reference: str) -> Callable[..., Any]:
     """The function behind ``module:function`` or ``file.py:function``; see `load_object`.
 
     Raises:
         ValueError: nothing callable is found there; says which part is missing.
     """
-    found = load_object(reference, base_dirs=base_dirs)
+    found = load_object(reference)
     if not callable(found):
         raise ValueError(f"{reference!r} is no function but a {type(found).__name__}")
     return cast("Callable[..., Any]", found)
@@ -117,7 +116,7 @@ class FunctionReward(_CallsFunction):
     settings = FunctionSettings
 
     def __init__(self, settings: FunctionSettings) -> None:
-        function = load_function(settings.function, base_dirs=settings.base_dirs)
+        function = load_function(settings.function)
         super().__init__(function, batched=settings.batched, options=settings.options, concurrency=settings.concurrency)
 
 

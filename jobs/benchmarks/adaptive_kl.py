@@ -57,7 +57,7 @@ def run(kl: dict[str, Any], *, coef: float, steps: int, directory: Path) -> list
             "checkpoint": {"every_steps": 0, "keep": 1},
         }
     )
-    train(config, base_dir=Path.cwd())
+    train(config)
     return read_metrics(directory / "metrics.jsonl")
 
 

@@ -51,7 +51,7 @@ def test_mistakes_are_found_before_anything_starts(workplace: Path, monkeypatch:
 
     def refused(error: type[Exception], match: str, *, over: dict[str, Any] | None = None, **request: Any) -> None:
         with pytest.raises(error, match=match):
-            evaluate(config_of(workplace, **(over or {})), **request, base_dir=workplace)
+            evaluate(config_of(workplace, **(over or {})), **request)
 
     refused(ConfigError, r"--k 3 must lie between 1 and the samples per problem, 1; raise --samples", k=3)
     refused(ConfigError, "at temperature 0 the 4 samples", over={"eval": {"num_samples": 4, "temperature": 0}})
@@ -108,9 +108,7 @@ def test_a_model_and_its_adapter_are_compared(workplace: Path, ray_cluster: None
     config = config_of(workplace, eval={"datasets": datasets, "num_samples": 4, "seed": 5})
     output = workplace / "out"
     console = Console(file=io.StringIO(), record=True, width=80)
-    results = evaluate(
-        config, models=[workplace / "adapter"], k=2, output=output, compare=True, base_dir=workplace, console=console
-    )
+    results = evaluate(config, models=[workplace / "adapter"], k=2, output=output, compare=True, console=console)
 
     assert list(results) == ["base", "adapter"]
     completions = {}

@@ -21,7 +21,6 @@ from bolt_ray.commands.precompute_baseline.score_fingerprint import directory_di
 from bolt_ray.commands.shared.prompts import open_store
 from bolt_ray.commands.shared.resources import resource_map, total_demand
 from bolt_ray.config.loading import build_config
-from bolt_ray.config.own_code import with_absolute_files
 from bolt_ray.config.schema import RunConfig
 from bolt_ray.core.baseline import BaselineStore
 from bolt_ray.core.errors import CheckpointError, ModelError, StallError, UnhealthyTrainingError
@@ -254,25 +253,15 @@ def test_the_fingerprint_follows_content_not_places(tmp_path: Path) -> None:
     here, there, other = (directory_digest(tmp_path / name) for name in ("here", "there", "other"))
     assert here == there != other
 
-    (tmp_path / "own.py").write_text("def score(item): return 1.0\n")
-    config = config_of(rewards=[{"type": "own.py:score"}])
+    def rewards(directory: str) -> object:
+        config = config_of(rewards=[{"type": f"{tmp_path / directory}/own.py:score"}])
+        return score_fingerprint(config, store_address="s", model_path=tmp_path / "here", adapter=None, num_samples=4)[
+            "rewards"
+        ]
 
-    def rewards() -> object:
-        return score_fingerprint(
-            config,
-            store_address="s",
-            model_path=tmp_path / "here",
-            adapter=None,
-            num_samples=4,
-            base_dir=tmp_path,
-        )["rewards"]
-
-    before = rewards()
-    assert rewards() == before
-    config = with_absolute_files(config, tmp_path)
-    assert rewards() == before  # the same file by its whole path
-    (tmp_path / "own.py").write_text("def score(item): return 0.0\n")
-    assert rewards() != before
+    for name, value in (("here", 1.0), ("there", 1.0), ("other", 0.0)):
+        (tmp_path / name / "own.py").write_text(f"def score(item): return {value}\n")
+    assert rewards("here") == rewards("there") != rewards("other")
 
 
 def test_no_room_is_asked_for_learners_and_shards() -> None:
@@ -288,7 +277,7 @@ def test_a_directory_that_is_no_adapter_is_refused(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text("{}")
     config = config_of(datasets=[{"name": str(tmp_path / "train.jsonl")}], model={"name_or_path": str(tmp_path)})
     with pytest.raises(ModelError, match=r"--adapter .*: not the directory of a LoRA adapter"):
-        precompute_baseline(config, base_dir=tmp_path, output=tmp_path / "base.json", num_samples=2, adapter=tmp_path)
+        precompute_baseline(config, output=tmp_path / "base.json", num_samples=2, adapter=tmp_path)
 
 
 @pytest.mark.ray
@@ -316,7 +305,7 @@ def test_precompute_warm_start_and_inspect_on_the_real_parts(ray_cluster: None, 
         rewards=[{"type": "regex", "pattern": "[0-4]"}],
     )
     output, text = tmp_path / "base.json", io.StringIO()
-    precompute_baseline(config, base_dir=tmp_path, output=output, num_samples=3, console=Console(file=text, width=200))
+    precompute_baseline(config, output=output, num_samples=3, console=Console(file=text, width=200))
     assert "1 prompts left out: too many tokens" in text.getvalue()
     document = json.loads(output.read_text())
     store = open_store(config.datasets, config)
@@ -327,9 +316,7 @@ def test_precompute_warm_start_and_inspect_on_the_real_parts(ray_cluster: None, 
 
     make_adapter(tmp_path / "model", tmp_path / "adapter")
     adapted, quiet = tmp_path / "adapted.json", Console(quiet=True)
-    precompute_baseline(
-        config, base_dir=tmp_path, output=adapted, num_samples=3, adapter=tmp_path / "adapter", console=quiet
-    )
+    precompute_baseline(config, output=adapted, num_samples=3, adapter=tmp_path / "adapter", console=quiet)
     with_adapter = json.loads(adapted.read_text())["baselines"]
     assert list(with_adapter) == list(document["baselines"]) and with_adapter != document["baselines"]
 

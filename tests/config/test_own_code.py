@@ -105,7 +105,7 @@ def test_what_cannot_be_loaded_is_said_before_anything_starts(config_file: Path,
 
 
 def test_only_files_are_made_absolute(tmp_path: Path) -> None:
-    assert absolute_reference("dapo", [str(tmp_path)]) == "dapo"
-    assert absolute_reference("package.module:name", [str(tmp_path)]) == "package.module:name"
-    assert absolute_reference("/a/b.py:name", [str(tmp_path)]) == "/a/b.py:name"
-    assert absolute_reference("b.py:name", [str(tmp_path)]) == f"{tmp_path}/b.py:name"
+    assert absolute_reference("dapo", tmp_path) == "dapo"
+    assert absolute_reference("package.module:name", tmp_path) == "package.module:name"
+    assert absolute_reference("/a/b.py:name", tmp_path) == "/a/b.py:name"
+    assert absolute_reference("b.py:name", tmp_path) == f"{tmp_path}/b.py:name"

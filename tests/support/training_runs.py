@@ -9,8 +9,8 @@ from typing import Any
 
 import yaml
 
+from bolt_ray import TrainingOutcome
 from bolt_ray.config.schema import RunConfig
-from bolt_ray.training.loop import TrainingOutcome
 from bolt_ray.training.telemetry import read_metrics
 
 

@@ -251,7 +251,6 @@ def run_once(config: RunConfig, here: Workplace) -> dict[str, Any]:
     try:
         assembly = Wired(
             config=config,
-            base_dir=here.directory,
             run=run,
             inputs=prepare_inputs(config, say=lambda text: None, show_progress=False),
             checkpoint=None,

@@ -30,6 +30,7 @@ from bolt_ray.commands.shared.inputs import RunInputs, check_inputs, prepare_inp
 from bolt_ray.commands.shared.prompts import heldout_problems, open_store
 from bolt_ray.commands.shared.ray_session import ray_session
 from bolt_ray.commands.shared.resources import resource_map
+from bolt_ray.config.own_code import with_own_rewards
 from bolt_ray.config.resolve import eval_sampling
 from bolt_ray.config.schema import RunConfig
 from bolt_ray.core.errors import ConfigError
@@ -50,7 +51,6 @@ def evaluate(
     k: int | None = None,
     output: Path | None = None,
     compare: bool = False,
-    base_dir: Path | None = None,
     console: Console | None = None,
 ) -> dict[str, EvaluationResult]:
     """Evaluate models one after another on held-out problems; predictions and a summary are written.
@@ -62,7 +62,6 @@ def evaluate(
         k: of pass@k and maj@k; None for all samples.
         output: a new directory; None for ``evaluations/<name>-<time>``.
         compare: every model against the first; with one, against the config's own.
-        base_dir: where relative files of rewards are looked for; default: the working directory.
         console: what progress and tables are printed on; default: standard output.
 
     Returns:
@@ -75,7 +74,7 @@ def evaluate(
     """
     console = console or Console()
     require_vllm()
-    config = resolve_here(heldout_only(config, dataset))
+    config = resolve_here(heldout_only(with_own_rewards(config), dataset))
     _check_numbers(config, k=k)
     sources = _sources(config, models, compare=compare)
     for source in sources:
@@ -91,7 +90,6 @@ def evaluate(
         job = _Job(
             config=config,
             k=k,
-            base_dir=base_dir or Path.cwd(),
             interrupts=interrupts,
             console=console,
             stack=stack,
@@ -124,14 +122,12 @@ class _Job:
         *,
         config: RunConfig,
         k: int | None,
-        base_dir: Path,
         interrupts: InterruptFlag,
         console: Console,
         stack: ExitStack,
     ) -> None:
         self._config = config
         self._k = k
-        self._base_dir = base_dir
         self._interrupts = interrupts
         self._console = console
         self._stack = stack
@@ -144,7 +140,7 @@ class _Job:
         generators = launch_generators(config, inputs)
         try:
             if self._scorers is None:
-                self._scorers = start_scorers(config, inputs, base_dir=self._base_dir)
+                self._scorers = start_scorers(config, inputs)
                 self._stack.callback(self._scorers.close)
             problems = read_problems(config, inputs)
             say(f"{source.label}: {len(problems):,} problems × {config.eval.num_samples}")

@@ -34,6 +34,7 @@ from bolt_ray.commands.shared.prompts import open_store
 from bolt_ray.commands.shared.ray_session import ray_session
 from bolt_ray.commands.shared.resources import resource_map
 from bolt_ray.commands.shared.say import say
+from bolt_ray.config.own_code import with_own_rewards
 from bolt_ray.config.schema import RunConfig
 from bolt_ray.core.errors import ModelError, RunError
 from bolt_ray.data.store import PromptStore
@@ -55,7 +56,6 @@ _LINE_EVERY_S = 5.0
 def precompute_baseline(
     config: RunConfig,
     *,
-    base_dir: Path,
     output: Path,
     num_samples: int,
     adapter: Path | None = None,
@@ -65,7 +65,6 @@ def precompute_baseline(
     """Run the whole of ``bolt-ray precompute-baseline``.
 
     Args:
-        base_dir: where relative paths of reward files are looked for.
         output: the file to write; beside it ``<output>.partial.jsonl`` keeps what is finished until all is.
         num_samples: completions per prompt.
         adapter: a LoRA adapter to put on the model.
@@ -81,7 +80,7 @@ def precompute_baseline(
     check_output(output)
     require_vllm()
     check_inputs(config)
-    config = resolve_here(_with_adapter(config, adapter))
+    config = resolve_here(_with_adapter(with_own_rewards(config), adapter))
     inputs = prepare_inputs(config, say=partial(say, console))
     with (
         ray_session(config.cluster, groups=resource_map(config, learners=False)),
@@ -89,7 +88,6 @@ def precompute_baseline(
     ):
         run = _Precomputation(
             config=config,
-            base_dir=base_dir,
             inputs=inputs,
             output=output,
             num_samples=num_samples,
@@ -106,7 +104,6 @@ class _Precomputation:
     """Opens what was begun, starts every part, and ends them in the reverse order."""
 
     config: RunConfig
-    base_dir: Path
     inputs: RunInputs
     output: Path
     num_samples: int
@@ -124,7 +121,6 @@ class _Precomputation:
             model_path=self.inputs.model_path,
             adapter=self.adapter,
             num_samples=self.num_samples,
-            base_dir=self.base_dir,
         )
         file = ScoreFile(self.output, fingerprint=fingerprint)
         try:
@@ -150,7 +146,7 @@ class _Precomputation:
         with ExitStack() as stack:
             generators = launch_generators(config, self.inputs)
             stack.callback(generators.close)
-            scorers = start_scorers(config, self.inputs, base_dir=self.base_dir)
+            scorers = start_scorers(config, self.inputs)
             stack.callback(scorers.close)
             self._bring_up(generators)
             skipped: Counter[str] = Counter()

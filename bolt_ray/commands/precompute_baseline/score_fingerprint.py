@@ -26,11 +26,10 @@ def score_fingerprint(
     model_path: Path,
     adapter: Path | None,
     num_samples: int,
-    base_dir: Path,
 ) -> dict[str, Any]:
     """Plain values by name. Content counts, not where it lies; nor does how many prompts are asked for."""
     rewards = [to_message(_without_place(reward)) for reward in config.rewards]
-    own = [_source_of(reward, base_dir) for reward in config.rewards if isinstance(reward, FunctionSettings)]
+    own = [_source_of(reward) for reward in config.rewards if isinstance(reward, FunctionSettings)]
     by_source = [dataset.reward for dataset in config.datasets]
     return {
         "model": directory_digest(model_path),
@@ -73,8 +72,7 @@ def _without_place(reward: RewardSettings) -> RewardSettings:
     return replace(reward, function=plain_name(reward.function))
 
 
-def _source_of(reward: FunctionSettings, base_dir: Path) -> str:
+def _source_of(reward: FunctionSettings) -> str:
     """The text of the file of a user's reward, "" for an installed module: a changed reward gives other scores."""
-    place = reward.function.rpartition(":")[0]
-    found = [path for path in (Path(place), base_dir / place) if place.endswith(".py") and path.is_file()]
-    return found[0].read_text(encoding="utf-8") if found else ""
+    place = Path(reward.function.rpartition(":")[0])
+    return place.read_text(encoding="utf-8") if place.suffix == ".py" else ""

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
-from pathlib import Path
 
 from bolt_ray.actors.generator_pool import GeneratorPool, GeneratorResources
 from bolt_ray.actors.scorer_pool import ScorerPool
@@ -13,8 +11,6 @@ from bolt_ray.config.resolve import engine_settings
 from bolt_ray.config.schema import RunConfig
 from bolt_ray.data.ingest.read_plan import source_names
 from bolt_ray.data.settings import DatasetSettings
-from bolt_ray.rewards.function import FunctionSettings
-from bolt_ray.rewards.settings import RewardSettings
 
 
 def launch_generators(
@@ -39,26 +35,15 @@ def launch_generators(
 
 
 def start_scorers(
-    config: RunConfig, inputs: RunInputs, *, base_dir: Path, start: Callable[..., ScorerPool] = ScorerPool.start
+    config: RunConfig, inputs: RunInputs, *, start: Callable[..., ScorerPool] = ScorerPool.start
 ) -> ScorerPool:
-    """Start the scorers with every reward built. The caller closes the pool.
-
-    Args:
-        base_dir: where relative paths of a user's reward files are looked for.
-    """
+    """Start the scorers with every reward built. The caller closes the pool."""
     return start(
-        specs=[_found_from(base_dir, reward) for reward in config.rewards],
+        specs=config.rewards,
         settings=config.scoring,
         by_source=_rewards_by_source(inputs.train),
         eval_by_source=_rewards_by_source(inputs.heldout or inputs.train),
     )
-
-
-def _found_from(base_dir: Path, reward: RewardSettings) -> RewardSettings:
-    """A reward of the user's own, its file looked for in ``base_dir`` too."""
-    if not isinstance(reward, FunctionSettings):
-        return reward
-    return replace(reward, base_dirs=(*reward.base_dirs, str(base_dir)))
 
 
 def _rewards_by_source(datasets: Sequence[DatasetSettings]) -> dict[str, list[str]]:

@@ -64,7 +64,6 @@ class TrainingAssembly:
         self,
         *,
         config: RunConfig,
-        base_dir: Path,
         run: RunDirectory,
         inputs: RunInputs,
         checkpoint: Path | None,
@@ -73,7 +72,6 @@ class TrainingAssembly:
         console: Console,
     ) -> None:
         self._config = config
-        self._base_dir = base_dir
         self._run = run
         self._inputs = inputs
         self._checkpoint = checkpoint
@@ -91,7 +89,7 @@ class TrainingAssembly:
             generators = self.launch_generators(self._config, self._inputs, version=self._version)
             stack.callback(generators.close)
             shards = self._shards(stack)
-            scorers = self.start_scorers(self._config, self._inputs, base_dir=self._base_dir)
+            scorers = self.start_scorers(self._config, self._inputs)
             stack.callback(scorers.close)
             prompts, problems = self._prompts(stack, shards)
             generators.wait_ready(idle=self._interrupts.check)

@@ -40,12 +40,11 @@ class TrainingOutcome(LoopOutcome):
     model: Path | None
 
 
-def train(config: RunConfig, *, base_dir: Path | None = None, console: Console | None = None) -> TrainingOutcome:
+def train(config: RunConfig, *, console: Console | None = None) -> TrainingOutcome:
     """Train as ``config`` says, in this process and the Ray it starts or joins.
 
     Args:
-        config: from `bolt_ray.load_config`, or made in Python.
-        base_dir: where relative files of rewards, losses and strategies are looked for; default: the working directory.
+        config: from `bolt_ray.load_config`, or made in Python: its relative paths are those of the working directory.
         console: what progress is printed on; default: standard output.
 
     Returns:
@@ -59,8 +58,7 @@ def train(config: RunConfig, *, base_dir: Path | None = None, console: Console |
     console = console or Console()
     require_training_packages(config)
     check_inputs(config)
-    base_dir = base_dir or Path.cwd()
-    config = with_absolute_files(config, base_dir)
+    config = with_absolute_files(config, Path.cwd())
     check_own_code(config)
     config = resolve_here(config)
     run, checkpoint = _run_directory(config)
@@ -73,7 +71,6 @@ def train(config: RunConfig, *, base_dir: Path | None = None, console: Console |
         with ray_session(config.cluster, groups=resource_map(config)), catch_interrupts() as interrupts:
             ended = TrainingAssembly(
                 config=config,
-                base_dir=base_dir,
                 run=run,
                 inputs=inputs,
                 checkpoint=checkpoint,

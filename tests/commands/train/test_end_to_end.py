@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import os
 import shutil
 import signal
 import subprocess
@@ -15,8 +16,9 @@ from typing import Any
 
 import numpy as np
 import pytest
+import ray
 from safetensors.numpy import load_file
-from support.training_runs import FinishedRun, steps_of, write_run_config
+from support.training_runs import FinishedRun, check_preset, steps_of, write_run_config
 
 from bolt_ray.commands.train.train import train
 from bolt_ray.config.loading import load_config
@@ -42,11 +44,12 @@ def weights_of(model: Path) -> dict[str, np.ndarray]:
 
 @pytest.fixture(scope="session")
 def tied_run(ray_cluster: None, tied_model: Path, tmp_path_factory: pytest.TempPathFactory) -> FinishedRun:
-    """Five steps with checkpoints, evaluation and an adaptive KL penalty."""
+    """Five steps of the preset spo with checkpoints, evaluation and an adaptive KL penalty."""
     return finish(
         tmp_path_factory.mktemp("tied"),
         model_path=tied_model,
-        train={"max_steps": 5},
+        algo="spo",
+        train={"max_steps": 5, "learning_rate": 1e-3},
         checkpoint={"every_steps": 2, "keep": 9},
         kl={"coef": 0.1, "adaptation": "sigmoid", "controller": "ziegler", "horizon": 100},
     )
@@ -54,9 +57,14 @@ def tied_run(ray_cluster: None, tied_model: Path, tmp_path_factory: pytest.TempP
 
 @pytest.fixture(scope="session")
 def untied_run(ray_cluster: None, untied_model: Path, tmp_path_factory: pytest.TempPathFactory) -> FinishedRun:
-    """Three steps whose baseline forgets nothing."""
-    baseline = {"forgetting": "constant", "rho_max": 1.0}
-    return finish(tmp_path_factory.mktemp("untied"), model_path=untied_model, baseline=baseline)
+    """Three steps of the preset baseline, which forgets nothing here."""
+    return finish(
+        tmp_path_factory.mktemp("untied"),
+        model_path=untied_model,
+        algo="baseline",
+        train={"max_steps": 3, "learning_rate": 1e-3},
+        baseline={"forgetting": "constant", "rho_max": 1.0},
+    )
 
 
 @pytest.fixture(scope="session")
@@ -68,16 +76,14 @@ def resumed_run(tied_run: FinishedRun, tmp_path_factory: pytest.TempPathFactory)
         shutil.rmtree(cut / "checkpoints" / name)
     shutil.rmtree(cut / "final")
     config = load_config(tied_run.config_path, [f"run_dir={cut}", "resume=auto"])
-    outcome = train(config, base_dir=tied_run.config_path.parent)
+    outcome = train(config)
     return FinishedRun(config=config, config_path=tied_run.config_path, root=cut, outcome=outcome)
 
 
 def finish(directory: Path, **settings: Any) -> FinishedRun:
     path = write_run_config(directory, **settings)
     config = load_config(path)
-    return FinishedRun(
-        config=config, config_path=path, root=directory / "run", outcome=train(config, base_dir=directory)
-    )
+    return FinishedRun(config=config, config_path=path, root=directory / "run", outcome=train(config))
 
 
 @pytest.mark.parametrize("kind", ["tied", "untied"])
@@ -86,6 +92,7 @@ def test_a_run_trains_and_generator_and_learner_agree(kind: str, request: pytest
     last = run.config.train.max_steps
     assert (run.outcome.steps, run.outcome.interrupted) == (last, False)
     assert run.outcome.initial_score is not None and run.outcome.initial_score.total == 8
+    check_preset(run.root, run.config)
     assert [record["policy_version"] for record in run.steps] == list(range(1, last + 1))
     for record in run.steps:
         assert set(STEP_METRICS) <= set(record), set(STEP_METRICS) - set(record)
@@ -150,9 +157,11 @@ def test_adaptive_kl_is_logged_and_its_controller_survives_a_resume(
         assert all(record["adaptive_kl/adapted_kl"] <= record["adaptive_kl/raw_kl"] for record in run.steps)
 
 
-def interrupt(command: list[str], number: signal.Signals, metrics: Path, *, at_step: int) -> str:
+def interrupt(command: list[str], number: signal.Signals, metrics: Path, *, at_step: int, **environment: str) -> str:
     """Start a run, send it a signal once it has finished a step, and return what it printed; it must leave by 130."""
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    process = subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=os.environ | environment
+    )
     deadline = time.monotonic() + 300
     while not any(record["step"] >= at_step for record in read_metrics(metrics)):
         assert process.poll() is None, process.communicate()[0]
@@ -164,7 +173,10 @@ def interrupt(command: list[str], number: signal.Signals, metrics: Path, *, at_s
     return output
 
 
-def test_ctrl_c_and_sigterm_save_and_resume_goes_on(write_config: Callable[..., Path], tmp_path: Path) -> None:
+def test_ctrl_c_and_sigterm_save_and_resume_goes_on(
+    ray_cluster: None, write_config: Callable[..., Path], tmp_path: Path
+) -> None:
+    """The first run starts a Ray of its own; the second joins the session's."""
     config = write_config(train={"max_steps": 10_000}, eval={"every_steps": 0, "at_start": False})
     command = [sys.executable, "-m", "bolt_ray.cli", "train", str(config)]
     run = tmp_path / "run"
@@ -174,7 +186,10 @@ def test_ctrl_c_and_sigterm_save_and_resume_goes_on(write_config: Callable[..., 
     done = json.loads((checkpoint / "state.json").read_text())["step"]
     assert done >= 2
 
-    second = interrupt([*command, "resume=auto"], signal.SIGTERM, run / "metrics.jsonl", at_step=done + 2)
+    joined = ray.get_runtime_context().gcs_address
+    second = interrupt(
+        [*command, "resume=auto"], signal.SIGTERM, run / "metrics.jsonl", at_step=done + 2, RAY_ADDRESS=joined
+    )
     assert "SIGTERM: saving step" in second
     newest = max((run / "checkpoints").iterdir())
     last = json.loads((newest / "state.json").read_text())["step"]

@@ -73,7 +73,7 @@ def test_no_deed_of_a_reward_stops_training_or_becomes_a_zero(
             train={"max_steps": 2},
         )
     )
-    outcome = train(config, base_dir=tmp_path)
+    outcome = train(config)
 
     assert outcome.steps == 2
     steps = [record for record in read_metrics(tmp_path / "run" / "metrics.jsonl") if "reward/mean" in record]

@@ -1,4 +1,8 @@
-"""The presets on real parts, some with what they alone need to show: staleness, a curriculum that moves, an adapter."""
+"""What the runs of test_end_to_end.py do not have: staleness, a curriculum that moves, an adapter, a warm start.
+
+Every preset is checked in a run that shows something else too: spo and baseline in test_end_to_end.py, curriculum in
+test_own_data.py, grpo and spo++ here, bolt in the rest.
+"""
 
 from __future__ import annotations
 
@@ -24,24 +28,13 @@ def score(item):
 '''
 
 
-@pytest.mark.parametrize("algo", ["grpo", "spo"])
-def test_a_preset_trains_and_its_tracker_learns(
-    ray_cluster: None, write_config: Callable[..., Path], tmp_path: Path, algo: str
-) -> None:
-    config = load_config(
-        write_config(algo=algo, train={"max_steps": 2, "learning_rate": 1e-3}, eval={"at_start": False})
-    )
-    train(config, base_dir=tmp_path)
-    check_preset(tmp_path / "run", config)
-
-
 def test_one_version_of_staleness_overlaps_and_is_never_exceeded(
     ray_cluster: None, write_config: Callable[..., Path], tmp_path: Path
 ) -> None:
     config = load_config(
-        write_config(algo="baseline", rollout={"max_staleness": 1}, train={"max_steps": 6, "learning_rate": 1e-3})
+        write_config(algo="grpo", rollout={"max_staleness": 1}, train={"max_steps": 6, "learning_rate": 1e-3})
     )
-    train(config, base_dir=tmp_path)
+    train(config)
     steps = steps_of(tmp_path / "run")
     ages = [record["policy/staleness_max"] for record in steps]
     assert ages[0] == 0 and set(ages) == {0, 1}, ages
@@ -66,7 +59,7 @@ def test_the_curriculum_draws_what_is_uncertain(
         eval=settings,
     )
     loaded = load_config(config)
-    train(loaded, base_dir=tmp_path)
+    train(loaded)
     store = open_store(loaded.datasets, loaded)
     log = DrawLog(tmp_path / "run" / "draws", store_address=store.address)
     windows = [np.array([int(p.prompt[0]) % 2 for p in store.read(log.read(n).rows)]) for n in range(8)]
@@ -88,7 +81,7 @@ def test_an_adapter_trains_from_a_warm_start_and_only_it_is_sent(
             baseline={"warm_start": str(tmp_path / "baseline.json")},
         )
     )
-    train(config, base_dir=tmp_path)
+    train(config)
     steps = steps_of(tmp_path / "run")
     # Not 0: the generator did answer, and was not replaced.
     assert all(0.0 < record["policy/sync_gap"] <= 1e-3 for record in steps)

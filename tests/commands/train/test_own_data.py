@@ -66,7 +66,7 @@ def test_every_kind_of_dataset_trains_and_comes_out_at_its_weight(
             train={"max_steps": 2, "learning_rate": 1e-3},
         )
     )
-    train(config, base_dir=tmp_path)
+    train(config)
     steps = steps_of(tmp_path / "run")
     assert len(steps) == 2 and steps[-1]["policy/logprob_gap_max"] <= 1e-3
     check_preset(tmp_path / "run", config)
@@ -75,7 +75,7 @@ def test_every_kind_of_dataset_trains_and_comes_out_at_its_weight(
     assert np.bincount(store.source_ids()[drawn]).tolist() == [18, *[6] * 9]  # of 72: three to one
 
 
-@pytest.mark.parametrize("template", ["code", "format", "own"])  # math: see test_guides, the README's example
+@pytest.mark.parametrize("template", ["code", "format", "own"])  # math: the README's example in test_docs.py
 def test_every_starter_trains_as_it_is(
     ray_cluster: None, long_model: Path, tmp_path: Path, template: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -83,6 +83,6 @@ def test_every_starter_trains_as_it_is(
     monkeypatch.chdir(tmp_path / "start")
     small = ["train.max_steps=2", "rollout.rollouts_per_step=16", "eval.num_problems=4", "generator.kv_cache_gib=0.1"]
     config = load_config("config.yaml", [*small, f"model.name_or_path={long_model}", f"run_dir={tmp_path / 'run'}"])
-    outcome = train(config, base_dir=tmp_path / "start")
+    outcome = train(config)
     assert outcome.steps == 2
     assert steps_of(tmp_path / "run")[-1]["reward/unscored_fraction"] <= 0.5

@@ -22,7 +22,7 @@ def test_a_quarter_of_the_quickstart_gains_ten_points(ray_cluster: None, tmp_pat
         [f"run_dir={tmp_path / 'run'}", "train.max_steps=50", "eval.every_steps=0", "checkpoint.every_steps=0"],
     )
     assert (config.rollout.group_size, config.advantage.baseline) == (1, "tracker")
-    outcome = train(config, base_dir=ROOT)
+    outcome = train(config)
     assert outcome.initial_score is not None and outcome.final is not None
     # Two standard errors of a difference of two such shares are six points; it gains about 25.
     assert outcome.final.value - outcome.initial_score.value > 0.1, (outcome.initial_score, outcome.final)

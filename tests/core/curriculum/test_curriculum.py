@@ -174,7 +174,7 @@ def test_a_wrong_state_is_refused(state: dict[str, Any], message: str) -> None:
 
 
 def test_unknown_strategies_are_refused_with_the_nearest_name() -> None:
-    with pytest.raises(ValueError, match=r"choose one of uniform, .*, sec; did you mean 'uncertainty'\?"):
+    with pytest.raises(ValueError, match=r"choose one of uniform, .*; did you mean 'uncertainty'\?"):
         curriculum(strategy="uncertain")
     with pytest.raises(ValueError, match="strategy is 'zzz'"):
         curriculum(strategy="zzz")

@@ -233,14 +233,3 @@ def test_a_module_that_dies_or_hangs_at_import(tmp_path: Path, body: str, messag
     with pytest.raises(ConfigError, match=message):
         process.start()
     assert process.pid is None
-
-
-def test_a_relative_file_is_found_in_the_base_directory() -> None:
-    found = reward_spec(
-        name="own", type="function", options={"function": "hostile_rewards.py:score", "base_dirs": [str(HERE)]}
-    )
-    process = RewardProcess(rewards=[found], startup_timeout_s=120.0)
-    try:
-        assert process.score(0, inputs("0.75")) == [0.75]
-    finally:
-        process.close()

@@ -15,6 +15,7 @@ from support.setting_effects.run import scorer_limits
 from bolt_ray.commands.shared.inference import start_scorers
 from bolt_ray.commands.shared.inputs import RunInputs
 from bolt_ray.config.loading import build_config
+from bolt_ray.config.own_code import with_absolute_files
 from bolt_ray.config.resolve import resolve
 from bolt_ray.config.schema import RunConfig
 from bolt_ray.rewards.process.wire import from_message, to_message
@@ -50,15 +51,13 @@ def spec_of(config: RunConfig, here: Workplace) -> RewardSettings:
     """The settings as a reward process reads them."""
     given: dict[str, Any] = {}
     inputs = RunInputs(model_path=here.model, train=(), heldout=(), context_tokens=64)
-    start_scorers(config, inputs, base_dir=here.directory, start=given.update)
+    start_scorers(with_absolute_files(config, here.directory), inputs, start=given.update)
     (spec,) = given["specs"]
     return from_message(to_message(spec))
 
 
 def reward_of(config: RunConfig, here: Workplace) -> Reward:
     (here.directory / "own.py").write_text("def first(item): return 1.0\n\ndef second(item): return 2.0\n")
-    (here.directory / "below").mkdir(exist_ok=True)
-    (here.directory / "below" / "deep.py").write_text("def third(item): return 3.0\n")
     return build_reward(spec_of(config, here))
 
 
@@ -150,7 +149,6 @@ EFFECTS: tuple[Effect, ...] = (
     *of("code", program, check="output", tests_column="tests", partial=True, wall_s=3.0, cpu_s=2, file_mb=4),
     *of("code", program, memory_mb_program=128, max_processes=4, output_kb=32, allow_unsafe=True),
     *of("function", called, function="own.py:second", batched=True, options={"a": 1}, concurrency=2),
-    *of("function", called, {"function": "deep.py:third"}, base_dirs=["below"]),
     *of("callable", called, function=abs, batched=True, options={"a": 1}, concurrency=2),
     *of("reward_model", model, model="another", output="sigmoid", label=1, batch_size=2, max_tokens=64),
     *of("reward_model", model, device="cpu" if torch.cuda.is_available() else "cuda", dtype="bfloat16"),
