@@ -165,7 +165,7 @@ def try_all(mutations: Sequence[Mutation], *, jobs: int, limit_s: float) -> int:
             for outcome in threads.map(one, mutations):
                 failures += outcome.result in FAILURES
                 print(
-                    f"{outcome.result:17}{outcome.mutation.id:8}{outcome.seconds:6.1f} s  {outcome.detail}", flush=True
+                    f"{outcome.result:17}{outcome.mutation.id:16}{outcome.seconds:6.1f} s  {outcome.detail}", flush=True
                 )
     print(f"{len(mutations) - failures} of {len(mutations)} mutations were noticed")
     return int(failures > 0)
@@ -185,7 +185,7 @@ def main() -> int:
     chosen = [entry for entry in table if not arguments.ids or entry.id in arguments.ids]
     if arguments.list:
         for entry in chosen:
-            print(f"{entry.id:8}{entry.file}: {entry.why}")
+            print(f"{entry.id:16}{entry.file}: {entry.why}")
         return 0
     return try_all(chosen, jobs=max(1, arguments.jobs), limit_s=arguments.limit_s)
 

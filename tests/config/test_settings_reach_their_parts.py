@@ -25,6 +25,7 @@ from bolt_ray.rewards.settings import RewardSettings
 
 TABLES = (run, core, generation, learner, data, arithmetic)
 EFFECTS = [line for table in TABLES for line in table.EFFECTS]
+NAMES = [f"{table.__name__.rpartition('.')[2]}-{line.place}" for table in TABLES for line in table.EFFECTS]
 
 Seen = Callable[[Look, RunConfig], str]
 
@@ -63,7 +64,7 @@ def check(line: Effect, seen: Seen, config: Callable[[Mapping[str, Any]], RunCon
         assert changed != WITHOUT[look, repr(base)], f"look {number} sees no difference"
 
 
-@pytest.mark.parametrize("line", EFFECTS, ids=[line.place for line in EFFECTS])
+@pytest.mark.parametrize("line", EFFECTS, ids=NAMES)
 def test_a_setting_is_seen_where_it_takes_effect(line: Effect, seen: Seen) -> None:
     check(line, seen, config_of, name=line.place)
 
