@@ -40,6 +40,7 @@ def cause_of(error: BaseException) -> BaseException:
 
 
 def first_line(error: BaseException) -> str:
-    """Type and first line of an error, for a log or a reason."""
-    lines = (line.strip() for line in str(error).splitlines())
-    return f"{type(error).__name__}: {next((line for line in lines if line), '')}"
+    """Type and first line of what was raised, in the remote process if it came from one, for a log or a reason."""
+    cause = cause_of(error)
+    lines = (line.strip() for line in str(cause).splitlines())
+    return f"{type(cause).__name__}: {next((line for line in lines if line), '')}"

@@ -29,6 +29,7 @@ def test_own_errors_arrive_as_they_were_raised(ray_cluster: None) -> None:
     with pytest.raises(RayTaskError) as other:
         get_result(call.remote(KeyError("x")))
     assert isinstance(cause_of(other.value), KeyError)
+    assert first_line(other.value) == "KeyError: 'x'"
 
 
 @pytest.mark.ray
