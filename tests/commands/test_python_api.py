@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -20,6 +21,7 @@ from bolt_ray.rewards.process.wire import from_message, to_message
 from bolt_ray.rewards.registry import build_reward
 from bolt_ray.rewards.settings import definite_rewards
 
+README = Path(__file__).parents[2] / "README.md"
 SMALL: dict[str, Any] = {"datasets": [{"name": "problems.jsonl"}], "rewards": ["math"]}
 
 
@@ -37,6 +39,14 @@ def test_a_config_made_in_python_has_its_preset_below_it() -> None:
     assert (config.algo, config.rollout.group_size, config.rollout.rollouts_per_step) == ("grpo", 8, 32)
     assert (config.advantage.baseline, config.loss.type) == ("group", "grpo")
     assert RunConfig.model_validate(yaml.safe_load(dump_config(config))) == config
+
+
+def test_the_readmes_script_makes_a_configuration() -> None:
+    (script,) = re.findall(r"^```python\n(.*?)^```$", README.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
+    made: dict[str, Any] = {}
+    exec(compile(script.partition("outcome = train(config)")[0], "README.md", "exec"), made)
+    config = made["config"]
+    assert (config.train.max_steps, [reward.default_name for reward in config.rewards]) == (20, ["score"])
 
 
 def test_a_function_is_a_reward_wherever_it_was_defined() -> None:
