@@ -3,6 +3,8 @@ VARIANT ?= cpu
 VENV ?= .venv
 BIN = $(VENV)/bin
 ARGS ?=
+# Two workers: one for all that use Ray, which share its one cluster, the other for the rest, file by file.
+WORKERS ?= -n 2 --dist loadscope
 
 .PHONY: quickstart test test-fast lint setup lock clean
 
@@ -10,10 +12,10 @@ quickstart: setup  ## train the embedded model end to end, and report
 	$(BIN)/bolt-ray train configs/quickstart.yaml $(ARGS)
 
 test: setup  ## all tests, with the real Ray, vLLM and DeepSpeed
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest $(WORKERS) $(ARGS)
 
 test-fast: setup  ## the tests that need neither Ray nor vLLM: seconds
-	$(BIN)/python -m pytest -m "not ray and not vllm and not slow and not gpu" $(ARGS)
+	$(BIN)/python -m pytest $(WORKERS) -m "not ray and not vllm and not slow and not gpu" $(ARGS)
 
 lint: setup  ## style, types, layers
 	$(BIN)/ruff check .

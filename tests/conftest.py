@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import functools
 import os
 from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
 
 import hypothesis
 import pytest
+from xdist.scheduler import LoadScopeScheduling
+
+ROOT = Path(__file__).parents[1]
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
@@ -17,6 +23,26 @@ os.environ.pop("RAY_ADDRESS", None)
 # No deadline per example and no random seed: a loaded machine must not fail a test, nor luck pass one.
 hypothesis.settings.register_profile("bolt-ray", deadline=None, derandomize=True)
 hypothesis.settings.load_profile("bolt-ray")
+
+
+class RayInOneWorker(LoadScopeScheduling):
+    """With several workers (make test): files that use Ray share one worker and its cluster, the others go one by one.
+
+    By the files' text, because the process that hands out the tests has no marks; xdist's own groups need a nodeid that
+    can be written to, which pytest 9 has no more.
+    """
+
+    def _split_scope(self, nodeid: str) -> str:
+        return _scope(nodeid.partition("::")[0])
+
+
+@functools.cache
+def _scope(file: str) -> str:
+    return "ray" if "pytest.mark.ray" in (ROOT / file).read_text(encoding="utf-8") else file
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> RayInOneWorker:
+    return RayInOneWorker(config, log)
 
 
 @pytest.fixture(scope="session")

@@ -113,7 +113,7 @@ def served(ray_cluster: None, tmp_path_factory: pytest.TempPathFactory) -> Itera
         2,
         engine=engine_settings(model_dir=str(directory), max_model_len=128, kv_cache_bytes=64 << 20),
         sampling=SamplingSettings(max_new_tokens=10),
-        stall_s=20.0,
+        stall_s=10.0,
     )
     pool.wait_ready()
     yield Served(pool=pool, model=model.eval())

@@ -21,12 +21,6 @@ def untied_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make_model(tmp_path_factory.mktemp("model") / "untied", tie_embeddings=False)
 
 
-@pytest.fixture(scope="session")
-def long_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """One whose context holds the prompts of the starter templates."""
-    return make_model(tmp_path_factory.mktemp("model") / "long", tie_embeddings=True, context_length=512)
-
-
 @pytest.fixture
 def write_config(tmp_path: Path, tied_model: Path) -> Callable[..., Path]:
     """``write_run_config`` in ``tmp_path``, for the tied model."""

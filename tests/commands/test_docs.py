@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 import yaml
-from support.training_runs import check_printed_agreement, steps_of
+from support.training_runs import check_adapters, check_printed_agreement, steps_of
 from typer.testing import CliRunner
 
 from bolt_ray.cli import app
@@ -68,10 +68,28 @@ def test_help_leads_to_the_guides() -> None:
         guide("rewrad")
 
 
+def test_the_example_of_own_algorithms_is_accepted(tmp_path: Path) -> None:
+    """Its files are loaded and tried out; tests/core/losses and tests/core/curriculum train with such ones."""
+    example = examples()["algorithm"].removesuffix("bolt-ray train config.yaml\n")
+    assert example != examples()["algorithm"]
+    done = subprocess.run(
+        ["bash", "-euo", "pipefail", "-c", example],
+        cwd=tmp_path,
+        env=os.environ | {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"},
+        capture_output=True,
+        text=True,
+        timeout=EXAMPLE_TIMEOUT_S,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    printed = "".join(done.stdout.split())
+    assert "my_loss.py:penalized" in printed and "my_strategy.py:Frontier" in printed
+
+
 @pytest.mark.ray
 @pytest.mark.vllm
 @pytest.mark.slow
-@pytest.mark.parametrize("name", [*IN_README, "starter", "algorithm"])
+@pytest.mark.parametrize("name", [*IN_README, "starter"])
 def test_an_example_runs_as_it_stands(ray_cluster: None, tmp_path: Path, name: str) -> None:
     """With the session's Ray, as a submitted job would; test_end_to_end.py has runs that start their own."""
     import ray
@@ -97,5 +115,6 @@ def test_an_example_runs_as_it_stands(ray_cluster: None, tmp_path: Path, name: s
     if run.parent.name == "own-model":
         assert (run.parent / "merged-model" / "model.safetensors").is_file()
         check_printed_agreement(done.stdout, sent="a LoRA adapter")
+        check_adapters(run, whole=run.parent / "my-model")
     if run.parent.name == "my-task":
         assert "pass@4" in done.stdout

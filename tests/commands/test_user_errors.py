@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -163,29 +161,12 @@ def test_validate_prints_the_step_and_the_processes(bolt_ray: Run, write_config:
 def test_a_bad_dataset_is_named_by_file_and_line(
     ray_cluster: None, bolt_ray: Run, write_config: Write, tmp_path: Path
 ) -> None:
-    """Other bad rows, and empty datasets, are in tests/data."""
+    """Other bad rows, empty datasets and prompts that are too long are in tests/data."""
     config = write_config()
     (tmp_path / "prompts.jsonl").write_text('{"prompt": "1+1="}\n{"prompt": \n', encoding="utf-8")
     code, text = bolt_ray("train", config, "data.heldout_size=0")
     assert code == 2
     assert "prompts.jsonl, line 2: not valid JSON" in " ".join(text.split())
-
-
-@pytest.mark.ray
-@pytest.mark.vllm
-@pytest.mark.slow
-def test_a_prompt_longer_than_the_context(
-    ray_cluster: None, bolt_ray: Run, write_config: Write, tmp_path: Path
-) -> None:
-    config = write_config()
-    rows = [{"prompt": "1+1=", "answer": "2"}, {"prompt": "+".join(["1"] * 50) + "=", "answer": "50"}]
-    (tmp_path / "prompts.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-    code, text = bolt_ray("train", config, "data.heldout_size=0")
-    assert code == 2
-    assert "prompts.jsonl, line 2: the prompt has 100 tokens, more than data.max_prompt_tokens 56" in " ".join(
-        text.split()
-    )
-    shutil.rmtree(tmp_path / "run")
 
 
 @pytest.mark.parametrize(

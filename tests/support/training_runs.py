@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -37,6 +39,7 @@ def write_run_config(directory: Path, *, model_path: Path, name: str = "config.y
         "generator": {"kv_cache_gib": 0.05, "max_num_seqs": 32},
         "eval": {"every_steps": 2},
         "checkpoint": {"every_steps": 0},
+        "baseline": {"num_shards": 1},
     }
     for section, values in settings.items():
         tree[section] = tree.get(section, {}) | values if isinstance(values, dict) else values
@@ -69,6 +72,15 @@ def steps_of(run: Path) -> list[dict[str, Any]]:
     return [record for record in read_metrics(run / "metrics.jsonl") if "reward/mean" in record]
 
 
+def wait_for_step(run: Path, step: int, *, alive: Callable[[], bool]) -> None:
+    """Until a run in another thread or process has finished ``step``."""
+    deadline = time.monotonic() + 300
+    while not any(record["step"] >= step for record in read_metrics(run / "metrics.jsonl")):
+        assert alive(), f"the run ended before step {step}"
+        assert time.monotonic() < deadline, f"no step {step} within 300 s"
+        time.sleep(0.2)
+
+
 def check_preset(run: Path, config: RunConfig) -> None:
     """What every run of every preset shows: it trained, and its tracker learned."""
     steps = steps_of(run)
@@ -83,6 +95,18 @@ def check_preset(run: Path, config: RunConfig) -> None:
         assert all(0 <= record["advantage/zero_variance_groups"] <= groups for record in steps)
     # ``forgetting: kl`` follows that drift, which the weight sync's probes measured.
     assert (steps[-1]["baseline/avg_kl_ema"] > 1e-4) or config.baseline.forgetting != "kl"
+
+
+def check_adapters(run: Path, *, whole: Path) -> None:
+    """A run that trained an adapter sent nothing else, and keeps it as its final model."""
+    # Not 0: the generator did answer, and was not replaced.
+    assert all(0.0 < record["policy/sync_gap"] <= 1e-3 for record in steps_of(run))
+    assert "generator is replaced" not in (run / "run.log").read_text(encoding="utf-8")
+    newest = max((run / "adapters").iterdir())
+    assert {path.suffix for path in newest.iterdir()} >= {".safetensors", ".json"}
+    sent = (newest / "adapter_model.safetensors").stat().st_size
+    assert sent < (whole / "model.safetensors").stat().st_size / 3
+    assert (run / "final" / "adapter_config.json").is_file()
 
 
 def check_printed_agreement(printed: str, *, sent: str) -> None:

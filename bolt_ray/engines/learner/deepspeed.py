@@ -74,7 +74,7 @@ def prepare_deepspeed() -> None:
     os.environ.setdefault("LOCAL_RANK", "0")
     import deepspeed
     from deepspeed.ops import __compatible_ops__ as compatible
-    from deepspeed.utils import logger
+    from deepspeed.utils import groups, logger
 
     # Otherwise the first initialization spends two minutes compiling a shared-memory all-reduce.
     compatible["deepspeed_shm_comm"] = False
@@ -84,6 +84,8 @@ def prepare_deepspeed() -> None:
     if not dist.is_initialized():
         backend = "nccl" if torch.cuda.is_available() else "gloo"
         dist.init_process_group(backend, store=dist.HashStore(), rank=0, world_size=1)  # type: ignore[attr-defined]
+        # Another library of this process may have destroyed an earlier group, whose parts DeepSpeed still holds.
+        groups._release_process_group_references()
     if not deepspeed.comm.is_initialized():
         deepspeed.init_distributed(dist_backend=dist.get_backend(), dist_init_required=False)
 

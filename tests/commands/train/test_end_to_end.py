@@ -4,21 +4,18 @@ from __future__ import annotations
 
 import itertools
 import json
-import os
 import shutil
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-import ray
 from safetensors.numpy import load_file
-from support.training_runs import FinishedRun, check_preset, steps_of, write_run_config
+from support.training_runs import FinishedRun, check_preset, steps_of, wait_for_step, write_run_config
 
 from bolt_ray.commands.train.train import train
 from bolt_ray.config.loading import load_config
@@ -44,11 +41,15 @@ def weights_of(model: Path) -> dict[str, np.ndarray]:
 
 @pytest.fixture(scope="session")
 def tied_run(ray_cluster: None, tied_model: Path, tmp_path_factory: pytest.TempPathFactory) -> FinishedRun:
-    """Five steps of the preset spo with checkpoints, evaluation and an adaptive KL penalty."""
+    """Five steps of the preset spo from a warm start, with checkpoints, evaluation and an adaptive KL penalty."""
+    directory = tmp_path_factory.mktemp("tied")
+    values = {f"prompts_{row}": [1.0, 0.0, 0.0, 0.0] for row in range(64)}
+    (directory / "baseline.json").write_text(json.dumps({"baselines": values}))
     return finish(
-        tmp_path_factory.mktemp("tied"),
+        directory,
         model_path=tied_model,
         algo="spo",
+        baseline={"warm_start": str(directory / "baseline.json")},
         train={"max_steps": 5, "learning_rate": 1e-3},
         checkpoint={"every_steps": 2, "keep": 9},
         kl={"coef": 0.1, "adaptation": "sigmoid", "controller": "ziegler", "horizon": 100},
@@ -128,6 +129,17 @@ def test_the_baseline_learns_every_outcome_once_and_never_from_evaluation(untied
     assert float(np.sum(alpha)) - len(alpha) == pytest.approx(rewards)
 
 
+def test_a_warm_start_is_where_the_tracker_begins(tied_run: FinishedRun) -> None:
+    said = " ".join((tied_run.root / "run.log").read_text(encoding="utf-8").split())
+    assert "Warm start: 56 of 56 prompts (100.0%)" in said
+    first = tied_run.steps[0]
+    assert first["baseline/cold_fraction"] == 0.0
+    # (1 + .5) / (4 + 1) for every prompt, and N₀ = 8 outcomes' worth of it. Each of the 16 drawn ones decays to at
+    # least 8·.875 = 7 and takes in one outcome: v̂ = (.3·7 + r) / 8 from .2625 to .3875; the other 40 of 56 stay.
+    low, high = ((40 * 0.3 + 16 * drawn) / 56 for drawn in (0.2625, 0.3875))
+    assert low - 1e-6 <= first["baseline/avg_v_hat"] <= high + 1e-6
+
+
 def test_resume_continues_as_if_nothing_had_happened(tied_run: FinishedRun, resumed_run: FinishedRun) -> None:
     assert resumed_run.outcome.steps == 5
     expected, found = tied_run.steps, resumed_run.steps
@@ -157,41 +169,18 @@ def test_adaptive_kl_is_logged_and_its_controller_survives_a_resume(
         assert all(record["adaptive_kl/adapted_kl"] <= record["adaptive_kl/raw_kl"] for record in run.steps)
 
 
-def interrupt(command: list[str], number: signal.Signals, metrics: Path, *, at_step: int, **environment: str) -> str:
-    """Start a run, send it a signal once it has finished a step, and return what it printed; it must leave by 130."""
-    process = subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=os.environ | environment
-    )
-    deadline = time.monotonic() + 300
-    while not any(record["step"] >= at_step for record in read_metrics(metrics)):
-        assert process.poll() is None, process.communicate()[0]
-        assert time.monotonic() < deadline, f"no step {at_step} within 300 s"
-        time.sleep(0.2)
-    process.send_signal(number)
-    output, _ = process.communicate(timeout=200)
-    assert process.returncode == 130, output
-    return output
-
-
-def test_ctrl_c_and_sigterm_save_and_resume_goes_on(
-    ray_cluster: None, write_config: Callable[..., Path], tmp_path: Path
-) -> None:
-    """The first run starts a Ray of its own; the second joins the session's."""
+def test_ctrl_c_saves_and_leaves_by_130(ray_cluster: None, write_config: Callable[..., Path], tmp_path: Path) -> None:
+    """The run starts a Ray of its own, beside the session's. SIGTERM: tests/commands/test_python_api.py."""
     config = write_config(train={"max_steps": 10_000}, eval={"every_steps": 0, "at_start": False})
     command = [sys.executable, "-m", "bolt_ray.cli", "train", str(config)]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     run = tmp_path / "run"
-    first = interrupt(command, signal.SIGINT, run / "metrics.jsonl", at_step=2)
-    assert "SIGINT: saving step" in first and "Interrupted. Go on with: resume=" in first
+    wait_for_step(run, 2, alive=lambda: process.poll() is None)
+    process.send_signal(signal.SIGINT)
+    output, _ = process.communicate(timeout=200)
+    assert process.returncode == 130, output
+    assert "SIGINT: saving step" in output and "Interrupted. Go on with: resume=" in output
     (checkpoint,) = (run / "checkpoints").iterdir()
     done = json.loads((checkpoint / "state.json").read_text())["step"]
     assert done >= 2
-
-    joined = ray.get_runtime_context().gcs_address
-    second = interrupt(
-        [*command, "resume=auto"], signal.SIGTERM, run / "metrics.jsonl", at_step=done + 2, RAY_ADDRESS=joined
-    )
-    assert "SIGTERM: saving step" in second
-    newest = max((run / "checkpoints").iterdir())
-    last = json.loads((newest / "state.json").read_text())["step"]
-    assert last >= done + 2
-    assert [record["step"] for record in steps_of(run)] == list(range(1, last + 1))
+    assert [record["step"] for record in steps_of(run)] == list(range(1, done + 1))

@@ -1,4 +1,4 @@
-"""Every file format, chat prompts and the starter templates, trained for a few real steps."""
+"""Every file format and chat prompts, with staleness, trained for a few real steps."""
 
 from __future__ import annotations
 
@@ -13,10 +13,8 @@ import pyarrow as pa
 import pyarrow.csv
 import pyarrow.parquet
 import pytest
-from rich.console import Console
 from support.training_runs import check_preset, steps_of
 
-from bolt_ray.commands.init import write_starter
 from bolt_ray.commands.shared.prompts import open_store
 from bolt_ray.commands.train.train import train
 from bolt_ray.config.loading import load_config
@@ -54,35 +52,24 @@ def write_datasets(directory: Path) -> list[dict[str, Any]]:
     return [entry | {"weight": 3 if number == 0 else 1} for number, entry in enumerate(entries)]
 
 
-def test_every_kind_of_dataset_trains_and_comes_out_at_its_weight(
+def test_every_kind_of_dataset_trains_at_its_weight_and_a_version_of_staleness_is_never_exceeded(
     ray_cluster: None, write_config: Callable[..., Path], tmp_path: Path
 ) -> None:
     """With a preset of eight completions a prompt, which are no draws."""
     config = load_config(
         write_config(
-            algo="curriculum",
+            algo="grpo",
             datasets=write_datasets(tmp_path),
-            rollout={"rollouts_per_step": 36 * 8},
-            train={"max_steps": 2, "learning_rate": 1e-3},
+            rollout={"rollouts_per_step": 36 * 8, "max_staleness": 1},
+            train={"max_steps": 6, "learning_rate": 1e-3},
         )
     )
     train(config)
-    steps = steps_of(tmp_path / "run")
-    assert len(steps) == 2 and steps[-1]["policy/logprob_gap_max"] <= 1e-3
     check_preset(tmp_path / "run", config)
+    steps = steps_of(tmp_path / "run")
+    assert all(record["policy/sync_gap"] <= 1e-3 for record in steps)
+    ages = [record["policy/staleness_max"] for record in steps]
+    assert ages[0] == 0 and set(ages) == {0, 1}, ages
     store = open_store(config.datasets, config)
     drawn = DrawLog(tmp_path / "run" / "draws", store_address=store.address).read(0).rows
     assert np.bincount(store.source_ids()[drawn]).tolist() == [18, *[6] * 9]  # of 72: three to one
-
-
-@pytest.mark.parametrize("template", ["code", "format", "own"])  # math: the README's example in test_docs.py
-def test_every_starter_trains_as_it_is(
-    ray_cluster: None, long_model: Path, tmp_path: Path, template: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    write_starter(tmp_path / "start", template=template, console=Console(quiet=True))
-    monkeypatch.chdir(tmp_path / "start")
-    small = ["train.max_steps=2", "rollout.rollouts_per_step=16", "eval.num_problems=4", "generator.kv_cache_gib=0.1"]
-    config = load_config("config.yaml", [*small, f"model.name_or_path={long_model}", f"run_dir={tmp_path / 'run'}"])
-    outcome = train(config)
-    assert outcome.steps == 2
-    assert steps_of(tmp_path / "run")[-1]["reward/unscored_fraction"] <= 0.5

@@ -102,6 +102,14 @@ def test_on_policy_batch_has_no_gap_and_ratio_one(learner_of: Any) -> None:
     assert report.metrics["policy/clip_fraction"] == 0.0
 
 
+def test_a_process_group_that_another_library_destroyed_is_made_anew(learner_of: Any) -> None:
+    """DeepSpeed keeps groups of its own, which such a library, vLLM for one, does not know of."""
+    learner_of()
+    torch.distributed.destroy_process_group()
+    learner = learner_of()
+    assert not learner.train_step(on_policy(learner, make_batch())).skipped
+
+
 def test_gap_is_measured_per_token(learner_of: Any) -> None:
     learner = learner_of()
     batch = on_policy(learner, make_batch())
