@@ -43,7 +43,6 @@ class LeanTrainer(TorchTrainer):  # type: ignore[misc]  # Ray Train has no types
         return [part for part in super()._create_default_callbacks() if type(part).__name__ not in NOT_NEEDED]
 
 
-
 class LearnerGroup:
     """W DeepSpeed ranks under ``TorchTrainer``; commands go through a ``LearnerMailbox``.
 
