@@ -3,7 +3,7 @@ VARIANT ?= cpu
 VENV ?= .venv
 BIN = $(VENV)/bin
 ARGS ?=
-# Two workers: one for all that use Ray, which share its one cluster, the other for the rest, file by file.
+# Two workers: one for what uses Ray, with one cluster for all of it, the other for the rest, file by file.
 WORKERS ?= -n 2 --dist loadscope
 
 .PHONY: quickstart test test-fast lint setup lock clean

@@ -1,24 +1,19 @@
-"""``from bolt_ray import …``: what a script or a notebook uses."""
+"""``from bolt_ray import …``: what a script or a notebook uses; train/test_own_data.py trains with it."""
 
 from __future__ import annotations
 
 import json
-import os
 import re
-import signal
 import subprocess
 import sys
-import threading
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
-from support.training_runs import wait_for_step
 
 import bolt_ray
-from bolt_ray import RewardInput, RunConfig, load_config, train
+from bolt_ray import RewardInput, RunConfig, load_config
 from bolt_ray.config.loading import dump_config
 from bolt_ray.core.errors import ConfigError
 from bolt_ray.rewards.process.wire import from_message, to_message
@@ -76,43 +71,3 @@ def test_a_file_cannot_hold_a_function(tmp_path: Path) -> None:
     path.write_text(dump_config(RunConfig(**SMALL | {"rewards": [score]})))
     with pytest.raises(ConfigError, match=r"'score' was given as a function in Python.*file.py:function"):
         load_config(path)
-
-
-@pytest.mark.ray
-@pytest.mark.vllm
-@pytest.mark.slow
-def test_a_script_trains_with_a_function_of_its_own_until_sigterm(
-    ray_cluster: None, write_config: Callable[..., Path], tmp_path: Path
-) -> None:
-    wanted = "1"
-    run = tmp_path / "run"
-
-    def has_digit(item: RewardInput) -> float:
-        return float(wanted in item.completion)
-
-    tree = yaml.safe_load(write_config(eval={"every_steps": 0, "at_start": False, "at_end": False}).read_text())
-    config = RunConfig(**tree | {"rewards": [has_digit], "train": {"max_steps": 10_000}})
-    going_on = threading.Event()
-    going_on.set()
-
-    def stop() -> None:
-        try:
-            wait_for_step(run, 2, alive=going_on.is_set)
-        finally:
-            if going_on.is_set():  # a late signal would end the tests
-                os.kill(os.getpid(), signal.SIGTERM)
-
-    stopper = threading.Thread(target=stop)
-    stopper.start()
-    try:
-        outcome = train(config)
-    finally:
-        going_on.clear()
-        stopper.join()
-    assert (outcome.interrupted, outcome.run_directory, outcome.model) == (True, run, None)
-    assert outcome.steps >= 2
-    (checkpoint,) = (run / "checkpoints").iterdir()
-    assert json.loads((checkpoint / "state.json").read_text())["step"] == outcome.steps
-    assert (checkpoint / "model" / "config.json").is_file()
-    record = json.loads((run / "metrics.jsonl").read_text().splitlines()[0])
-    assert "reward/part/has_digit" in record

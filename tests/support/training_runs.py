@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
+import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -11,7 +14,7 @@ from typing import Any
 
 import yaml
 
-from bolt_ray import TrainingOutcome
+from bolt_ray import TrainingOutcome, train
 from bolt_ray.config.schema import RunConfig
 from bolt_ray.training.telemetry import read_metrics
 
@@ -81,10 +84,31 @@ def wait_for_step(run: Path, step: int, *, alive: Callable[[], bool]) -> None:
         time.sleep(0.2)
 
 
-def check_preset(run: Path, config: RunConfig) -> None:
+def train_until_sigterm(config: RunConfig, run: Path, *, step: int) -> TrainingOutcome:
+    """Train in this process, which gets SIGTERM once ``step`` is done."""
+    going_on = threading.Event()
+    going_on.set()
+
+    def stop() -> None:
+        try:
+            wait_for_step(run, step, alive=going_on.is_set)
+        finally:
+            if going_on.is_set():  # a late signal would end the tests
+                os.kill(os.getpid(), signal.SIGTERM)
+
+    stopper = threading.Thread(target=stop)
+    stopper.start()
+    try:
+        return train(config)
+    finally:
+        going_on.clear()
+        stopper.join()
+
+
+def check_preset(run: Path, config: RunConfig, *, steps_done: int | None = None) -> None:
     """What every run of every preset shows: it trained, and its tracker learned."""
     steps = steps_of(run)
-    assert len(steps) == config.train.max_steps
+    assert len(steps) == (steps_done or config.train.max_steps)
     assert steps[-1]["baseline/num_prompts"] >= 16 / config.rollout.group_size
     assert steps[-1]["policy/sync_gap"] <= 1e-3
     assert all(1e-4 < record["policy/drift"] < 1.0 for record in steps)

@@ -170,7 +170,7 @@ def test_adaptive_kl_is_logged_and_its_controller_survives_a_resume(
 
 
 def test_ctrl_c_saves_and_leaves_by_130(ray_cluster: None, write_config: Callable[..., Path], tmp_path: Path) -> None:
-    """The run starts a Ray of its own, beside the session's. SIGTERM: tests/commands/test_python_api.py."""
+    """The run starts a Ray of its own, beside the session's. SIGTERM: test_own_data.py."""
     config = write_config(train={"max_steps": 10_000}, eval={"every_steps": 0, "at_start": False})
     command = [sys.executable, "-m", "bolt_ray.cli", "train", str(config)]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)

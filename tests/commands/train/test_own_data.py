@@ -1,4 +1,4 @@
-"""Every file format and chat prompts, with staleness, trained for a few real steps."""
+"""A script that trains for a few steps: every file format, chat prompts, staleness, an own reward, SIGTERM."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ import pyarrow as pa
 import pyarrow.csv
 import pyarrow.parquet
 import pytest
-from support.training_runs import check_preset, steps_of
+import yaml
+from support.training_runs import check_preset, steps_of, train_until_sigterm
 
+from bolt_ray import RewardInput, RunConfig
 from bolt_ray.commands.shared.prompts import open_store
-from bolt_ray.commands.train.train import train
-from bolt_ray.config.loading import load_config
 from bolt_ray.data.stream.draw_log import DrawLog
 
 pytestmark = [pytest.mark.ray, pytest.mark.vllm, pytest.mark.slow]
@@ -52,24 +52,39 @@ def write_datasets(directory: Path) -> list[dict[str, Any]]:
     return [entry | {"weight": 3 if number == 0 else 1} for number, entry in enumerate(entries)]
 
 
-def test_every_kind_of_dataset_trains_at_its_weight_and_a_version_of_staleness_is_never_exceeded(
+def test_a_script_trains_on_every_kind_of_dataset_until_sigterm(
     ray_cluster: None, write_config: Callable[..., Path], tmp_path: Path
 ) -> None:
-    """With a preset of eight completions a prompt, which are no draws."""
-    config = load_config(
+    """Eight completions a prompt, which are no draws; one version of staleness; a function as the reward."""
+    wanted = "1"
+
+    def has_digit(item: RewardInput) -> float:
+        return float(wanted in item.completion)
+
+    tree = yaml.safe_load(
         write_config(
             algo="grpo",
             datasets=write_datasets(tmp_path),
             rollout={"rollouts_per_step": 36 * 8, "max_staleness": 1},
-            train={"max_steps": 6, "learning_rate": 1e-3},
-        )
+            train={"max_steps": 10_000, "learning_rate": 1e-3},
+        ).read_text()
     )
-    train(config)
-    check_preset(tmp_path / "run", config)
-    steps = steps_of(tmp_path / "run")
+    config = RunConfig(**tree | {"rewards": [has_digit]})
+    run = tmp_path / "run"
+    outcome = train_until_sigterm(config, run, step=6)
+
+    assert (outcome.interrupted, outcome.run_directory, outcome.model) == (True, run, None)
+    assert outcome.steps >= 6
+    (checkpoint,) = (run / "checkpoints").iterdir()
+    assert json.loads((checkpoint / "state.json").read_text())["step"] == outcome.steps
+    assert (checkpoint / "model" / "config.json").is_file()
+
+    check_preset(run, config, steps_done=outcome.steps)
+    steps = steps_of(run)
+    assert "reward/part/has_digit" in steps[0]
     assert all(record["policy/sync_gap"] <= 1e-3 for record in steps)
     ages = [record["policy/staleness_max"] for record in steps]
     assert ages[0] == 0 and set(ages) == {0, 1}, ages
     store = open_store(config.datasets, config)
-    drawn = DrawLog(tmp_path / "run" / "draws", store_address=store.address).read(0).rows
+    drawn = DrawLog(run / "draws", store_address=store.address).read(0).rows
     assert np.bincount(store.source_ids()[drawn]).tolist() == [18, *[6] * 9]  # of 72: three to one
