@@ -18,15 +18,17 @@ import json
 import os
 import struct
 from collections.abc import Iterator, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from bolt_ray.core.baseline import BaselineStore
+from bolt_ray.core.baseline.level import CommitSums, Level
 from bolt_ray.core.baseline.snapshot import read_snapshot, write_snapshot
 from bolt_ray.core.baseline.update import BaselineUpdate
+from bolt_ray.core.baseline.values import PromptValues
 from bolt_ray.core.errors import CheckpointError
 from bolt_ray.core.files import fsync_path, write_file_atomically
 from bolt_ray.core.keys import KeyBatch
@@ -39,11 +41,11 @@ _HEADER_LENGTH = struct.Struct("<I")
 
 
 class ShardJournal:
-    """The state of one ``BaselineStore`` on disk.
+    """The state of one shard's ``PromptValues`` on disk.
 
     Args:
         directory: belongs to this shard alone.
-        store: an empty store; it is brought to the state of the journal.
+        store: empty; it is brought to the state of the journal.
         must_exist: the shard has run before, so there must be a journal.
         compact_bytes: a log beyond this size is replaced by a snapshot at the next commit.
 
@@ -54,7 +56,7 @@ class ShardJournal:
     def __init__(
         self,
         directory: Path,
-        store: BaselineStore,
+        store: PromptValues,
         *,
         must_exist: bool = False,
         compact_bytes: int = 64 * 2**20,
@@ -79,7 +81,7 @@ class ShardJournal:
         """Size of the log."""
         return self._log.tell()
 
-    def register(self, batch: int, keys: KeyBatch) -> None:
+    def register(self, batch: int, keys: KeyBatch, sources: NDArray[np.uint16]) -> None:
         """Write and register batch number ``batch`` of rows; a known batch changes nothing."""
         if batch < self.num_row_batches:
             return
@@ -88,33 +90,45 @@ class ShardJournal:
         write_file_atomically(
             path,
             lambda file: np.savez(
-                file, digests=keys.digests, text_lengths=keys.text_lengths, text=keys.text, allow_pickle=False
+                file,
+                digests=keys.digests,
+                text_lengths=keys.text_lengths,
+                text=keys.text,
+                sources=sources,
+                allow_pickle=False,
             ),
         )
-        self._store.register(keys)
+        self._store.register(keys, sources)
         self.num_row_batches += 1
 
-    def commit(self, update: BaselineUpdate) -> None:
-        """Write and apply a commit; one whose id is known changes nothing."""
+    def commit(self, update: BaselineUpdate) -> CommitSums | None:
+        """Write and apply a commit; one whose id is known changes nothing.
+
+        Returns:
+            What it adds to the level, again if it is the last commit repeated; None for an earlier one.
+        """
         if self._store.has_applied(update.update_id):
-            return
+            return self._store.sums_of(update.update_id)
+        # Before, not after: the last commit is in the log then, and what it adds can be told again after a restart.
+        if self.log_bytes > self._compact_bytes:
+            self.compact()
         header = {
             "kind": "update",
             "newest_version": update.newest_version,
             "update_id": update.update_id,
             "drift": update.drift,
             "distance": update.distance,
-            "prior": update.prior,
+            "level": None if update.level is None else asdict(update.level),
         }
         self._append(header, update.keys, [update.reward_sums, update.counts, update.versions])
-        self._store.apply(update)
-        if self.log_bytes > self._compact_bytes:
-            self.compact()
+        return self._store.apply(update)
 
-    def seed(self, keys: KeyBatch, alpha: NDArray[np.float64], beta: NDArray[np.float64]) -> None:
+    def seed(
+        self, keys: KeyBatch, alpha: NDArray[np.float64], beta: NDArray[np.float64], means: NDArray[np.float64]
+    ) -> None:
         """Write and apply the evidence of a warm start."""
-        self._append({"kind": "seed"}, keys, [alpha, beta])
-        self._store.seed(keys, alpha, beta)
+        self._append({"kind": "seed"}, keys, [alpha, beta, means])
+        self._store.seed(keys, alpha, beta, means=means)
 
     def compact(self) -> None:
         """Replace log and base by a snapshot of the store."""
@@ -147,7 +161,9 @@ class ShardJournal:
         paths = sorted(self._directory.glob("rows-*.npz"))
         for path in paths:
             with np.load(path, allow_pickle=False) as file:
-                self._store.register(KeyBatch(**{name: file[name] for name in file.files}))
+                arrays = {name: file[name] for name in file.files}
+            sources = arrays.pop("sources")
+            self._store.register(KeyBatch(**arrays), sources)
         return len(paths)
 
     def _recover_base(self) -> int:
@@ -155,7 +171,7 @@ class ShardJournal:
         if not generations:
             return 0
         newest = max(generations)
-        self._store.restore([read_snapshot(self._base_path(newest))])
+        self._store.restore_evidence([read_snapshot(self._base_path(newest))])
         # Left over when the process died between writing a base and removing the one before.
         for path in [*self._directory.glob("base-*.npz"), *self._directory.glob("wal-*.log")]:
             if path not in (self._base_path(newest), self._log_path(newest)):
@@ -170,9 +186,10 @@ class ShardJournal:
             for record_end, header, arrays in read_log(path):
                 keys = KeyBatch(digests=arrays[0], text_lengths=arrays[1], text=arrays[2])
                 if header.pop("kind") == "seed":
-                    self._store.seed(keys, arrays[3], arrays[4])
+                    self._store.seed(keys, arrays[3], arrays[4], means=arrays[5])
                 else:
-                    header["prior"] = header["prior"] and tuple(header["prior"])
+                    level = header["level"]
+                    header["level"] = level and Level(**level | {"means": tuple(level["means"])})
                     self._store.apply(
                         BaselineUpdate(keys=keys, reward_sums=arrays[3], counts=arrays[4], versions=arrays[5], **header)
                     )

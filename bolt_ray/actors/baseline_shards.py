@@ -13,6 +13,7 @@ import itertools
 import shutil
 import uuid
 from collections.abc import Iterable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,9 +24,9 @@ from numpy.typing import NDArray
 from bolt_ray.actors.baseline_shard import BaselineShard, ShardState
 from bolt_ray.actors.ray_results import get_result
 from bolt_ray.core.baseline import BaselineSettings
-from bolt_ray.core.baseline.evidence import Prior
+from bolt_ray.core.baseline.level import UNNAMED, Level, LevelTracker, source_means
 from bolt_ray.core.baseline.metrics import BaselineTotals
-from bolt_ray.core.baseline.settings import prior_of
+from bolt_ray.core.baseline.settings import level_of
 from bolt_ray.core.baseline.sharded_snapshot import shard_file, write_manifest
 from bolt_ray.core.baseline.snapshot import BaselineCounters
 from bolt_ray.core.baseline.update import baseline_update
@@ -33,7 +34,7 @@ from bolt_ray.core.baseline.warm_start import RowKey, WarmStartReport, match_pro
 from bolt_ray.core.errors import CheckpointError, RunError, StallError
 from bolt_ray.core.files import fsync_path
 from bolt_ray.core.keys import encode_keys
-from bolt_ray.core.records import Outcomes, PromptColumns
+from bolt_ray.core.records import BaselineReading, Outcomes, PromptColumns
 
 _REGISTER_BATCH = 1 << 18
 _JOURNAL_PREFIX = "journal-"
@@ -58,6 +59,7 @@ class BaselineShards:
         self.timeout_s = timeout_s
         self._row_shards: list[NDArray[np.uint16]] = []
         self._row_batches = 0
+        self._tracker = LevelTracker(strength=settings.fixed_strength)
         self._note(self._wait({s: shard.state.remote() for s, shard in enumerate(self._shards)}, "start"))
 
     @classmethod
@@ -118,19 +120,27 @@ class BaselineShards:
         return self._counters
 
     @property
-    def prior(self) -> Prior:
-        """The evidence assumed for an unseen prompt; with ``prior="mean"`` the mean is over all shards."""
-        return prior_of(self._settings, self._tracked, self._v_hat_units)
+    def level(self) -> Level:
+        """What an unseen prompt is worth now, by data set, over all shards; every shard is told it with each call."""
+        return level_of(self._settings, self._tracker, self._tracked, self._v_hat_units)
 
-    def register(self, keys: Iterable[str]) -> int:
-        """Append rows of the data set, in order; returns the number of the first of them, counted from 0."""
+    def register(self, keys: Iterable[str], sources: Iterable[str] | None = None) -> int:
+        """Append rows of the data set, in order; returns the number of the first of them, counted from 0.
+
+        Args:
+            keys: n keys.
+            sources: the names of the data sets they are of, n; None: of the unnamed one.
+        """
         first = self.num_rows
         remaining = iter(keys)
+        names = itertools.repeat(UNNAMED) if sources is None else iter(sources)
         while chunk := list(itertools.islice(remaining, _REGISTER_BATCH)):
             batch = encode_keys(chunk)
+            numbers = self._tracker.numbers(list(itertools.islice(names, len(chunk))))
             home = batch.shards(self.num_shards)
+            places = [np.flatnonzero(home == s) for s in range(self.num_shards)]
             calls = {
-                s: shard.register.remote(self._row_batches, batch.take(np.flatnonzero(home == s)))
+                s: shard.register.remote(self._row_batches, batch.take(places[s]), numbers[places[s]])
                 for s, shard in enumerate(self._shards)
             }
             self._wait(calls, "register prompts")
@@ -138,27 +148,28 @@ class BaselineShards:
             self._row_shards.append(home.astype(np.uint16))
         return first
 
-    def read(self, keys: Sequence[str], version: int | None = None) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """Values and effective counts of n prompts, in their order.
+    def read(self, keys: Sequence[str], version: int | None = None) -> BaselineReading:
+        """What is known of n prompts, in their order.
 
         Args:
             keys: n keys.
             version: policy version of the reader, N_eff decays up to it; None: not beyond each prompt's
                 newest outcome.
-
-        Returns:
-            v̂, float64 [n] in [0, 1]; N_eff, float64 [n].
         """
         batch = encode_keys(keys)
         home = batch.shards(self.num_shards)
         places = {s: np.flatnonzero(home == s) for s in np.unique(home).tolist()}
-        prior = self.prior
-        calls = {s: self._shards[s].read.remote(batch.take(where), version, prior) for s, where in places.items()}
-        v_hat, n_eff = np.empty(len(batch)), np.empty(len(batch))
-        for s, (values, counts) in self._wait(calls, "read baselines").items():
-            v_hat[places[s]] = values
-            n_eff[places[s]] = counts
-        return v_hat, n_eff
+        level = self.level
+        calls = {s: self._shards[s].read.remote(batch.take(where), version, level) for s, where in places.items()}
+        merged = BaselineReading(
+            v_hat=np.empty(len(batch)),
+            n_eff=np.empty(len(batch)),
+            last_version=np.empty(len(batch), dtype=np.int64),
+        )
+        for s, part in self._wait(calls, "read baselines").items():
+            for name in ("v_hat", "n_eff", "last_version"):
+                getattr(merged, name)[places[s]] = getattr(part, name)
+        return merged
 
     def commit(self, outcomes: Outcomes, *, update_id: str, drift: float | None = None) -> None:
         """Apply the outcomes of one step once; see ``BaselineStore.update_many``.
@@ -173,7 +184,6 @@ class BaselineShards:
             ValueError: an outcome is impossible; no shard has changed then.
             StallError: a shard did not answer in time.
         """
-        prior = self.prior
         update = baseline_update(
             outcomes.keys,
             outcomes.reward_sums,
@@ -182,11 +192,17 @@ class BaselineShards:
             known_version=self._counters.version,
             update_id=update_id,
             drift=drift,
-            prior=(prior.alpha, prior.beta),
+            level=self.level,
         )
         home = update.keys.shards(self.num_shards)
         calls = {s: shard.commit.remote(update.take(np.flatnonzero(home == s))) for s, shard in enumerate(self._shards)}
-        self._note(self._wait(calls, f"commit {update_id!r}"))
+        known = self._counters
+        states = self._wait(calls, f"commit {update_id!r}")
+        self._note(states)
+        if self._counters != known:  # not a commit that all of them had before
+            parts = [state.sums for state in states.values() if state.sums is not None]
+            assert len(parts) == self.num_shards, "every shard knows what its last commit added"
+            self._tracker.take(sum(parts[1:], start=parts[0]))
 
     def columns(self, version: int | None = None) -> PromptColumns:
         """The columns that the curriculum reads of every registered row, in row order.
@@ -196,8 +212,8 @@ class BaselineShards:
         """
         rows = self._rows()
         at = self._counters.version if version is None else version
-        prior = self.prior
-        calls = {s: shard.columns.remote(at, prior) for s, shard in enumerate(self._shards)}
+        level = self.level
+        calls = {s: shard.columns.remote(at, level) for s, shard in enumerate(self._shards)}
         merged: dict[str, NDArray[Any]] = {
             name: np.empty(rows.size, np.float32 if name in ("v_hat", "n_eff") else np.int32) for name in _COLUMNS
         }
@@ -211,11 +227,13 @@ class BaselineShards:
     def metrics(self, version: int | None = None) -> dict[str, float]:
         """``baseline/*`` and ``curriculum/*`` of all shards, N_eff as of ``version`` (None: the newest)."""
         at = self._counters.version if version is None else version
-        calls = {s: shard.totals.remote(at) for s, shard in enumerate(self._shards)}
+        level = self.level
+        calls = {s: shard.totals.remote(at, level) for s, shard in enumerate(self._shards)}
         totals = sum(self._wait(calls, "sum their metrics").values(), start=BaselineTotals())
-        prior = self.prior
-        return totals.baseline_metrics(prior=prior, drift_ema=self._counters.drift_ema) | totals.curriculum_metrics(
-            prior=prior
+        return (
+            totals.baseline_metrics(level=level, drift_ema=self._counters.drift_ema)
+            | totals.curriculum_metrics(level=level)
+            | self._tracker.metrics(level)
         )
 
     def snapshot(self, directory: str | Path) -> None:
@@ -232,7 +250,8 @@ class BaselineShards:
             shutil.rmtree(aside)
         aside.mkdir(parents=True)
         calls = {
-            s: shard.save.remote(str(shard_file(aside, s, self.num_shards))) for s, shard in enumerate(self._shards)
+            s: shard.save.remote(str(shard_file(aside, s, self.num_shards)), self._tracker.state_dict())
+            for s, shard in enumerate(self._shards)
         }
         self._note(self._wait(calls, f"write their snapshots to {target}"))
         write_manifest(aside, num_shards=self.num_shards, counters=self._counters)
@@ -247,8 +266,9 @@ class BaselineShards:
         """
         source = str(Path(directory).resolve())
         calls = {s: shard.stage.remote(source) for s, shard in enumerate(self._shards)}
-        self._wait(calls, f"read the snapshot {source}")
-        calls = {s: shard.adopt.remote(source) for s, shard in enumerate(self._shards)}
+        level_state = self._wait(calls, f"read the snapshot {source}")[0]
+        numbers = self._tracker.load_state_dict(level_state)
+        calls = {s: shard.adopt.remote(source, numbers) for s, shard in enumerate(self._shards)}
         self._note(self._wait(calls, f"take over the snapshot {source}"))
 
     def warm_start(
@@ -265,14 +285,20 @@ class BaselineShards:
             reward_range=self._settings.reward_range,
             allow_pickle=allow_pickle,
         )
-        found = match_prompts(file, rows_of=self._rows_of, num_rows=self.num_rows, row_key=row_key)
+        found = match_prompts(
+            file, rows_of=partial(self._each_prompt, "rows_of"), num_rows=self.num_rows, row_key=row_key
+        )
+        sources = self._each_prompt("source_numbers", found.keys)
+        by_source = source_means(sources, found.alpha, found.beta, self._tracker)
+        means = by_source[sources]
         batch = encode_keys(found.keys)
         home = batch.shards(self.num_shards)
         calls = {}
         for s, shard in enumerate(self._shards):
             where = np.flatnonzero(home == s)
-            calls[s] = shard.seed.remote(batch.take(where), found.alpha[where], found.beta[where])
+            calls[s] = shard.seed.remote(batch.take(where), found.alpha[where], found.beta[where], means[where])
         self._note(self._wait(calls, f"take the warm start {path}"))
+        self._tracker.warm_start(by_source, np.bincount(sources, minlength=len(by_source)))
         return found.report
 
     def pids(self) -> list[int]:
@@ -293,15 +319,16 @@ class BaselineShards:
             self._row_shards = [np.concatenate(self._row_shards)]
         return self._row_shards[0] if self._row_shards else np.zeros(0, dtype=np.uint16)
 
-    def _rows_of(self, keys: Sequence[str]) -> NDArray[np.int64]:
+    def _each_prompt(self, method: str, keys: Sequence[str]) -> NDArray[np.int64]:
+        """int64 [n]: what ``method`` of each prompt's shard says of it."""
         batch = encode_keys(keys)
         home = batch.shards(self.num_shards)
         places = {s: np.flatnonzero(home == s) for s in np.unique(home).tolist()}
-        calls = {s: self._shards[s].rows_of.remote(batch.take(where)) for s, where in places.items()}
-        counts = np.zeros(len(batch), dtype=np.int64)
+        calls = {s: getattr(self._shards[s], method).remote(batch.take(where)) for s, where in places.items()}
+        answers = np.zeros(len(batch), dtype=np.int64)
         for s, found in self._wait(calls, "look up prompts").items():
-            counts[places[s]] = found
-        return counts
+            answers[places[s]] = found
+        return answers
 
     def _note(self, states: Mapping[int, ShardState]) -> None:
         """Update the driver's counters once all shards have answered."""
@@ -314,20 +341,22 @@ class BaselineShards:
 
     def _wait(self, calls: Mapping[int, Any], doing: str) -> dict[int, Any]:
         """The results by shard number."""
-        refs = list(calls.values())
-        if not refs:
-            return {}
-        _, pending = ray.wait(refs, num_returns=len(refs), timeout=self.timeout_s)
-        if pending:
-            late = ", ".join(str(s) for s, ref in calls.items() if ref in pending)
-            raise StallError(
-                f"waited {self.timeout_s:g} s for the baseline shards to {doing}; no answer from shard {late}"
-            )
-        try:
-            return dict(zip(calls, get_result(refs, timeout_s=self.timeout_s), strict=True))
-        except ray.exceptions.GetTimeoutError as error:
-            raise StallError(
-                f"waited {self.timeout_s:g} s to fetch the results of the baseline shards, asked to {doing}"
-            ) from error
-        except ray.exceptions.RayActorError as error:
-            raise RunError(f"a baseline shard, asked to {doing}, is lost for good: {error}") from error
+        return _results(calls, doing, timeout_s=self.timeout_s)
+
+
+def _results(calls: Mapping[int, Any], doing: str, *, timeout_s: float) -> dict[int, Any]:
+    refs = list(calls.values())
+    if not refs:
+        return {}
+    _, pending = ray.wait(refs, num_returns=len(refs), timeout=timeout_s)
+    if pending:
+        late = ", ".join(str(s) for s, ref in calls.items() if ref in pending)
+        raise StallError(f"waited {timeout_s:g} s for the baseline shards to {doing}; no answer from shard {late}")
+    try:
+        return dict(zip(calls, get_result(refs, timeout_s=timeout_s), strict=True))
+    except ray.exceptions.GetTimeoutError as error:
+        raise StallError(
+            f"waited {timeout_s:g} s to fetch the results of the baseline shards, asked to {doing}"
+        ) from error
+    except ray.exceptions.RayActorError as error:
+        raise RunError(f"a baseline shard, asked to {doing}, is lost for good: {error}") from error

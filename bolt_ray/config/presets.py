@@ -7,12 +7,16 @@
 | curriculum  | uncertainty curriculum only, group advantages, K = 8 |
 | grpo        | group advantages, prompts drawn uniformly, K = 8 (arXiv 2402.03300) |
 | spo         | Single-stream Policy Optimization (arXiv 2509.13232), K = 1 |
+| dapo        | DAPO (arXiv 2503.14476): group advantages, clip-higher, token mean, dynamic sampling, K = 8 |
+| reinforce   | the mean of the batch as baseline, prompts drawn uniformly, K = 1: what v̂ has to beat |
 | spo++       | SPO++ (arXiv 2608.24870): event forgetting, token normalization, dual clip, K = 1 |
 """
 
 from __future__ import annotations
 
 from typing import Any
+
+from bolt_ray.core.baseline.settings import idle_settings
 
 Tree = dict[str, Any]
 
@@ -38,20 +42,43 @@ PRESETS: dict[str, Tree] = {
         "loss": {"type": "grpo"},
         "curriculum": {"strategy": "uniform"},
     },
+    "dapo": {
+        "rollout": {"group_size": 8, "dynamic_sampling": True},
+        "advantage": {"baseline": "group", "normalize": "group"},
+        "loss": {"type": "dapo"},
+        "curriculum": {"strategy": "uniform"},
+    },
+    "reinforce": {
+        "rollout": {"group_size": 1},
+        "advantage": {"baseline": "batch", "normalize": "token"},
+        "curriculum": {"strategy": "uniform"},
+    },
     "spo": {
         "rollout": {"group_size": 1},
-        "baseline": {"forgetting": "kl", "d_half": 0.06},
+        "baseline": {"estimator": "beta", "forgetting": "kl", "d_half": 0.06},
         "advantage": {"baseline": "tracker", "normalize": "batch"},
         "curriculum": {"strategy": "uncertainty"},
     },
     "spo++": {
         "rollout": {"group_size": 1},
-        "baseline": {"forgetting": "event"},
+        "baseline": {"estimator": "beta", "forgetting": "event"},
         "advantage": {"baseline": "tracker", "normalize": "token"},
         "loss": {"dual_clip": 2.0},
         "curriculum": {"strategy": "uncertainty"},
     },
 }
+
+
+def lay_under(given: Tree, preset: Tree) -> Tree:
+    """``given`` laid over ``preset``, without what of the preset's baseline does nothing beside what was given."""
+    laid = merge(preset, given)
+    baseline, of_preset = laid.get("baseline"), preset.get("baseline", {})
+    if not of_preset or not isinstance(baseline, dict):
+        return laid
+    wanted = given.get("baseline") or {}
+    idle = idle_settings(str(baseline.get("estimator")), str(baseline.get("forgetting")))
+    kept = {name: value for name, value in baseline.items() if name in wanted or name not in idle}
+    return laid | {"baseline": kept}
 
 
 def merge(base: Tree, over: Tree) -> Tree:

@@ -8,7 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_serializer, model_valid
 
 from bolt_ray.actors.settings import ClusterSettings, ScoringSettings, ShardedBaselineSettings
 from bolt_ray.config.legacy import translate
-from bolt_ray.config.presets import PRESETS, merge
+from bolt_ray.config.presets import PRESETS, lay_under
 from bolt_ray.config.rewards import Reward, plain_reward
 from bolt_ray.core.advantages import AdvantageOptions
 from bolt_ray.core.correction_options import CorrectionOptions
@@ -23,7 +23,7 @@ from bolt_ray.rewards.settings import RewardSettings, check_reward_references, r
 from bolt_ray.tasks.arithmetic.settings import ArithmeticSettings
 from bolt_ray.training.settings import CheckpointSettings, DeadlineSettings, EvalSettings, RolloutSettings
 
-Algorithm = Literal["bolt", "baseline", "curriculum", "grpo", "spo", "spo++"]
+Algorithm = Literal["bolt", "baseline", "curriculum", "grpo", "dapo", "reinforce", "spo", "spo++"]
 
 
 class RunConfig(BaseModel):
@@ -101,7 +101,7 @@ class RunConfig(BaseModel):
         if not isinstance(given, dict):
             return given
         tree = {**given, "algo": str(given.get("algo", "bolt")).lower()}
-        return merge(PRESETS.get(tree["algo"], {}), translate(tree))
+        return lay_under(translate(tree), PRESETS.get(tree["algo"], {}))
 
     @field_serializer("rewards")
     def _plain_rewards(self, rewards: tuple[RewardSettings, ...]) -> list[dict[str, Any]]:

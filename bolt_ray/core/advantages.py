@@ -33,13 +33,17 @@ declare_metrics(
     }
 )
 
-BASELINES = ("tracker", "group", "rloo", "loo_posterior")
+BASELINES = ("tracker", "group", "rloo", "loo_posterior", "batch")
+CENTERED = ("group", "rloo")
+"""Baselines whose advantages have the mean 0 in each group: centered again, a group without spread would get some."""
 NORMALIZATIONS = ("token", "batch", "group", "none")
 
 FloatArray = NDArray[np.float64]
 BoolArray = NDArray[np.bool_]
 
 _EPSILON = 1e-8
+_MIN_STD = 0.05
+"""Advantages closer together than this are rounding or luck, and are not blown up to unit size."""
 _GROUP_EPSILON = 1e-4
 
 
@@ -51,7 +55,7 @@ class AdvantageOutput:
         advantages: float32 [B]; 0 where inactive.
         metrics: ``advantage/*`` numbers, of the advantages before normalizing.
         singletons: active sequences alone in their group, which fell back to r̃ − v̂ (``group``, ``rloo``
-            and ``loo_posterior``; always 0 with ``tracker``).
+            and ``loo_posterior``; always 0 with the others).
         zero_variance_groups: groups of two or more active sequences with one and the same reward; 0 without
             ``group_ids``.
     """
@@ -89,7 +93,8 @@ class AdvantageOptions(Settings):
     baseline: str = setting(
         "tracker",
         "what is subtracted from the reward: the prompt's persistent v̂ (tracker), the mean of its group (group, GRPO), "
-        "of the group's others (rloo), or the posterior of v̂ with the group's others (loo_posterior)",
+        "of the group's others (rloo), the posterior of v̂ with the group's others (loo_posterior), or the mean of the "
+        "whole batch (batch)",
         choices=lambda: list(BASELINES),
     )
     normalize: str = setting(
@@ -122,8 +127,8 @@ def compute_advantages(
         rewards: float [B], scaled rewards r̃ (``scale_rewards``), shaped by any overlong penalty.
         v_hat: float [B], the prompt's baseline as read at dispatch.
         n_eff: float [B], the effective sample count behind it.
-        group_ids: int [B], equal for completions of one draw of a prompt; None only with ``tracker`` and
-            without ``normalize="group"``.
+        group_ids: int [B], equal for completions of one draw of a prompt; None only with ``tracker`` or ``batch``
+            and without ``normalize="group"``.
         lengths: int [B], active tokens of each sequence.
         active: bool [B]; None means all.
         options: fields of `AdvantageOptions` by name.
@@ -135,15 +140,15 @@ def compute_advantages(
     chosen = AdvantageOptions(**options)
     baseline, normalize, clip = chosen.baseline, chosen.normalize, chosen.clip
     batch = _read_batch(rewards, v_hat, n_eff, lengths, active)
-    groups = _read_groups(group_ids, batch, needed=baseline != "tracker" or normalize == "group")
+    groups = _read_groups(group_ids, batch, needed=baseline not in ("tracker", "batch") or normalize == "group")
 
     raw = _subtract_baseline(batch, groups, baseline)
-    scaled = _normalize(raw, batch, groups, normalize)
+    scaled = _normalize(raw, batch, groups, normalize, center=baseline not in CENTERED)
     final = scaled if clip is None else np.clip(scaled, -clip, clip)
 
     advantages = np.zeros(batch.keep.shape[0], dtype=np.float32)
     advantages[batch.keep] = final
-    singletons = 0 if groups is None or baseline == "tracker" else int(np.count_nonzero(groups.sizes == 1))
+    singletons = 0 if groups is None or baseline in ("tracker", "batch") else int(np.count_nonzero(groups.sizes == 1))
     zero_variance = 0 if groups is None else int(np.count_nonzero((groups.sizes > 1) & ~groups.spread))
     metrics = _metrics(raw, scaled, clip) | {
         "advantage/singletons": float(singletons),
@@ -244,6 +249,8 @@ def _subtract_baseline(batch: _Batch, groups: _Groups | None, baseline: str) -> 
     against_v_hat = batch.rewards - batch.v_hat
     if baseline == "tracker":
         return against_v_hat
+    if baseline == "batch":
+        return batch.rewards - batch.rewards.mean() if batch.rewards.size else batch.rewards
     assert groups is not None
     size = groups.sizes[groups.index].astype(np.float64)
     total = groups.sums[groups.index]
@@ -260,13 +267,14 @@ def _subtract_baseline(batch: _Batch, groups: _Groups | None, baseline: str) -> 
     return np.where(alone, against_v_hat, np.where(equal, 0.0, centered))
 
 
-def _normalize(raw: FloatArray, batch: _Batch, groups: _Groups | None, normalize: str) -> FloatArray:
+def _normalize(raw: FloatArray, batch: _Batch, groups: _Groups | None, normalize: str, *, center: bool) -> FloatArray:
     if normalize == "group":
         assert groups is not None
         # A group without spread has no scale of its own: 1e-4 would blow up the advantage r̃ − v̂ of a group of one.
         divisor: FloatArray = np.where(groups.spread, groups.stds + _GROUP_EPSILON, 1.0)
         return raw / divisor[groups.index]
-    if normalize == "none" or raw.size < 2:
+    # Where all rewards are equal the batch says nothing of the policy: v̂'s own scatter would decide the signs.
+    if normalize == "none" or raw.size < 2 or batch.rewards.min() == batch.rewards.max():
         return raw
     weights = batch.lengths if normalize == "token" else np.ones_like(raw)
     total = float(weights.sum())
@@ -274,7 +282,7 @@ def _normalize(raw: FloatArray, batch: _Batch, groups: _Groups | None, normalize
         return raw
     mean = float(weights @ raw) / total
     std = math.sqrt(float(weights @ (raw - mean) ** 2) / (total - 1.0))
-    return (raw - mean) / (std + _EPSILON)
+    return (raw - mean if center else raw) / (max(std, _MIN_STD) + _EPSILON)
 
 
 def _metrics(raw: FloatArray, scaled: FloatArray, clip: float | None) -> dict[str, float]:

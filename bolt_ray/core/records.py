@@ -169,6 +169,7 @@ class ScoredRollout(ScoredCompletion):
         sample_index: 0 … num_samples-1 within the group.
         v_hat: baseline read at dispatch, in [0, 1].
         n_eff: effective sample count behind ``v_hat``.
+        last_version: policy version of the prompt's newest outcome then; -1 if it was never trained on.
         policy_version: the learner's version at dispatch.
     """
 
@@ -178,6 +179,7 @@ class ScoredRollout(ScoredCompletion):
     sample_index: int
     v_hat: float
     n_eff: float
+    last_version: int
     policy_version: int
 
 
@@ -195,6 +197,21 @@ class DroppedRollout:
 
     request_id: int
     reason: DropReason
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BaselineReading:
+    """What is read of the baseline when prompts are dispatched; n prompts.
+
+    Attributes:
+        v_hat: float64 [n] in [0, 1].
+        n_eff: float64 [n], effective sample count behind it.
+        last_version: int64 [n], policy version of the newest outcome; -1 for a prompt never trained on.
+    """
+
+    v_hat: NDArray[np.float64]
+    n_eff: NDArray[np.float64]
+    last_version: NDArray[np.int64]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -292,7 +309,7 @@ class PromptColumns:
 
     Attributes:
         v_hat: float32 ``[n]``, the tracked success rate in [0, 1].
-        n_eff: float32 ``[n]``, how many observations the estimate is worth.
+        n_eff: float32 ``[n]``, how many observations the estimate is worth, with what is assumed before the first one.
         visits: int32 ``[n]``, how many groups of the prompt were scored.
         solved_streak: int32 ``[n]``, consecutive visits in which every sample was right.
         last_version: int32 ``[n]``, the policy version of the last visit, -1 for a prompt never seen.

@@ -94,6 +94,11 @@ class PromptStore:
         ids: NDArray[np.int32] = self._part_sources[self._reader.part_of(self._index)]
         return ids
 
+    def source_names(self, rows: NDArray[np.int64]) -> list[str]:
+        """The name of the dataset of each of ``rows``, int64 [n]."""
+        sources = self._part_sources[self._reader.part_of(np.asarray(self._index[rows], dtype=np.int64))]
+        return [self.sources[source].name for source in sources.tolist()]
+
     def dataset_rows(self) -> NDArray[np.int64]:
         """int64 [num_rows]: every row's place among all rows of its own dataset, from 0, bad rows counted.
 
@@ -121,8 +126,7 @@ class PromptStore:
 
     def to_prompts(self, rows: NDArray[np.int64], table: pa.Table) -> list[Prompt]:
         """The records of rows already fetched with :meth:`table`."""
-        sources = self._part_sources[self._reader.part_of(np.asarray(self._index[rows], dtype=np.int64))]
-        names = [self.sources[source].name for source in sources.tolist()]
+        names = self.source_names(rows)
         columns = (table[name].to_pylist() for name in PROMPT_COLUMNS)
         return [
             Prompt(

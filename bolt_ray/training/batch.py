@@ -11,10 +11,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bolt_ray.core.advantages import AdvantageOptions, AdvantageOutput, advantages_of, scale_rewards
-from bolt_ray.core.baseline.metrics import brier, variance_reduction
+from bolt_ray.core.curriculum.curriculum import shares_by_tenth
 from bolt_ray.core.metric_names import declare_metrics
 from bolt_ray.core.records import AdvantageInputs, Outcomes, ScoredRollout, TrainingBatch
 from bolt_ray.rewards.unscored import count_reasons, unscored_metric
+from bolt_ray.training.baseline_quality import quality_metrics
 from bolt_ray.training.rollout import StepRollouts
 
 declare_metrics(
@@ -27,14 +28,13 @@ declare_metrics(
         "completions/truncated_fraction": ("share of completions", "completions cut at the length limit"),
         "policy/staleness_mean": ("versions", "mean age of the completions' oldest token in policy versions"),
         "policy/staleness_max": ("versions", "age of the oldest"),
-        "baseline/brier": ("", "mean (r̃ - v̂)² with v̂ as read before the completion was made"),
-        "baseline/variance_reduction": (
-            "share",
-            "1 - Var(r̃ - v̂)/Var(r̃): what v̂ explains of the reward's variance; below 0 it is worse than the batch mean",
-        ),
         "curriculum/drawn_uncertainty": (
             "",
             "mean of √(v̂(1 − v̂)) over the step's completions: how open the prompts drawn were",
+        ),
+        "curriculum/drawn_{i}": (
+            "share of completions",
+            "of the step, whose prompt's v̂ lay in the i-th tenth when it was dispatched",
         ),
         "rollout/stale_dropped": (
             "completions",
@@ -93,7 +93,7 @@ class BatchBuilder:
             for item in (*rollouts.trainable, *rollouts.baseline_only)
             if not (item.truncated and self.skip_truncated_evidence)
         ]
-        for item, scaled in zip(items, self._scaled(items).tolist(), strict=True):
+        for item, scaled in zip(items, self.scaled(items).tolist(), strict=True):
             entry = (item.prompt.key, item.oldest_version)
             sums[entry] += scaled
             counts[entry] += 1
@@ -111,7 +111,7 @@ class BatchBuilder:
         rewards = np.array([item.reward for item in items])
         v_hat = np.array([item.v_hat for item in items])
         ages = np.array([version - item.oldest_version for item in items])
-        scaled = self._scaled(items)
+        scaled = self.scaled(items)
         held = len(items) + len(rollouts.unscored)
         metrics = {
             "reward/mean": float(rewards.mean()),
@@ -121,9 +121,9 @@ class BatchBuilder:
             "completions/truncated_fraction": float(np.mean([item.truncated for item in items])),
             "policy/staleness_mean": float(ages.mean()),
             "policy/staleness_max": float(ages.max()),
-            "baseline/brier": brier(scaled, v_hat),
-            "baseline/variance_reduction": variance_reduction(scaled, v_hat),
+            **quality_metrics(items, scaled, version=version),
             "curriculum/drawn_uncertainty": float(np.sqrt(v_hat * (1.0 - v_hat)).mean()),
+            **{f"curriculum/drawn_{i}": share for i, share in enumerate(shares_by_tenth(v_hat))},
             "rollout/stale_dropped": float(sum(item.reason == "stale" for item in rollouts.dropped)),
             "rollout/refilled": float(rollouts.refilled),
             "rollout/completions": float(held),
@@ -136,14 +136,15 @@ class BatchBuilder:
         # A metric that is undefined in this step (variance reduction of equal rewards) is left out: JSON has no NaN.
         return {key: value for key, value in metrics.items() if math.isfinite(value)}
 
-    def _scaled(self, items: Sequence[ScoredRollout]) -> NDArray[np.float64]:
+    def scaled(self, items: Sequence[ScoredRollout]) -> NDArray[np.float64]:
+        """r̃ of completions, float64 [n], without shaping."""
         return scale_rewards(np.array([item.tracker_reward for item in items], dtype=np.float64), *self.reward_range)
 
     def _advantage_rewards(self, items: Sequence[ScoredRollout]) -> NDArray[np.float64]:
         """r̃ plus the shaping parts on the same scale: these change the advantage and never the baseline."""
         low, high = self.reward_range
         shaping = np.array([item.reward - item.tracker_reward for item in items], dtype=np.float64)
-        return self._scaled(items) + shaping / (high - low)
+        return self.scaled(items) + shaping / (high - low)
 
     def _is_active(self, item: ScoredRollout) -> bool:
         return len(item.token_ids) > 0 and not (self.mask_truncated and item.truncated)

@@ -89,6 +89,7 @@ class CurriculumPrompts:
             tokenize=tokenize,
             weights=self._weights,
             window_size=self._window_size,
+            distinct_draws=settings.window_steps * schedule.rollout.prompts_per_step,
             draws_dir=draws_dir,
             seed=schedule.seed,
             rows=rows,

@@ -46,6 +46,7 @@ class DispatchedRequest:
     planned: PlannedRequest
     v_hat: float
     n_eff: float
+    last_version: int
     policy_version: int
 
 
@@ -76,5 +77,6 @@ def join(request: DispatchedRequest, outcome: Outcome) -> Rollout:
         sample_index=planned.sample_index,
         v_hat=request.v_hat,
         n_eff=request.n_eff,
+        last_version=request.last_version,
         policy_version=request.policy_version,
     )

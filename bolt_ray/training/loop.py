@@ -24,6 +24,7 @@ from bolt_ray.core.advantages import AdvantageOutput
 from bolt_ray.core.metric_names import declare_metrics
 from bolt_ray.core.records import Outcomes, StepReport, TrainingBatch, UnscoredReason
 from bolt_ray.rewards.unscored import UnscoredCheck, count_reasons, unscored_metric, without_detail
+from bolt_ray.training.baseline_quality import BaselineWatch
 from bolt_ray.training.batch import BatchBuilder
 from bolt_ray.training.completions import CompletionService
 from bolt_ray.training.evaluator import Evaluator, Score
@@ -141,6 +142,7 @@ class TrainingLoop:
         self._saved_at = first_step if first_step else -1
         self._initial_score = initial_score
         self._warned: set[str | UnscoredReason] = set()
+        self._watch = BaselineWatch(uses_tracker=builder.advantage.baseline == "tracker")
 
     def run(self) -> LoopOutcome:
         """Train to the last step, or until interrupted; a checkpoint is written either way."""
@@ -184,6 +186,7 @@ class TrainingLoop:
         self._warn_of_singletons(advantages)
         outcomes = self._builder.outcomes(rollouts)
         record = self._builder.metrics(rollouts, advantages, version=version)
+        self._warn_of_the_baseline(rollouts, version)
         with timer.phase("train"):
             report = self._learner.train(batch, timeout_s=self._step_timeout_s, idle=self._pump_without_check)
         assert report.policy_version == version + (not report.skipped), (
@@ -211,6 +214,12 @@ class TrainingLoop:
         )
         self._metrics.write({"step": self._step, "policy_version": self._rollout.version} | record)
         self._display.step(self._step, record)
+
+    def _warn_of_the_baseline(self, rollouts: StepRollouts, version: int) -> None:
+        items = rollouts.trainable
+        warning = self._watch.step(items, self._builder.scaled(items), version=version)
+        if warning is not None:
+            self._say_once("baseline", warning)
 
     def _warn_of_singletons(self, advantages: AdvantageOutput) -> None:
         """A group of one has no group advantage, its baseline is v̂ instead."""

@@ -21,11 +21,9 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Protocol
 
-import numpy as np
-from numpy.typing import NDArray
-
 from bolt_ray.core.errors import StallError
 from bolt_ray.core.records import (
+    BaselineReading,
     DrawnPrompt,
     DroppedRollout,
     DropReason,
@@ -39,11 +37,9 @@ from bolt_ray.training.settings import RolloutSettings
 
 
 class BaselineReader(Protocol):
-    """Reads v̂ and N_eff of keys at a policy version: float arrays [n]."""
+    """Reads prompts by their keys, as of a policy version."""
 
-    def read(
-        self, keys: Sequence[str], version: int
-    ) -> tuple[NDArray[np.floating[Any]], NDArray[np.floating[Any]]]: ...
+    def read(self, keys: Sequence[str], version: int) -> BaselineReading: ...
 
 
 Group = list[Rollout]
@@ -197,10 +193,14 @@ class RolloutLoop:
         if not planned:
             return
         prompts = [request.drawn.prompt for request in planned]
-        v_hat, n_eff = self._baseline.read([prompt.key for prompt in prompts], self._version)
+        known = self._baseline.read([prompt.key for prompt in prompts], self._version)
         for i, request in enumerate(planned):
             self._in_flight[request.request_id] = DispatchedRequest(
-                planned=request, v_hat=float(v_hat[i]), n_eff=float(n_eff[i]), policy_version=self._version
+                planned=request,
+                v_hat=float(known.v_hat[i]),
+                n_eff=float(known.n_eff[i]),
+                last_version=int(known.last_version[i]),
+                policy_version=self._version,
             )
         self._service.submit(
             [
@@ -274,5 +274,6 @@ def _dropped(rollouts: Iterable[Rollout], reason: DropReason) -> Iterator[Droppe
 
 
 def _without_variance(group: Group) -> bool:
-    rewards = [rollout.reward for rollout in group if isinstance(rollout, ScoredRollout)]
+    """As DAPO filters (arXiv 2503.14476): by what the answers are worth, without shaping such as a length penalty."""
+    rewards = [rollout.tracker_reward for rollout in group if isinstance(rollout, ScoredRollout)]
     return len(group) > 1 and len(rewards) > 0 and max(rewards) == min(rewards)

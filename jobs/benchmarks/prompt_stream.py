@@ -135,6 +135,7 @@ def time_windows(store: PromptStore, draws_dir: Path, windows: int) -> tuple[flo
         store=store,
         tokenize=characters,
         window_size=WINDOW,
+        distinct_draws=WINDOW,
         draws_dir=draws_dir,
         seed=0,
         num_samples=1,

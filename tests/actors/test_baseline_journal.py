@@ -6,13 +6,18 @@ import numpy as np
 import pytest
 
 from bolt_ray.actors.baseline_journal import ShardJournal
-from bolt_ray.core.baseline import BaselineStore
+from bolt_ray.core.baseline import BaselineSettings
+from bolt_ray.core.baseline.level import Level
 from bolt_ray.core.baseline.snapshot import write_snapshot
 from bolt_ray.core.baseline.update import BaselineUpdate, baseline_update
+from bolt_ray.core.baseline.values import PromptValues
 from bolt_ray.core.errors import CheckpointError
 from bolt_ray.core.keys import encode_keys
 
 KEYS = [f"own-{i}" for i in range(9)] + [f"{i:032x}" for i in range(9)]
+FIRST_OF_ONE = np.array([1, *[0] * (len(KEYS) - 1)], dtype=np.uint16)
+"""Of two data sets, the first key is of number 1."""
+LEVEL = Level(means=(0.25, 0.5), strength=4.0, unseen_count=0.0)
 
 
 def commits(number: int) -> list[BaselineUpdate]:
@@ -26,36 +31,36 @@ def commits(number: int) -> list[BaselineUpdate]:
             known_version=step,
             update_id=f"step-{step}",
             drift=0.01 * step,
-            prior=(1.5, 0.5) if step % 2 else None,
+            level=Level(means=(0.1 * (step % 9), 0.75), strength=2.0, unseen_count=0.0),
         )
         for step in range(number)
     ]
 
 
-def values(store: BaselineStore) -> tuple[list[float], list[float], object]:
-    v_hat, n_eff = store.get_many(KEYS, version=50)
+def values(store: PromptValues) -> tuple[list[float], list[float], object]:
+    v_hat, n_eff = store.get_many(KEYS, version=50, level=LEVEL)
     return v_hat.tolist(), n_eff.tolist(), store.counters
 
 
-def reopened(directory: Path) -> tuple[BaselineStore, ShardJournal]:
-    store = BaselineStore()
+def reopened(directory: Path) -> tuple[PromptValues, ShardJournal]:
+    store = PromptValues(BaselineSettings())
     return store, ShardJournal(directory, store, must_exist=True)
 
 
 def test_everything_acknowledged_comes_back(tmp_path: Path) -> None:
-    store = BaselineStore()
+    store = PromptValues(BaselineSettings())
     journal = ShardJournal(tmp_path, store)
-    journal.register(0, encode_keys(KEYS[:4]))
-    journal.register(1, encode_keys([]))
-    journal.seed(encode_keys(KEYS[:2]), np.array([6.0, 1.0]), np.array([2.0, 1.0]))
+    journal.register(0, encode_keys(KEYS[:4]), FIRST_OF_ONE[:4])
+    journal.register(1, encode_keys([]), FIRST_OF_ONE[:0])
+    journal.seed(encode_keys(KEYS[:2]), np.array([6.0, 1.0]), np.array([2.0, 1.0]), np.array([0.5, 0.75]))
     for update in commits(4):
         journal.commit(update)
-    journal.register(2, encode_keys(KEYS[4:]))
+    journal.register(2, encode_keys(KEYS[4:]), FIRST_OF_ONE[4:])
     journal.close()
     again, second = reopened(tmp_path)
     assert values(again) == values(store)
     assert again.num_rows == len(KEYS)
-    assert np.array_equal(again.columns().v_hat, store.columns().v_hat)
+    assert np.array_equal(again.columns(level=LEVEL).v_hat, store.columns(level=LEVEL).v_hat)
     for update in commits(6):
         second.commit(update)
         store.apply(update)
@@ -64,10 +69,10 @@ def test_everything_acknowledged_comes_back(tmp_path: Path) -> None:
 
 
 def test_repeated_calls_change_nothing(tmp_path: Path) -> None:
-    store = BaselineStore()
+    store = PromptValues(BaselineSettings())
     journal = ShardJournal(tmp_path, store)
-    journal.register(0, encode_keys(KEYS))
-    journal.register(0, encode_keys(KEYS))
+    journal.register(0, encode_keys(KEYS), FIRST_OF_ONE)
+    journal.register(0, encode_keys(KEYS), FIRST_OF_ONE)
     (update,) = commits(1)
     journal.commit(update)
     size, before = journal.log_bytes, values(store)
@@ -77,10 +82,10 @@ def test_repeated_calls_change_nothing(tmp_path: Path) -> None:
 
 def test_a_record_cut_off_at_any_byte_is_dropped(tmp_path: Path) -> None:
     updates = commits(3)
-    expected = BaselineStore()
+    expected = PromptValues(BaselineSettings())
     for update in updates[:2]:
         expected.apply(update)
-    journal = ShardJournal(tmp_path, BaselineStore())
+    journal = ShardJournal(tmp_path, PromptValues(BaselineSettings()))
     for update in updates[:2]:
         journal.commit(update)
     whole = journal.log_bytes
@@ -101,7 +106,7 @@ def test_a_record_cut_off_at_any_byte_is_dropped(tmp_path: Path) -> None:
 
 
 def test_damage_before_the_end_is_an_error(tmp_path: Path) -> None:
-    journal = ShardJournal(tmp_path, BaselineStore())
+    journal = ShardJournal(tmp_path, PromptValues(BaselineSettings()))
     for update in commits(3):
         journal.commit(update)
     journal.close()
@@ -115,16 +120,16 @@ def test_damage_before_the_end_is_an_error(tmp_path: Path) -> None:
 
 def test_a_lost_journal_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="storage that every node"):
-        ShardJournal(tmp_path / "gone", BaselineStore(), must_exist=True)
+        ShardJournal(tmp_path / "gone", PromptValues(BaselineSettings()), must_exist=True)
 
 
 def test_compaction_keeps_everything(tmp_path: Path) -> None:
-    store = BaselineStore()
+    store = PromptValues(BaselineSettings())
     journal = ShardJournal(tmp_path, store, compact_bytes=3000)
-    journal.register(0, encode_keys(KEYS))
+    journal.register(0, encode_keys(KEYS), FIRST_OF_ONE)
     for update in commits(12):
         journal.commit(update)
-        assert journal.log_bytes <= 3000
+        assert journal.log_bytes <= 3000 + 700  # and the commit that found it full
     journal.close()
     names = sorted(path.name for path in tmp_path.iterdir() if path.suffix in (".npz", ".log"))
     assert len(names) == 3
@@ -134,7 +139,7 @@ def test_compaction_keeps_everything(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("step", ["base written aside", "base written", "log written"])
 def test_death_in_the_middle_of_a_compaction(step: str, tmp_path: Path) -> None:
-    store = BaselineStore()
+    store = PromptValues(BaselineSettings())
     journal = ShardJournal(tmp_path, store)
     updates = commits(5)
     for update in updates[:4]:

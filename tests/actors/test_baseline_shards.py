@@ -8,7 +8,6 @@ import time
 import urllib.request
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +25,8 @@ from bolt_ray.core.records import Outcomes
 pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("ray_cluster")]
 
 KEYS = [f"{i:032x}"[::-1] for i in range(100)] + [f"own-{i}" for i in range(100)]
-SETTINGS = BaselineSettings(prior="mean")
+SOURCES = ["rare" if i % 7 == 0 else "common" for i in range(200)]
+SETTINGS = BaselineSettings()
 
 
 def outcomes(number: int) -> list[dict[str, Any]]:
@@ -69,17 +69,18 @@ def commit_to(
 def assert_same(shards: BaselineShards, store: BaselineStore) -> None:
     """Every value, column and count is the very same number."""
     for version in (None, 40):
-        for mine, theirs in zip(shards.read(KEYS, version), store.get_many(KEYS, version), strict=True):
-            assert np.array_equal(mine, theirs)
+        mine, theirs = shards.read(KEYS, version), store.read(KEYS, version, level=store.level)
+        for name in ("v_hat", "n_eff", "last_version"):
+            assert np.array_equal(getattr(mine, name), getattr(theirs, name)), name
     for name in ("v_hat", "n_eff", "visits", "solved_streak", "last_version"):
         assert np.array_equal(getattr(shards.columns(), name), getattr(store.columns(), name)), name
-    assert shards.counters == store.counters
+    assert (shards.counters, shards.level) == (store.counters, store.level)
     assert shards.metrics() == pytest.approx(store.metrics() | store.get_curriculum_stats(), abs=1e-12)
 
 
 def fresh_store(settings: BaselineSettings = SETTINGS) -> BaselineStore:
     store = BaselineStore(settings)
-    store.register(KEYS)
+    store.register(KEYS, SOURCES)
     return store
 
 
@@ -92,14 +93,21 @@ def start_shards(count: int, wal_dir: Path, *, settings: BaselineSettings = SETT
 @pytest.fixture
 def shards(tmp_path: Path) -> Iterator[BaselineShards]:
     pool = start_shards(2, tmp_path / "wal")
-    assert pool.register(iter(KEYS)) == 0
+    assert pool.register(iter(KEYS), iter(SOURCES)) == 0
     yield pool
     pool.close()
     assert list((tmp_path / "wal").iterdir()) == []
 
 
-def test_shards_equal_one_store(shards: BaselineShards) -> None:
-    store = fresh_store()
+@pytest.mark.parametrize(
+    "settings",
+    [SETTINGS, BaselineSettings(estimator="beta", forgetting="event", prior="mean")],
+    ids=["two_level", "beta"],
+)
+def test_shards_equal_one_store(ray_cluster: None, tmp_path: Path, settings: BaselineSettings) -> None:
+    shards = start_shards(2, tmp_path, settings=settings)
+    shards.register(KEYS, SOURCES)
+    store = fresh_store(settings)
     assert_same(shards, store)
     for commit in outcomes(6):
         commit_to(shards, **commit)
@@ -114,8 +122,9 @@ def test_shards_equal_one_store(shards: BaselineShards) -> None:
     assert shards.register(["another", KEYS[0]]) == len(KEYS)
     store.register(["another", KEYS[0]])
     assert_same(shards, store)
-    v_hat, n_eff = shards.read([])
-    assert (v_hat.size, n_eff.size) == (0, 0)
+    nothing = shards.read([])
+    assert (nothing.v_hat.size, nothing.n_eff.size, nothing.last_version.size) == (0, 0, 0)
+    shards.close()
 
 
 def until(condition: Callable[[], bool]) -> None:
@@ -192,7 +201,7 @@ def test_a_snapshot_goes_into_any_number_of_shards(shards: BaselineShards, tmp_p
         shards.snapshot(tmp_path / "half")
     commit_to(shards, **commits[9])
     three = start_shards(3, tmp_path / "wal3")
-    three.register(KEYS)
+    three.register(KEYS, SOURCES)
     commit_to(three, **commits[8])
     for pool in (shards, three):
         pool.restore(tmp_path / "half")
@@ -246,8 +255,8 @@ def test_warm_start(shards: BaselineShards, tmp_path: Path) -> None:
 
 
 def test_a_shard_that_does_not_answer_is_named(tmp_path: Path) -> None:
-    pool = start_shards(2, tmp_path, settings=replace(SETTINGS, prior=(1.0, 1.0)))
-    pool.register(KEYS)
+    pool = start_shards(2, tmp_path)
+    pool.register(KEYS, SOURCES)
     commit = outcomes(1)[0]
     pid = pool.pids()[1]
     pool.timeout_s = 1.0
@@ -259,7 +268,7 @@ def test_a_shard_that_does_not_answer_is_named(tmp_path: Path) -> None:
         os.kill(pid, signal.SIGCONT)
     pool.timeout_s = 60.0
     commit_to(pool, **commit)
-    store = fresh_store(replace(SETTINGS, prior=(1.0, 1.0)))
+    store = fresh_store()
     store.update_many(**commit)
     assert_same(pool, store)
     pool.close()
@@ -273,14 +282,16 @@ def test_each_shard_is_in_rays_metrics(ray_cluster: None, tmp_path: Path) -> Non
         pool,
         update_id="one",
         keys=keys,
-        reward_sums=np.ones(137),
+        reward_sums=np.full(137, 0.25),
         counts=np.ones(137, dtype=int),
         versions=np.zeros(137, dtype=int),
     )
+    pool.metrics()
     # Ended pools may still be listed, but none of another test has a shard 3 or 4.
     tracked = np.bincount(encode_keys(keys).shards(5), minlength=5)
     expected = {("prompts", str(shard)): float(tracked[shard]) for shard in (3, 4)}
-    expected |= {("mean_v_hat", str(shard)): pytest.approx(2 / 3) for shard in (3, 4)}
+    v_hat = (137 * 0.25 + 0.5) / 138 + (0.25 - 0.5) / (1 + 2)
+    expected |= {("mean_v_hat", str(shard)): pytest.approx(v_hat) for shard in (3, 4)}
     node = ray.nodes()[0]
     url = f"http://{node['NodeManagerAddress']}:{node['MetricsExportPort']}/metrics"
     pattern = re.compile(r'^ray_bolt_ray_baseline_(prompts|mean_v_hat)\{.*shard="([34])".*\} (\S+)$', re.MULTILINE)

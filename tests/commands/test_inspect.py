@@ -11,14 +11,20 @@ import pytest
 from rich.console import Console
 
 from bolt_ray.commands.inspect.inspect import find_checkpoints, inspect_run, notable, read_baseline
-from bolt_ray.commands.inspect.picture import columns
+from bolt_ray.commands.inspect.picture import calibration, columns
 from bolt_ray.config.loading import build_config, dump_config
 from bolt_ray.core.baseline import BaselineStore
 from bolt_ray.core.baseline.sharded_snapshot import shard_file, write_manifest
 from bolt_ray.core.baseline.snapshot import write_snapshot
 from bolt_ray.core.errors import CheckpointError
 
-CONFIG = build_config({"datasets": [{"name": "x.jsonl"}], "rewards": [{"type": "exact"}]})
+CONFIG = build_config(
+    {
+        "datasets": [{"name": "x.jsonl"}],
+        "rewards": [{"type": "exact"}],
+        "baseline": {"estimator": "beta", "forgetting": "event"},
+    }
+)
 EVIDENCE = {"a": (9.0, 1.0), "b": (1.0, 9.0), "c": (2.0, 2.0), "[d]": (4.0, 4.0), "e": (1.0, 3.0)}
 PNG = b"\x89PNG\r\n"
 
@@ -29,7 +35,7 @@ def make_run(root: Path, steps: tuple[int, ...] = (2, 4)) -> Path:
     for step in steps:
         checkpoint = root / "checkpoints" / f"step-{step:06d}"
         (checkpoint / "baseline").mkdir(parents=True)
-        store = BaselineStore()
+        store = BaselineStore(CONFIG.baseline)
         alpha, beta = zip(*EVIDENCE.values(), strict=True)
         store.seed(list(EVIDENCE), alpha, beta)
         write_snapshot(shard_file(checkpoint / "baseline", 0, 1), store.snapshot())
@@ -86,7 +92,7 @@ def test_one_checkpoint_and_no_metrics(tmp_path: Path) -> None:
 def test_a_baseline_without_evidence(tmp_path: Path) -> None:
     run, text = make_run(tmp_path / "run", steps=(1,)), io.StringIO()
     directory = run / "checkpoints" / "step-000001" / "baseline"
-    write_snapshot(shard_file(directory, 0, 1), BaselineStore().snapshot())
+    write_snapshot(shard_file(directory, 0, 1), BaselineStore(CONFIG.baseline).snapshot())
     inspect_run(run, top=3, png=None, html=None, console=Console(file=text, width=100))
     assert "Most uncertain of 0 prompts" in text.getvalue()
 
@@ -106,6 +112,16 @@ def test_what_is_no_run_is_refused(tmp_path: Path) -> None:
     file.write_bytes(file.read_bytes()[:100])
     with pytest.raises(CheckpointError, match="no whole baseline snapshot"):
         inspect_run(run, top=3, png=None, html=None, console=console)
+
+
+def test_calibration_is_weighted_by_completions() -> None:
+    def record(count: float, v_hat: float, reward: float) -> dict[str, float]:
+        values = {"count": count, "v_hat": v_hat, "reward": reward}
+        return {f"baseline/decile_{name}_2": value for name, value in values.items()}
+
+    found = calibration([record(1, 0.2, 1.0), record(3, 0.24, 0.0), {"step": 3.0}])
+    np.testing.assert_allclose(found, [[0.23], [0.25], [4.0]])
+    assert calibration([]).shape == (3, 0)
 
 
 def test_columns_leave_out_records_without_them() -> None:

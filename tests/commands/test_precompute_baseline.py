@@ -147,7 +147,7 @@ def test_the_finished_file_is_exactly_a_warm_start_file(tmp_path: Path) -> None:
     assert document == {"metadata": metadata, "baselines": {"a": [1.0, 0.0, 1.0, 1.0], "späť": [0.0]}}
     assert list(document["baselines"]) == ["a", "späť"], "in row order"
     assert [path.name for path in tmp_path.iterdir()] == ["base.json"]
-    store = BaselineStore()
+    store = BaselineStore(estimator="beta")
     store.register(["a", "späť"])
     assert store.load_from_json(output).hit_rate == 1.0
     # N₀ = 8, n₀ = 4, s = 3: α = 8 · 3.5/5 = 5.6, β = 8 · 1.5/5 = 2.4
@@ -287,7 +287,6 @@ def test_precompute_warm_start_and_inspect_on_the_real_parts(ray_cluster: None, 
     from bolt_ray.actors.baseline_shards import BaselineShards
     from bolt_ray.commands.inspect.inspect import inspect_run
     from bolt_ray.config.loading import dump_config
-    from bolt_ray.core.baseline import BaselineSettings
     from bolt_ray.tasks.arithmetic.model import create_model, save_model
     from bolt_ray.tasks.arithmetic.settings import TinyModelSettings
 
@@ -303,6 +302,7 @@ def test_precompute_warm_start_and_inspect_on_the_real_parts(ray_cluster: None, 
         generator={"kv_cache_gib": 0.05, "max_num_seqs": 16},
         scoring={"num_scorers": 1, "cpus_per_scorer": 0.25},
         rewards=[{"type": "regex", "pattern": "[0-4]"}],
+        baseline={"estimator": "beta"},
     )
     output, text = tmp_path / "base.json", io.StringIO()
     precompute_baseline(config, output=output, num_samples=3, console=Console(file=text, width=200))
@@ -321,15 +321,15 @@ def test_precompute_warm_start_and_inspect_on_the_real_parts(ray_cluster: None, 
     assert list(with_adapter) == list(document["baselines"]) and with_adapter != document["baselines"]
 
     shards = BaselineShards.start(
-        num_shards=2, settings=BaselineSettings(), wal_dir=tmp_path / "wal", timeout_s=60.0, cpus_per_shard=0.1
+        num_shards=2, settings=config.baseline, wal_dir=tmp_path / "wal", timeout_s=60.0, cpus_per_shard=0.1
     )
     try:
         shards.register(store.keys().to_pylist()[:6])
         report = shards.warm_start(output)
         assert (report.hit_rate, report.hits, report.warning) == (1.0, 6, None)
         scores = next(iter(document["baselines"].values()))
-        v_hat, n_eff = shards.read(list(document["baselines"])[:1])
-        assert (v_hat[0], n_eff[0]) == pytest.approx(((sum(scores) + 0.5) / 4, 8.0))
+        read = shards.read(list(document["baselines"])[:1])
+        assert (read.v_hat[0], read.n_eff[0]) == pytest.approx(((sum(scores) + 0.5) / 4, 8.0))
         checkpoint = tmp_path / "run" / "checkpoints" / "step-000002"
         checkpoint.mkdir(parents=True)
         shards.snapshot(checkpoint / "baseline")

@@ -33,6 +33,8 @@ def test_defaults_are_full_bolt() -> None:
         ("baseline", 2, "tracker", "uniform"),
         ("curriculum", 8, "group", "uncertainty"),
         ("grpo", 8, "group", "uniform"),
+        ("dapo", 8, "group", "uniform"),
+        ("reinforce", 1, "batch", "uniform"),
         ("spo", 1, "tracker", "uncertainty"),
         ("spo++", 1, "tracker", "uncertainty"),
     ],
@@ -48,6 +50,18 @@ def test_spo_presets_differ_in_forgetting_and_dual_clip() -> None:
     spo, spo_plus = build_config(BASE | {"algo": "spo"}), build_config(BASE | {"algo": "spo++"})
     assert (spo.baseline.forgetting, spo.baseline.d_half, spo.advantage.normalize) == ("kl", 0.06, "batch")
     assert (spo_plus.baseline.forgetting, spo_plus.loss.dual_clip) == ("event", 2.0)
+    assert (spo.baseline.estimator, spo_plus.baseline.estimator) == ("beta", "beta")
+    assert build_config(BASE).baseline.estimator == "two_level"
+
+
+def test_what_of_a_preset_does_nothing_beside_the_users_settings_is_left_out() -> None:
+    """Its d_half belongs to forgetting kl; refusing it would blame the user for what the preset wrote."""
+    constant = build_config(BASE | {"algo": "spo", "baseline": {"forgetting": "constant"}})
+    assert (constant.baseline.forgetting, constant.baseline.d_half) == ("constant", 0.5)
+    with pytest.raises(ConfigError, match=r"baseline\.d_half: does nothing with forgetting constant; leave it out"):
+        build_config(BASE | {"algo": "spo", "baseline": {"forgetting": "constant", "d_half": 0.1}})
+    with pytest.raises(ConfigError, match=r"baseline\.forgetting: event needs estimator: beta"):
+        build_config(BASE | {"baseline": {"forgetting": "event"}})
 
 
 def test_what_the_user_wrote_wins_over_the_preset() -> None:

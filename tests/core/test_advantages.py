@@ -172,9 +172,37 @@ def test_empty_batch_with_groups(baseline: str) -> None:
     assert (out.advantages.size, out.singletons, out.zero_variance_groups) == (0, 0, 0)
 
 
-def test_equal_advantages_normalize_to_zero_not_to_noise() -> None:
-    out = advantages([0.3] * 7, v_hat=[0.1] * 7, normalize="batch")
-    np.testing.assert_allclose(out.advantages, np.zeros(7), atol=1e-6)
+@pytest.mark.parametrize("normalize", ["token", "batch"])
+def test_a_batch_of_equal_rewards_is_neither_centered_nor_scaled(normalize: str) -> None:
+    """Otherwise v̂'s own scatter decides: of 256 wrong answers half would be reinforced, and blown up to unit size."""
+    v_hat = [0.0, 0.01, 0.05, 0.02]
+    wrong = advantages([0.0] * 4, v_hat=v_hat, normalize=normalize)
+    np.testing.assert_allclose(wrong.advantages, [-v for v in v_hat], atol=1e-7)
+    right = advantages([1.0] * 4, v_hat=[0.99, 0.95, 1.0, 0.9], normalize=normalize)
+    assert (right.advantages >= 0).all() and right.advantages.max() == pytest.approx(0.1)
+
+
+@pytest.mark.parametrize("normalize", ["token", "batch"])
+@pytest.mark.parametrize("baseline", ["group", "rloo"])
+def test_a_group_without_variance_gets_no_advantage_from_the_others(baseline: str, normalize: str) -> None:
+    rewards = [0.0, 0.0, 1.0, 0.0, 1.0, 1.0]
+    out = advantages(
+        rewards, groups=[0, 0, 1, 1, 2, 2], lengths=[900, 800, 10, 300, 5, 7], baseline=baseline, normalize=normalize
+    )
+    assert out.advantages[[0, 1, 4, 5]].tolist() == [0.0] * 4
+    assert out.advantages[2] > 0 > out.advantages[3]
+    assert out.advantages[2] == -out.advantages[3]
+
+
+def test_differences_that_are_no_more_than_rounding_are_not_blown_up() -> None:
+    out = advantages([0.5, 0.502], v_hat=[0.5, 0.5], normalize="batch")
+    np.testing.assert_allclose(out.advantages, [-0.02, 0.02], rtol=1e-5)
+
+
+def test_the_mean_of_the_batch_as_baseline() -> None:
+    out = advantages([1.0, 0.0, 0.0, 1.0, 1.0], v_hat=[0.9] * 5, baseline="batch", normalize="none")
+    np.testing.assert_allclose(out.advantages, [0.4, -0.6, -0.6, 0.4, 0.4], rtol=1e-6)
+    assert out.singletons == 0
 
 
 @settings(max_examples=60, deadline=None, derandomize=True)

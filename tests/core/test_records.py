@@ -31,6 +31,7 @@ def test_a_later_stage_has_every_field_of_the_earlier_one() -> None:
         sample_index=1,
         v_hat=0.25,
         n_eff=8.0,
+        last_version=-1,
         policy_version=1,
     )
     assert rollout.token_ids is COMPLETION.token_ids, "arrays are not copied"

@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from bolt_ray.actors.scorer_actor import ScoringRequest, ScoringResult
-from bolt_ray.core.records import Completion, GenerationRequest, UnscoredReason
+from bolt_ray.core.records import BaselineReading, Completion, GenerationRequest, UnscoredReason
 from bolt_ray.rewards.reward_set import RewardResult
 
 RewardOf = Callable[[ScoringRequest], float | None]
@@ -119,8 +119,18 @@ def n_eff_of(key: str, version: int) -> float:
     return 2.0 + int(key.removeprefix("key-")) + 100 * version
 
 
-class FakeBaseline:
-    """Reads ``v_hat_of`` and ``n_eff_of``."""
+def last_version_of(key: str, version: int) -> int:
+    """When the fake baseline saw a prompt last: every third one never."""
+    number = int(key.removeprefix("key-"))
+    return version - number if number % 3 else -1
 
-    def read(self, keys: Sequence[str], version: int) -> tuple[np.ndarray, np.ndarray]:
-        return np.array([v_hat_of(key, version) for key in keys]), np.array([n_eff_of(key, version) for key in keys])
+
+class FakeBaseline:
+    """Reads ``v_hat_of``, ``n_eff_of`` and ``last_version_of``."""
+
+    def read(self, keys: Sequence[str], version: int) -> BaselineReading:
+        return BaselineReading(
+            v_hat=np.array([v_hat_of(key, version) for key in keys]),
+            n_eff=np.array([n_eff_of(key, version) for key in keys]),
+            last_version=np.array([last_version_of(key, version) for key in keys], dtype=np.int64),
+        )

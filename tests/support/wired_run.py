@@ -25,7 +25,7 @@ from bolt_ray.config.loading import dump_config
 from bolt_ray.config.schema import RunConfig
 from bolt_ray.core.baseline.warm_start import WarmStartReport
 from bolt_ray.core.errors import BoltRayError
-from bolt_ray.core.records import Completion, DrawnPrompt, Outcomes, Prompt, StepReport, TrainingBatch
+from bolt_ray.core.records import BaselineReading, Completion, DrawnPrompt, Outcomes, Prompt, StepReport, TrainingBatch
 from bolt_ray.data.ingest.build import build_store
 from bolt_ray.data.ingest.ingest_source import unit_tables
 from bolt_ray.data.store import PromptStore
@@ -90,15 +90,16 @@ class LearnerPart(Part):
 
 
 class ShardsPart(Part):
-    def register(self, keys: Sequence[str]) -> None:
-        self.calls.append(("register", len(keys)))
+    def register(self, keys: Sequence[str], sources: Sequence[str]) -> None:
+        self.calls.append(("register", [len(keys), sorted(set(sources))]))
 
     def warm_start(self, path: Path, *, row_key: Any, allow_pickle: bool) -> WarmStartReport:
         self.calls.append(("warm_start", [path.name, allow_pickle]))
         return WarmStartReport(path=path, entries=1, matched=1, rows=1, hits=1, hit_rate=1.0, warning=None)
 
-    def read(self, keys: Sequence[str], version: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        return np.full(len(keys), 0.25), np.full(len(keys), 2.0)
+    def read(self, keys: Sequence[str], version: int) -> BaselineReading:
+        n = len(keys)
+        return BaselineReading(v_hat=np.full(n, 0.25), n_eff=np.full(n, 2.0), last_version=np.full(n, -1))
 
     def commit(self, outcomes: Outcomes, *, update_id: str, drift: float | None) -> None:
         self.calls.append(("commit", [outcomes.reward_sums, outcomes.counts]))

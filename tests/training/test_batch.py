@@ -30,6 +30,7 @@ def scored(
     group_id: int = 0,
     v_hat: float = 0.5,
     n_eff: float = 2.0,
+    last_version: int = -1,
     version: int = 3,
     truncated: bool = False,
 ) -> ScoredRollout:
@@ -51,6 +52,7 @@ def scored(
         sample_index=0,
         v_hat=v_hat,
         n_eff=n_eff,
+        last_version=last_version,
         policy_version=version,
     )
 
@@ -160,6 +162,7 @@ def test_metrics_of_a_step() -> None:
     assert metrics["baseline/brier"] == pytest.approx(0.0625)
     # Var(r̃ − v̂) = Var(±.25) = .0625, Var(r̃) = .25
     assert metrics["baseline/variance_reduction"] == pytest.approx(0.75)
+    assert "baseline/variance_reduction_seen" not in metrics and "baseline/versions_between_visits" not in metrics
     assert (metrics["policy/staleness_mean"], metrics["policy/staleness_max"]) == (1.5, 2.0)
     assert metrics["reward/part/own"] == 1.0
     assert metrics["reward/unscored/own/timeout"] == 1.0

@@ -83,6 +83,7 @@ def _scored(drawn: DrawnPrompt) -> ScoredRollout:
         sample_index=0,
         v_hat=0.5,
         n_eff=2.0,
+        last_version=-1,
         policy_version=0,
     )
 
@@ -156,7 +157,8 @@ def test_every_strategy_drives_the_stream_and_goes_on_after_a_resume(tmp_path: P
         drawn = [one.prompt.row for _ in range(6) for one in whole.run_step()]
         record = whole.record()
     assert set(drawn) <= set(whole.rows.tolist())
-    assert all(len(set(drawn[start : start + 16])) == 16 for start in (0, 16, 32))  # none twice between two refreshes
+    steps = [drawn[start : start + PER_STEP] for start in range(0, 6 * PER_STEP, PER_STEP)]
+    assert all(len(set(step)) == PER_STEP for step in steps), "none twice within a step"
     assert record["curriculum/coverage"] == len(set(drawn))
 
     with opened(tmp_path, name="cut", **options_of(strategy)) as first:
@@ -174,7 +176,7 @@ def test_every_strategy_drives_the_stream_and_goes_on_after_a_resume(tmp_path: P
 
 def test_a_step_shows_the_prompts_tracked_after_it(tmp_path: Path) -> None:
     """Not those of the last refresh of the weights, which at step 1 was before any outcome."""
-    with opened(tmp_path, name="counted", strategy="uncertainty", refresh_steps=4) as fixture:
+    with opened(tmp_path, name="counted", strategy="uncertainty", refresh_steps=4, window_steps=4) as fixture:
         fixture.prompts.stream.prefetch_next()
         for step in (1, 2, 3):
             fixture.run_step()

@@ -134,7 +134,7 @@ def read_baseline(checkpoint: Path, config: RunConfig, prompts: PromptStore | No
     store = BaselineStore(config.baseline)
     if prompts is not None:
         rows, _ = prompts.split_heldout(fraction=config.data.heldout_fraction, size=config.data.heldout_size)
-        store.register(prompts.keys().take(rows).to_pylist())
+        store.register(prompts.keys().take(rows).to_pylist(), prompts.source_names(rows))
     store.restore([snapshot])
     version = int(state["version"])
     v_hat, n_eff = store.get_many(snapshot.keys, version)

@@ -16,7 +16,7 @@ Record = Mapping[str, Any]
 def draw_baseline(
     file: BinaryIO, *, title: str, histograms: Mapping[int, NDArray[np.int64]], records: Sequence[Record]
 ) -> None:
-    """Write a PNG with four panels.
+    """Write a PNG with six panels.
 
     Args:
         histograms: step of a checkpoint to int64 [bins], prompts by v̂ over [0, 1]; at least one, oldest first.
@@ -24,13 +24,15 @@ def draw_baseline(
     """
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(11, 8), layout="constrained")
+    figure = Figure(figsize=(11, 12), layout="constrained")
     figure.suptitle(title)
-    (newest, over_time), (values, shares) = figure.subplots(2, 2)
+    (newest, over_time), (values, shares), (calibrated, worth) = figure.subplots(3, 2)
     _newest(newest, histograms)
     _over_time(over_time, records, histograms)
     _values(values, records)
     _shares(shares, records)
+    _calibration(calibrated, records)
+    _worth(worth, records)
     figure.savefig(file, format="png", dpi=110)
 
 
@@ -77,6 +79,55 @@ def _shares(axes: Any, records: Sequence[Record]) -> None:
     axes.plot(steps, 100.0 * (1.0 - cold), "k--", label="have evidence, of all prompts")
     axes.set(title="share of the prompts", xlabel="step", ylabel="%", ylim=(-2, 102))
     axes.legend(fontsize="small")
+
+
+def _calibration(axes: Any, records: Sequence[Record]) -> None:
+    """Mean reward against mean v̂ by tenths of v̂, in both halves of the run; on the diagonal v̂ is right."""
+    axes.plot([0, 1], [0, 1], "k--", lw=0.8)
+    half = len(records) // 2
+    for label, part in (("first half", records[:half]), ("second half", records[half:])):
+        points = calibration(part)
+        if points.size:
+            v_hat, reward, counts = points
+            axes.plot(v_hat, reward, lw=0.8)
+            axes.scatter(v_hat, reward, s=10 + 120 * counts / counts.max(), label=label)
+    axes.set(title="calibration", xlabel="v̂ before the outcome", ylabel="mean reward", xlim=(0, 1), ylim=(0, 1))
+    if axes.collections:
+        axes.legend(fontsize="small")
+
+
+def _worth(axes: Any, records: Sequence[Record]) -> None:
+    for name, label in (
+        ("baseline/variance_reduction", "all prompts"),
+        ("baseline/variance_reduction_seen", "prompts trained on before"),
+    ):
+        steps, share = columns(records, ("step", name))
+        if steps.size:
+            axes.plot(steps, share, lw=0.5, alpha=0.4)
+            axes.plot(steps, _smooth(share), axes.lines[-1].get_color(), label=label)
+    axes.axhline(0.0, color="k", lw=0.8)
+    axes.set(title="share of the reward's variance that v̂ removes", xlabel="step", ylim=(-0.5, 1))
+    if len(axes.lines) > 1:
+        axes.legend(fontsize="small")
+
+
+def _smooth(values: NDArray[np.float64], width: int = 9) -> NDArray[np.float64]:
+    """The mean of up to ``width`` values around each."""
+    ones = np.ones(min(width, values.size))
+    return np.convolve(values, ones, "same") / np.convolve(np.ones(values.size), ones, "same")
+
+
+def calibration(records: Sequence[Record]) -> NDArray[np.float64]:
+    """float64 [3, t]: mean v̂, mean reward and completions of the tenths of v̂ that had any, over all of r records."""
+    found = []
+    for i in range(HISTOGRAM_BINS):
+        counts, v_hat, reward = columns(
+            records, tuple(f"baseline/decile_{name}_{i}" for name in ("count", "v_hat", "reward"))
+        )
+        if counts.size:
+            total = counts.sum()
+            found.append(((counts * v_hat).sum() / total, (counts * reward).sum() / total, total))
+    return np.array(found, dtype=np.float64).reshape(-1, 3).T
 
 
 def columns(records: Sequence[Record], names: Sequence[str]) -> NDArray[np.float64]:

@@ -154,7 +154,7 @@ class TrainingAssembly:
         elif len(heldout_rows):
             problems = heldout_problems(store, heldout_rows, tokenize=tokenize, limit=limit, max_tokens=max_tokens)
         # Held-out prompts never get an outcome: the baseline and its curriculum know the others only.
-        shards.register(store.keys().take(rows).to_pylist())
+        shards.register(store.keys().take(rows).to_pylist(), store.source_names(rows))
         prompts = self.prompt_stream(
             store=store,
             rows=rows,
@@ -206,7 +206,7 @@ class TrainingAssembly:
             prompts=prompts.stream,
             baseline=shards,
             settings=config.rollout,
-            keep_groups=config.advantage.baseline != "tracker"
+            keep_groups=config.advantage.baseline in ("group", "rloo", "loo_posterior")
             or config.advantage.normalize == "group"
             or config.curriculum.allocate_rollouts,
             seed=config.seed,

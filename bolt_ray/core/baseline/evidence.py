@@ -1,32 +1,27 @@
-"""The evidence behind every prompt's value: Beta counts in columns, and the arithmetic of one commit.
+"""The evidence behind every prompt's value, in columns: what the estimators have in common.
 
-Per prompt: α and β (weighted successes and failures), the newest policy version seen, visits, the run of
-visits in which every completion was right, and what the forgetting rule needs: the oldest version seen
-(``event``) or the drift counter at the last visit (``kl``). At most 40 bytes.
+Per prompt: its data set, the newest policy version seen, visits, the run of visits in which every completion was
+right, what the forgetting rule needs, and the columns of the estimator (``beta``, ``two_level``). A visit is all
+entries of a prompt in one commit; old evidence fades once per visit,
 
-    event     outcomes (S, n) of version z, with z_last the newest version seen:
-                  z >= z_last:  α <- ρ^(z - z_last) α + S,   z_last <- z
-                  z <  z_last:  α <- α + ρ^(z_last - z) S
-    kl        α <- ρ(D) α + S once per visit, D the drift of the policy since the prompt was last visited
-    constant  α <- ρ_max α + S once per visit
+    kl        by ρ(D), D the drift of the policy since the prompt was last visited
+    constant  by ρ_max
 
-and β likewise with n - S. A visit is all entries of a prompt in one commit.
-
-The decay factor ρ is that of BOLT and SPO (arXiv 2509.13232). Under ``event`` the result does not depend on
-the order in which outcomes arrive. The prior of a new prompt counts as evidence of the oldest version among its
-outcomes: when a still older one arrives late, the prior's share is decayed by the difference.
+or, under ``event``, per policy version (``core.baseline.beta``). The decay factor ρ is that of BOLT and SPO
+(arXiv 2509.13232). At most 42 bytes a prompt.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
+from bolt_ray.core.baseline.level import CommitSums, Level, whole_units
 from bolt_ray.core.baseline.update import BaselineUpdate
 
+Estimator = Literal["two_level", "beta"]
 Forgetting = Literal["event", "kl", "constant"]
 KLSource = Literal["drift", "batch"]
 
@@ -35,11 +30,6 @@ UNSEEN = -1
 
 _GROWTH = 1.2
 _ALL_RIGHT_TOLERANCE = 1e-9
-
-
-def event_decay(rho: float, elapsed: NDArray[Any]) -> NDArray[np.float64]:
-    """ρ^elapsed, float64 [n]: the weight left after ``elapsed`` (int [n], >= 0) policy versions."""
-    return np.power(rho, elapsed.astype(np.float64))
 
 
 def drift_decay(distance: NDArray[np.float64], *, d_half: float, rho_min: float, rho_max: float) -> NDArray[np.float64]:
@@ -53,48 +43,60 @@ def drift_decay(distance: NDArray[np.float64], *, d_half: float, rho_min: float,
     return np.clip(np.exp2(-distance / d_half), rho_min, rho_max)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Prior:
-    """The distribution assumed for a prompt without evidence: Beta(α, β)."""
-
-    alpha: float
-    beta: float
+class ForgettingRule(Protocol):
+    """The settings that say how evidence fades."""
 
     @property
-    def strength(self) -> float:
-        return self.alpha + self.beta
-
+    def forgetting(self) -> Forgetting: ...
     @property
-    def v_hat(self) -> float:
-        return self.alpha / self.strength
+    def rho_min(self) -> float: ...
+    @property
+    def rho_max(self) -> float: ...
+    @property
+    def d_half(self) -> float: ...
+
+
+class Visits:
+    """A commit's outcomes by prompt: m prompts, each once.
+
+    Attributes:
+        slots: int64 [m], ascending.
+        sums: float64 [m], Σ r̃.
+        counts: float64 [m], outcomes.
+        newest: int64 [m], newest policy version among them.
+        entry: int64 [n], where in ``slots`` the prompt of each of the commit's entries is.
+    """
+
+    def __init__(self, slots: NDArray[np.int64], update: BaselineUpdate) -> None:
+        self.slots, self.entry = np.unique(slots, return_inverse=True)
+        # Added in an order of their own, so that the sum is the same in whichever order the entries came.
+        order = np.lexsort((update.counts, update.reward_sums))
+        entry = self.entry[order]
+        self.sums = np.bincount(entry, update.reward_sums[order]).astype(np.float64)
+        self.counts = np.bincount(entry, update.counts[order]).astype(np.float64)
+        self.newest: NDArray[np.int64] = np.full(self.slots.size, UNSEEN, dtype=np.int64)
+        np.maximum.at(self.newest, self.entry, update.versions)
 
 
 class EvidenceTable:
-    """Evidence of the prompts in slots 0 … size-1."""
+    """Evidence of the prompts in slots 0 … size-1; the base of an estimator's table."""
 
-    def __init__(
-        self, *, forgetting: Forgetting, rho_min: float, rho_max: float, d_half: float, prior_varies: bool
-    ) -> None:
-        self._forgetting = forgetting
-        self._rho_min = rho_min
-        self._rho_max = rho_max
-        self._d_half = d_half
+    def __init__(self, rule: ForgettingRule, own_columns: dict[str, tuple[str, float]]) -> None:
+        """``own_columns``: name, type and blank value of the estimator's columns."""
+        self._rule = rule
         self._size = 0
         blank: dict[str, tuple[str, float]] = {
-            "alpha": ("f8", 0.0),
-            "beta": ("f8", 0.0),
+            "source": ("u2", 0),
             "last_version": ("i4", UNSEEN),
             "visits": ("i4", 0),
             "solved_streak": ("i4", 0),
+            **own_columns,
         }
-        if forgetting == "event":
-            blank["first_version"] = ("i4", UNSEEN)
-            if prior_varies:
-                blank["prior_v_hat"] = ("f8", 0.0)
-        if forgetting == "kl":
+        if rule.forgetting == "kl":
             blank["drift_seen"] = ("f8", 0.0)
         self._blank = blank
-        self._columns: dict[str, NDArray[Any]] = {name: np.empty(0, dtype) for name, (dtype, _) in blank.items()}
+        self._columns: dict[str, NDArray[Any]] = {}
+        self._allocate(0)
 
     def __len__(self) -> int:
         return self._size
@@ -113,42 +115,43 @@ class EvidenceTable:
 
     def resize(self, size: int, *, exactly: bool = False) -> None:
         """Grow to ``size`` slots; new ones have no evidence. ``exactly`` leaves no spare capacity."""
-        capacity = self._columns["alpha"].shape[0]
+        capacity = self._columns["visits"].shape[0]
         if size > capacity:
-            capacity = size if exactly else max(size, int(capacity * _GROWTH))
-            for name, (dtype, fill) in self._blank.items():
-                grown = np.full(capacity, fill, dtype)
-                grown[: self._size] = self.column(name)
-                self._columns[name] = grown
+            self._allocate(size if exactly else max(size, int(capacity * _GROWTH)))
         self._size = max(self._size, size)
 
     def clear(self) -> None:
-        """Remove all evidence; the slots stay."""
+        """Remove all evidence; the slots stay, and which data set each is of."""
         for name, (_, fill) in self._blank.items():
-            self._columns[name][:] = fill
+            if name != "source":
+                self._columns[name][:] = fill
 
     def write(self, slots: NDArray[np.int64], columns: dict[str, NDArray[Any]]) -> None:
-        """Overwrite all columns of ``slots``."""
+        """Overwrite all columns of ``slots``, except a data set that is known."""
         for name in self._blank:
-            self._columns[name][slots] = columns[name]
+            if name != "source":
+                self._columns[name][slots] = columns[name]
+        self.name_sources(slots, columns["source"])
 
-    def v_hat(self, slots: NDArray[np.int64] | slice, prior: Prior) -> NDArray[np.float64]:
-        """float64: α / (α + β), the prior's value where there is no evidence."""
-        alpha = self._columns["alpha"][slots]
-        total = alpha + self._columns["beta"][slots]
+    def name_sources(self, slots: NDArray[np.int64], sources: NDArray[np.integer[Any]]) -> None:
+        """Say of which data set the prompts are; the first to say so for a prompt counts."""
+        column = self._columns["source"]
+        column[slots] = np.where(column[slots] == 0, sources, column[slots])
+
+    def v_hat(self, slots: NDArray[np.int64] | slice, level: Level) -> NDArray[np.float64]:
+        """float64: the value of each prompt, in [0, 1]; that of the level where there is no evidence."""
         unseen = self._columns["last_version"][slots] == UNSEEN
-        value = alpha / np.where(unseen, 1.0, total)
-        value[unseen] = prior.v_hat
-        return np.asarray(value, dtype=np.float64)
+        means = level.of(self._columns["source"][slots])
+        return np.where(unseen, means, self.values(slots, means, level.strength))
 
-    def n_eff(self, slots: NDArray[np.int64] | slice, prior: Prior, version: int | None = None) -> NDArray[np.float64]:
-        """float64: α + β, under ``event`` decayed to ``version`` where the newest outcome is older."""
-        total = self._columns["alpha"][slots] + self._columns["beta"][slots]
-        last = self._columns["last_version"][slots]
-        if version is not None and self._forgetting == "event":
-            total *= event_decay(self._rho_min, np.maximum(version - last.astype(np.int64), 0))
-        total[last == UNSEEN] = prior.strength
-        return np.asarray(total, dtype=np.float64)
+    def n_eff(self, slots: NDArray[np.int64] | slice, level: Level, version: int | None = None) -> NDArray[np.float64]:
+        """float64: the effective number of outcomes behind each value, as of ``version``."""
+        unseen = self._columns["last_version"][slots] == UNSEEN
+        return np.where(unseen, level.unseen_count, self._evidence_counts(slots, version))
+
+    def weight(self, slots: NDArray[np.int64] | slice, level: Level, version: int | None = None) -> NDArray[np.float64]:
+        """float64: how many outcomes each value is worth, with what the level counts for: α+β of a Beta over it."""
+        return self.n_eff(slots, level, version)
 
     def seed(
         self,
@@ -156,95 +159,111 @@ class EvidenceTable:
         alpha: NDArray[np.float64],
         beta: NDArray[np.float64],
         *,
+        means: NDArray[np.float64],
         version: int,
         drift_total: float,
     ) -> None:
-        """Set evidence from elsewhere, dated to ``version``; the visits do not change."""
-        columns = self._columns
-        columns["alpha"][slots] = alpha
-        columns["beta"][slots] = beta
-        columns["last_version"][slots] = version
-        if self._forgetting == "event":
-            columns["first_version"][slots] = version
-        if self._forgetting == "kl":
-            columns["drift_seen"][slots] = drift_total
+        """Set evidence from elsewhere, dated to ``version``: Beta counts, and the mean value of each prompt's data
+        set there; the visits do not change."""
+        self._columns["last_version"][slots] = version
+        if "drift_seen" in self._columns:
+            self._columns["drift_seen"][slots] = drift_total
+        self._seed(slots, alpha, beta, means=means, version=version)
 
     def apply(
-        self,
-        changed: NDArray[np.int64],
-        group: NDArray[np.int64],
-        update: BaselineUpdate,
-        *,
-        prior: Prior,
-        drift_total: float,
-    ) -> None:
+        self, slots: NDArray[np.int64], update: BaselineUpdate, *, level: Level, drift_total: float
+    ) -> CommitSums:
         """Take one commit.
 
         Args:
-            changed: int64 [m], the slots it changes, each once.
-            group: int64 [n], where in ``changed`` the slot of each entry of ``update`` is.
-            update: the outcomes, not empty.
-            prior: where a prompt without evidence starts.
+            slots: int64 [n], of the commit's entries, of which there is at least one.
+            update: the outcomes.
+            level: as it stood before this commit.
             drift_total: the policy's drift counted so far, this commit's own not included.
+
+        Returns:
+            What the commit adds to the level.
         """
         columns = self._columns
-        sums = np.bincount(group, update.reward_sums)
-        counts = np.bincount(group, update.counts)
-        newest = np.full(changed.size, UNSEEN, dtype=np.int64)
-        np.maximum.at(newest, group, update.versions)
-        fresh = columns["last_version"][changed] == UNSEEN
-        columns["alpha"][changed[fresh]] = prior.alpha
-        columns["beta"][changed[fresh]] = prior.beta
-        if self._forgetting == "event":
-            self._add_by_version(changed, group, update, fresh=fresh, prior=prior)
-        else:
-            if self._forgetting == "kl":
-                if update.distance is not None:
-                    distance = np.full(changed.size, update.distance)
-                else:
-                    distance = np.where(fresh, 0.0, drift_total - columns["drift_seen"][changed])
-                rho = drift_decay(distance, d_half=self._d_half, rho_min=self._rho_min, rho_max=self._rho_max)
-                columns["drift_seen"][changed] = drift_total
-            else:
-                rho = np.full(changed.size, self._rho_max)
-            columns["alpha"][changed] = rho * columns["alpha"][changed] + sums
-            columns["beta"][changed] = rho * columns["beta"][changed] + (counts - sums)
-        columns["last_version"][changed] = np.maximum(columns["last_version"][changed], newest)
-        columns["visits"][changed] += 1
-        all_right = sums >= counts - _ALL_RIGHT_TOLERANCE
-        columns["solved_streak"][changed] = np.where(all_right, columns["solved_streak"][changed] + 1, 0)
+        visits = Visits(slots, update)
+        seen = visits.slots
+        fresh = columns["last_version"][seen] == UNSEEN
+        sums = self._sums(visits, fresh, level)
+        self._learn(visits, update, fresh=fresh, level=level, rho=self._decay(seen, fresh, update, drift_total))
+        if "drift_seen" in columns:
+            columns["drift_seen"][seen] = drift_total
+        columns["last_version"][seen] = np.maximum(columns["last_version"][seen], visits.newest)
+        columns["visits"][seen] += 1
+        all_right = visits.sums >= visits.counts - _ALL_RIGHT_TOLERANCE
+        columns["solved_streak"][seen] = np.where(all_right, columns["solved_streak"][seen] + 1, 0)
+        return sums
 
-    def _add_by_version(
+    def _decay(
+        self, slots: NDArray[np.int64], fresh: NDArray[np.bool_], update: BaselineUpdate, drift_total: float
+    ) -> NDArray[np.float64]:
+        """ρ of each visit, float64 [m]."""
+        rule = self._rule
+        if rule.forgetting != "kl":
+            return np.full(slots.size, rule.rho_max)
+        if update.distance is not None:
+            distance = np.full(slots.size, update.distance)
+        else:
+            distance = np.where(fresh, 0.0, drift_total - self._columns["drift_seen"][slots])
+        return drift_decay(distance, d_half=rule.d_half, rho_min=rule.rho_min, rho_max=rule.rho_max)
+
+    def _sums(self, visits: Visits, fresh: NDArray[np.bool_], level: Level) -> CommitSums:
+        sources = self._columns["source"][visits.slots]
+        num_sources = len(level.means)
+        rewards = np.zeros(num_sources, dtype=np.int64)
+        np.add.at(rewards, sources, whole_units(visits.sums))
+        counts = np.zeros(num_sources, dtype=np.int64)
+        np.add.at(counts, sources, visits.counts.astype(np.int64))
+        errors, judged = self._judge(visits, ~fresh, level)
+        return CommitSums(rewards=rewards, counts=counts, errors=errors, judged=judged)
+
+    def _allocate(self, capacity: int) -> None:
+        for name, (dtype, fill) in self._blank.items():
+            grown = np.full(capacity, fill, dtype)
+            if name in self._columns:
+                grown[: self._size] = self.column(name)
+            self._columns[name] = grown
+
+    # What an estimator fills in.
+
+    def values(
+        self, slots: NDArray[np.int64] | slice, means: NDArray[np.float64], strength: float
+    ) -> NDArray[np.float64]:
+        """v̂ of prompts with evidence; of others, anything finite."""
+        raise NotImplementedError
+
+    def _evidence_counts(self, slots: NDArray[np.int64] | slice, version: int | None) -> NDArray[np.float64]:
+        """N_eff of prompts with evidence."""
+        raise NotImplementedError
+
+    def _seed(
         self,
-        changed: NDArray[np.int64],
-        group: NDArray[np.int64],
+        slots: NDArray[np.int64],
+        alpha: NDArray[np.float64],
+        beta: NDArray[np.float64],
+        *,
+        means: NDArray[np.float64],
+        version: int,
+    ) -> None:
+        raise NotImplementedError
+
+    def _learn(
+        self,
+        visits: Visits,
         update: BaselineUpdate,
         *,
         fresh: NDArray[np.bool_],
-        prior: Prior,
+        level: Level,
+        rho: NDArray[np.float64],
     ) -> None:
-        """The ``event`` rule for all entries at once: all is decayed to the newest version of its prompt."""
-        columns, rho = self._columns, self._rho_min
-        oldest = np.full(changed.size, np.iinfo(np.int64).max, dtype=np.int64)
-        np.minimum.at(oldest, group, update.versions)
-        newest = columns["last_version"][changed].astype(np.int64)
-        np.maximum.at(newest, group, update.versions)
-        if "prior_v_hat" in columns:
-            columns["prior_v_hat"][changed[fresh]] = prior.v_hat
-            prior_v_hat = columns["prior_v_hat"][changed]
-        else:
-            prior_v_hat = np.full(changed.size, prior.v_hat)
-        first_before = np.where(fresh, oldest, columns["first_version"][changed])
-        last_before = np.where(fresh, oldest, columns["last_version"][changed])
-        first = np.minimum(first_before, oldest)
-        kept = event_decay(rho, newest - last_before)
-        # Zero, unless an outcome older than all before arrived: then the prior is that much older, too.
-        prior_shift = event_decay(rho, newest - first) - event_decay(rho, newest - first_before)
-        weight = event_decay(rho, newest[group] - update.versions)
-        sums = np.bincount(group, weight * update.reward_sums)
-        rests = np.bincount(group, weight * (update.counts - update.reward_sums))
-        for name, added, share in (("alpha", sums, prior_v_hat), ("beta", rests, 1.0 - prior_v_hat)):
-            value = kept * columns[name][changed] + added + prior_shift * prior.strength * share
-            # The prior's share was in the value; rounding may leave a hair below zero when it is taken out.
-            columns[name][changed] = np.maximum(value, 0.0)
-        columns["first_version"][changed] = first
+        """Let the outcomes into the estimator's columns; ``fresh`` bool [m] has had no evidence before."""
+        raise NotImplementedError
+
+    def _judge(self, visits: Visits, known: NDArray[np.bool_], level: Level) -> tuple[NDArray[np.int64], int]:
+        """Errors of the candidates for the strength on prompts that had evidence, ``known`` bool [m], in whole units,
+        and the number of outcomes judged."""
+        raise NotImplementedError

@@ -8,7 +8,7 @@ from dataclasses import dataclass, fields
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from bolt_ray.core.baseline.evidence import Prior
+from bolt_ray.core.baseline.level import Level
 from bolt_ray.core.metric_names import declare_metrics
 
 declare_metrics(
@@ -109,33 +109,33 @@ class BaselineTotals:
         merged["histogram"] = tuple(a + b for a, b in zip(self.histogram, other.histogram, strict=True))
         return BaselineTotals(**merged)
 
-    def baseline_metrics(self, *, prior: Prior, drift_ema: float) -> dict[str, float]:
-        """``baseline/*``; an empty store shows its prior, which is what a read would give.
+    def baseline_metrics(self, *, level: Level, drift_ema: float) -> dict[str, float]:
+        """``baseline/*``; an empty store shows its level, which is what a read would give.
 
         ``baseline/hist_<i>`` is the share of the tracked prompts with v̂ in bin i of ``HISTOGRAM_BINS``.
         """
         n = self.tracked
         return {f"baseline/hist_{i}": count / max(n, 1) for i, count in enumerate(self.histogram)} | {
             "baseline/num_prompts": float(n),
-            "baseline/avg_v_hat": self.sum_v_hat / n if n else prior.v_hat,
-            "baseline/avg_N_eff": self.sum_n_eff / n if n else prior.strength,
-            "baseline/min_v_hat": self.min_v_hat if n else prior.v_hat,
-            "baseline/max_v_hat": self.max_v_hat if n else prior.v_hat,
+            "baseline/avg_v_hat": self.sum_v_hat / n if n else level.mean,
+            "baseline/avg_N_eff": self.sum_n_eff / n if n else level.unseen_count,
+            "baseline/min_v_hat": self.min_v_hat if n else level.mean,
+            "baseline/max_v_hat": self.max_v_hat if n else level.mean,
             "baseline/avg_kl_ema": drift_ema,
             "baseline/cold_fraction": self.cold_rows / self.rows if self.rows else 0.0,
         }
 
-    def curriculum_metrics(self, *, prior: Prior) -> dict[str, float]:
+    def curriculum_metrics(self, *, level: Level) -> dict[str, float]:
         """``curriculum/*`` over the tracked prompts, those with evidence; ``pct_*`` and ``coverage`` are percentages.
 
         The only definition of these numbers. A curriculum adds ``curriculum/mean_weight`` and the metrics of its
         strategy, because weights are known to it alone. Coverage is the share of the registered rows that were
         visited, or of the tracked prompts if no row is registered. Without a tracked prompt the means are those of
-        the prior and the percentages 0.
+        the level and the percentages 0.
         """
         n = max(self.tracked, 1)
-        mean = self.sum_v_hat / n if self.tracked else prior.v_hat
-        uncertainty = self.sum_uncertainty / n if self.tracked else math.sqrt(prior.v_hat * (1.0 - prior.v_hat))
+        mean = self.sum_v_hat / n if self.tracked else level.mean
+        uncertainty = self.sum_uncertainty / n if self.tracked else math.sqrt(level.mean * (1.0 - level.mean))
         variance = self.sum_v_hat_squared / n - mean * mean if self.tracked else 0.0
         return {
             "curriculum/n_tracked": float(self.tracked),

@@ -1,4 +1,4 @@
-"""How the baseline updates and forgets, and the prior of an unseen prompt."""
+"""How the baseline estimates, updates and forgets (``baseline:``)."""
 
 from __future__ import annotations
 
@@ -6,41 +6,50 @@ import math
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from bolt_ray.core.baseline.evidence import Forgetting, KLSource, Prior
+from bolt_ray.core.baseline.evidence import Estimator, Forgetting, KLSource
+from bolt_ray.core.baseline.level import UNITS, Level, LevelTracker
 from bolt_ray.core.settings import SettingError, Settings, setting
 
 _MEAN_PRIOR_STRENGTH = 2.0
 
-V_HAT_UNITS = 2.0**36
-"""v̂ is summed in units of 2⁻³⁶, so that its mean is exact: the same in any order and any number of shards."""
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BaselineSettings(Settings):
-    """How the baseline updates and forgets.
+    """How the baseline estimates, updates and forgets.
 
     Raises:
-        SettingError: a value is out of its range (a ValueError).
+        SettingError: a value is out of its range, or does nothing with the others (a ValueError).
     """
 
+    estimator: Estimator = setting(
+        "two_level",
+        "two_level: the policy's level now and each prompt's difference from it; beta: a Beta(α, β) per prompt, as "
+        "BOLT and SPO are published",
+    )
+    strength: float | Literal["auto"] = setting(
+        "auto",
+        "two_level: how many outcomes the level counts for against a prompt's own; auto: what has predicted best",
+        unit="outcomes",
+    )
     forgetting: Forgetting = setting(
-        "event",
-        "how old outcomes lose weight: event: rho_min per policy version (SPO++); kl: per visit, by the policy's drift "
-        "since (SPO, BOLT); constant: rho_max per visit",
+        "kl",
+        "how old outcomes lose weight: kl: per visit, by the policy's drift since (SPO, BOLT); constant: rho_max per "
+        "visit; event: rho_min per policy version (SPO++; estimator beta only)",
     )
     kl_source: KLSource = setting(
         "drift",
         "kl: drift: the policy's movement since the prompt was last visited; batch: one number for the whole batch",
     )
     rho_min: float = setting(
-        0.875, "decay per policy version under event; strongest decay of a visit under kl", gt=0, lt=1
+        0.875, "strongest decay of a visit under kl; decay per policy version under event", gt=0, lt=1
     )
-    rho_max: float = setting(0.96, "decay per visit under constant; weakest decay of a visit under kl", gt=0, le=1)
+    rho_max: float = setting(0.96, "weakest decay of a visit under kl; decay per visit under constant", gt=0, le=1)
     d_half: float = setting(
         0.5, "kl: drift of the policy that halves old evidence", unit="nats (mean token |Δ log π|)", gt=0
     )
     prior: tuple[float, float] | Literal["mean"] = setting(
-        (1.0, 1.0), "(α, β) of an unseen prompt, or mean: 2 outcomes at the mean v̂ of the tracked prompts"
+        (1.0, 1.0),
+        "beta: (α, β) of an unseen prompt, or mean: 2 outcomes at the mean v̂ of the tracked prompts",
     )
     reward_range: tuple[float, float] = setting(
         (0.0, 1.0), "[low, high] that rewards are scaled from to [0, 1]; what lies outside is cut"
@@ -48,6 +57,13 @@ class BaselineSettings(Settings):
 
     def __post_init__(self) -> None:
         Settings.__post_init__(self)
+        if self.estimator == "two_level" and self.forgetting == "event":
+            raise SettingError("forgetting", "event needs estimator: beta; with two_level use kl or constant")
+        for name, why in idle_settings(self.estimator, self.forgetting).items():
+            if getattr(self, name) != BaselineSettings.__dataclass_fields__[name].default:
+                raise SettingError(name, f"does nothing with {why}; leave it out")
+        if self.strength != "auto" and self.strength < 0:
+            raise SettingError("strength", f"must be auto or at least 0, not {self.strength:g}")
         if self.rho_min > self.rho_max:
             raise SettingError("rho_min", f"{self.rho_min} is above rho_max {self.rho_max}")
         if self.prior != "mean":
@@ -64,18 +80,44 @@ class BaselineSettings(Settings):
         return 1.0 / (1.0 - self.rho_min)
 
     @property
+    def fixed_strength(self) -> float | None:
+        """The strength given, None for auto."""
+        return None if self.strength == "auto" else self.strength
+
+    @property
     def meaning(self) -> dict[str, Any]:
         """What a stored number depends on: a snapshot with another meaning is refused."""
-        return {
+        meaning = {
+            "estimator": self.estimator,
             "forgetting": self.forgetting,
             "reward_range": list(self.reward_range),
-            "prior": "mean" if self.prior == "mean" else "fixed",
         }
+        return meaning | {"prior": "mean" if self.prior == "mean" else "fixed"} if self.estimator == "beta" else meaning
 
 
-def prior_of(settings: BaselineSettings, tracked: int, v_hat_units: int) -> Prior:
-    """The prior of a store with ``tracked`` prompts whose v̂ sum to ``v_hat_units`` whole units."""
+def idle_settings(estimator: str, forgetting: str) -> dict[str, str]:
+    """Settings that do nothing with an estimator and a forgetting rule, and which of the two is why."""
+    idle = {"prior": "estimator two_level"} if estimator == "two_level" else {"strength": "estimator beta"}
+    if forgetting != "kl":
+        idle |= dict.fromkeys(("d_half", "kl_source"), f"forgetting {forgetting}")
+    if forgetting == "event":
+        idle["rho_max"] = "forgetting event"
+    return idle
+
+
+def level_of(settings: BaselineSettings, tracker: LevelTracker, tracked: int, v_hat_units: int) -> Level:
+    """What an unseen prompt is worth: the level tracked, or the prior of estimator ``beta``.
+
+    Args:
+        tracker: the level of the store.
+        tracked: prompts with evidence.
+        v_hat_units: Σ of their v̂ in whole units, which ``prior: mean`` follows.
+    """
+    if settings.estimator == "two_level":
+        return tracker.level()
     if settings.prior != "mean":
-        return Prior(alpha=settings.prior[0], beta=settings.prior[1])
-    mean = v_hat_units / V_HAT_UNITS / tracked if tracked else 0.5
-    return Prior(alpha=_MEAN_PRIOR_STRENGTH * mean, beta=_MEAN_PRIOR_STRENGTH * (1.0 - mean))
+        alpha, beta = settings.prior
+        mean, strength = alpha / (alpha + beta), alpha + beta
+    else:
+        mean, strength = v_hat_units / UNITS / tracked if tracked else 0.5, _MEAN_PRIOR_STRENGTH
+    return Level(means=(mean,) * len(tracker.sources), strength=strength, unseen_count=strength)

@@ -13,7 +13,7 @@ import struct
 import zipfile
 import zlib
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +25,9 @@ from bolt_ray.core.files import write_file_atomically
 from bolt_ray.core.keys import KeyBatch, concatenate_keys
 
 FORMAT = "bolt_ray.baseline"
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
+_BETA_ONLY = 1
+"""The version before: estimator beta alone, one level for all data sets."""
 _KEY_ARRAYS = ("digests", "text_lengths", "text")
 _UNREADABLE = (
     OSError,
@@ -67,6 +69,7 @@ class BaselineSnapshot:
         columns: the columns of ``core.baseline.evidence``, each [n].
         counters: the store's counters.
         update_ids: ids of the latest commits, oldest first.
+        level: state of the store's level, see ``core.baseline.level``; empty where it is kept elsewhere.
     """
 
     meaning: dict[str, Any]
@@ -74,6 +77,7 @@ class BaselineSnapshot:
     columns: dict[str, NDArray[Any]]
     counters: BaselineCounters
     update_ids: tuple[str, ...]
+    level: dict[str, Any] = field(default_factory=dict)
 
     def take(self, which: NDArray[Any]) -> BaselineSnapshot:
         """The snapshot of only the prompts ``which`` (int [m], or bool [n])."""
@@ -83,6 +87,7 @@ class BaselineSnapshot:
             columns={name: column[which] for name, column in self.columns.items()},
             counters=self.counters,
             update_ids=self.update_ids,
+            level=self.level,
         )
 
 
@@ -94,12 +99,7 @@ def join_snapshots(parts: Sequence[BaselineSnapshot]) -> BaselineSnapshot:
     """
     first = parts[0]
     for part in parts[1:]:
-        same = (part.meaning, part.counters, part.update_ids) == (
-            first.meaning,
-            first.counters,
-            first.update_ids,
-        )
-        if not same:
+        if _moment(part) != _moment(first):
             raise CheckpointError(
                 f"baseline shards do not belong together: one is at {first.counters}, another at "
                 f"{part.counters}; restore a snapshot that was written as a whole"
@@ -110,7 +110,12 @@ def join_snapshots(parts: Sequence[BaselineSnapshot]) -> BaselineSnapshot:
         columns={name: np.concatenate([part.columns[name] for part in parts]) for name in first.columns},
         counters=first.counters,
         update_ids=first.update_ids,
+        level=first.level,
     )
+
+
+def _moment(part: BaselineSnapshot) -> tuple[object, ...]:
+    return part.meaning, part.counters, part.update_ids, part.level
 
 
 def write_snapshot(path: Path, snapshot: BaselineSnapshot) -> None:
@@ -124,6 +129,7 @@ def write_snapshot(path: Path, snapshot: BaselineSnapshot) -> None:
         "meaning": snapshot.meaning,
         "counters": asdict(snapshot.counters),
         "update_ids": snapshot.update_ids,
+        "level": snapshot.level,
         "checksum": _checksum(arrays),
     }
     text = np.frombuffer(json.dumps(manifest).encode(), dtype=np.uint8)
@@ -148,19 +154,23 @@ def read_snapshot(path: Path) -> BaselineSnapshot:
         raise CheckpointError(
             f"{path}: no whole baseline snapshot ({error}); it was cut off or altered, use an earlier one"
         ) from error
-    if manifest.get("format") != FORMAT or manifest.get("version") != FORMAT_VERSION:
+    if manifest.get("format") != FORMAT or manifest.get("version") not in (_BETA_ONLY, FORMAT_VERSION):
         raise CheckpointError(
             f"{path}: format {manifest.get('format')!r} version {manifest.get('version')!r}; "
             f"this program reads {FORMAT!r} version {FORMAT_VERSION}"
         )
     if manifest["checksum"] != _checksum(arrays):
         raise CheckpointError(f"{path}: the checksum does not match its arrays; it was altered, use an earlier one")
+    if manifest["version"] == _BETA_ONLY:
+        manifest |= {"meaning": {"estimator": "beta"} | manifest["meaning"], "level": {}}
+        arrays["column_source"] = np.zeros(len(arrays["digests"]), dtype=np.uint16)
     return BaselineSnapshot(
         meaning=manifest["meaning"],
         keys=KeyBatch(**{name: arrays.pop(name) for name in _KEY_ARRAYS}),
         columns={name.removeprefix("column_"): array for name, array in arrays.items()},
         counters=BaselineCounters(**manifest["counters"]),
         update_ids=tuple(manifest["update_ids"]),
+        level=manifest["level"],
     )
 
 

@@ -1,25 +1,30 @@
 """The persistent baseline: for every prompt an estimate v̂ of its success probability, kept over the whole run.
 
-BOLT / SPO (arXiv 2509.13232), SPO++ (arXiv 2608.24870). Per prompt a Beta(α, β) whose old evidence fades:
-v̂ = α/(α+β), N_eff = α+β. The advantage r̃ - v̂ needs no group of completions. v̂ is read at dispatch and the
-outcome committed after the optimizer step, so a reward never takes part in its own baseline.
+The advantage r̃ - v̂ needs no group of completions (BOLT; SPO, arXiv 2509.13232). v̂ is read at dispatch and the outcome
+committed after the optimizer step, so a reward never takes part in its own baseline. How v̂ is estimated:
+``core.baseline.two_level`` (the default), ``core.baseline.beta``.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from numpy.typing import ArrayLike
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
 
 from bolt_ray.core.advantages import scale_rewards
-from bolt_ray.core.baseline.settings import BaselineSettings
-from bolt_ray.core.baseline.snapshot import read_snapshot, write_snapshot
-from bolt_ray.core.baseline.update import baseline_update
-from bolt_ray.core.baseline.values import PromptValues
+from bolt_ray.core.baseline.level import CommitSums, Level, LevelTracker, source_means
+from bolt_ray.core.baseline.metrics import BaselineTotals
+from bolt_ray.core.baseline.settings import BaselineSettings, level_of
+from bolt_ray.core.baseline.snapshot import BaselineSnapshot, join_snapshots, read_snapshot, write_snapshot
+from bolt_ray.core.baseline.update import BaselineUpdate, baseline_update
+from bolt_ray.core.baseline.values import PromptValues, checked_counts
 from bolt_ray.core.baseline.warm_start import RowKey, WarmStartReport, match_prompts, read_warm_start
+from bolt_ray.core.keys import KeyBatch
+from bolt_ray.core.records import PromptColumns
 
 __all__ = ["BaselineSettings", "BaselineStore"]
 
@@ -33,6 +38,17 @@ class BaselineStore(PromptValues):
 
     def __init__(self, settings: BaselineSettings | None = None, /, **changes: Any) -> None:
         super().__init__(replace(settings or BaselineSettings(), **changes))
+        self._tracker = LevelTracker(strength=self.settings.fixed_strength)
+
+    @property
+    def level(self) -> Level:
+        """What an unseen prompt is worth now, by data set, and what that counts for."""
+        return level_of(self.settings, self._tracker, *self.v_hat_total)
+
+    @property
+    def strength(self) -> float:
+        """How many outcomes the level counts for against a prompt's own."""
+        return self.level.strength
 
     def get(self, key: str, version: int | None = None) -> tuple[float, float]:
         """(v̂, N_eff) of one prompt; see ``get_many``."""
@@ -83,17 +99,16 @@ class BaselineStore(PromptValues):
         Raises:
             ValueError: an argument is impossible; nothing has changed then.
         """
-        return self.apply(
-            baseline_update(
-                keys,
-                reward_sums,
-                counts,
-                versions=versions,
-                known_version=self._counters.version,
-                update_id=update_id,
-                drift=drift,
-            )
+        update = baseline_update(
+            keys,
+            reward_sums,
+            counts,
+            versions=versions,
+            known_version=self._counters.version,
+            update_id=update_id,
+            drift=drift,
         )
+        return self.apply(update) is not None
 
     def load_from_json(
         self, path: str | Path, *, row_key: RowKey | None = None, allow_pickle: bool = False
@@ -120,13 +135,59 @@ class BaselineStore(PromptValues):
         self.seed(found.keys, found.alpha, found.beta)
         return found.report
 
+    def register(
+        self, keys: Sequence[str] | KeyBatch, sources: Sequence[str] | NDArray[np.integer[Any]] | None = None
+    ) -> int:
+        """As ``PromptValues.register``, with data sets by name."""
+        numbers = None if sources is None else self._tracker.numbers([str(name) for name in sources])
+        return super().register(keys, numbers)
+
+    def seed(
+        self, keys: Sequence[str] | KeyBatch, alpha: ArrayLike, beta: ArrayLike, *, means: ArrayLike | None = None
+    ) -> None:
+        """As ``PromptValues.seed``; the means of the data sets come from the counts, and enter the level."""
+        sources = self.source_numbers(keys)
+        found = source_means(sources, *checked_counts(alpha, beta, len(keys)), self._tracker)
+        super().seed(keys, alpha, beta, means=found[sources] if means is None else means)
+        self._tracker.warm_start(found, np.bincount(sources, minlength=len(found)))
+
+    def get_many(
+        self, keys: Sequence[str] | KeyBatch, version: int | None = None, *, level: Level | None = None
+    ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """As ``PromptValues.get_many``, at the store's level."""
+        return super().get_many(keys, version, level=level or self.level)
+
+    def columns(self, version: int | None = None, *, level: Level | None = None) -> PromptColumns:
+        """As ``PromptValues.columns``, at the store's level."""
+        return super().columns(version, level=level or self.level)
+
+    def totals(self, version: int | None = None, *, level: Level | None = None) -> BaselineTotals:
+        """As ``PromptValues.totals``, at the store's level."""
+        return super().totals(version, level=level or self.level)
+
     def metrics(self, version: int | None = None) -> dict[str, float]:
         """``baseline/*``, N_eff as of ``version`` (None: the newest known)."""
-        return self.totals(version).baseline_metrics(prior=self.prior, drift_ema=self._counters.drift_ema)
+        return self.totals(version).baseline_metrics(
+            level=self.level, drift_ema=self._counters.drift_ema
+        ) | self._tracker.metrics(self.level)
 
     def get_curriculum_stats(self) -> dict[str, float]:
         """``curriculum/*`` over the tracked prompts; see ``BaselineTotals.curriculum_metrics``."""
-        return self.totals().curriculum_metrics(prior=self.prior)
+        return self.totals().curriculum_metrics(level=self.level)
+
+    def snapshot(self, level_state: Mapping[str, Any] | None = None) -> BaselineSnapshot:
+        """The evidence of all tracked prompts and the level as they are now."""
+        return super().snapshot(self._tracker.state_dict() if level_state is None else level_state)
+
+    def restore(self, snapshots: Sequence[BaselineSnapshot]) -> None:
+        """Replace all evidence and the level by those of a snapshot; rows stay.
+
+        Raises:
+            CheckpointError: the parts do not belong together or to this store; nothing has changed then.
+        """
+        whole = join_snapshots(snapshots)
+        self.check(whole)
+        self.restore_evidence([whole], numbers=self._tracker.load_state_dict(whole.level))
 
     def save(self, path: str | Path) -> None:
         """Write the evidence of all tracked prompts to the file ``path`` atomically."""
@@ -140,3 +201,10 @@ class BaselineStore(PromptValues):
                 settings; nothing has changed then.
         """
         self.restore([read_snapshot(Path(path))])
+
+    def apply(self, update: BaselineUpdate) -> CommitSums | None:
+        """As ``PromptValues.apply``, at the store's level unless the commit has its own; then it is counted there."""
+        sums = super().apply(update if update.level is not None else replace(update, level=self.level))
+        if sums is not None:
+            self._tracker.take(sums)
+        return sums

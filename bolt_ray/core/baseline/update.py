@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from bolt_ray.core.baseline.level import Level
 from bolt_ray.core.keys import KeyBatch, encode_keys
 
 MAX_VERSION = 2**31 - 1
@@ -28,7 +29,7 @@ class BaselineUpdate:
         update_id: applying the same id a second time changes nothing; None is applied always.
         drift: how far this step moved the policy, mean token |Δ log π|; None if it was not measured.
         distance: D itself, for all entries, in place of the drift the store has counted.
-        prior: (α, β) given to prompts without evidence, in place of the store's own prior.
+        level: the store's level before the commit; None where the store that takes it keeps its own.
     """
 
     keys: KeyBatch
@@ -39,7 +40,7 @@ class BaselineUpdate:
     update_id: str | None = None
     drift: float | None = None
     distance: float | None = None
-    prior: tuple[float, float] | None = None
+    level: Level | None = None
 
     def take(self, which: NDArray[Any]) -> BaselineUpdate:
         """The same commit with only the entries ``which`` (int [m], or bool [n])."""
@@ -52,7 +53,7 @@ class BaselineUpdate:
             update_id=self.update_id,
             drift=self.drift,
             distance=self.distance,
-            prior=self.prior,
+            level=self.level,
         )
 
 
@@ -66,7 +67,7 @@ def baseline_update(
     update_id: str | None = None,
     drift: float | None = None,
     distance: float | None = None,
-    prior: tuple[float, float] | None = None,
+    level: Level | None = None,
 ) -> BaselineUpdate:
     """Check the outcomes of one commit and put them into columns; entries of count 0 are no evidence and go.
 
@@ -116,7 +117,7 @@ def baseline_update(
         update_id=update_id,
         drift=None if drift is None else float(drift),
         distance=None if distance is None else float(distance),
-        prior=prior,
+        level=level,
     )
     return update if whole_counts.all() else update.take(whole_counts > 0)
 

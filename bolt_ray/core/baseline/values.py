@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from bolt_ray.core.baseline.evidence import UNSEEN, EvidenceTable, Prior
+from bolt_ray.core.baseline.beta import BetaEvidence
+from bolt_ray.core.baseline.evidence import UNSEEN, EvidenceTable
 from bolt_ray.core.baseline.key_index import ABSENT, KeyIndex
+from bolt_ray.core.baseline.level import CommitSums, Level, whole_units
 from bolt_ray.core.baseline.metrics import BaselineTotals, value_totals
-from bolt_ray.core.baseline.settings import V_HAT_UNITS, BaselineSettings, prior_of
+from bolt_ray.core.baseline.settings import BaselineSettings
 from bolt_ray.core.baseline.snapshot import BaselineCounters, BaselineSnapshot, join_snapshots
+from bolt_ray.core.baseline.two_level import ResidualEvidence
 from bolt_ray.core.baseline.update import BaselineUpdate
 from bolt_ray.core.errors import CheckpointError
 from bolt_ray.core.keys import KeyBatch, encode_keys
-from bolt_ray.core.records import PromptColumns
+from bolt_ray.core.records import BaselineReading, PromptColumns
 
 _REMEMBERED_UPDATES = 10_000
 _DRIFT_EMA = 0.1
@@ -25,23 +29,23 @@ _DRIFT_EMA = 0.1
 class PromptValues:
     """Values of any number of prompts, in columns; at most 64 bytes per prompt besides its key.
 
-    A prompt is *tracked* once it has evidence. For one that is only registered, or unknown, reads give the prior.
+    A prompt is *tracked* once it has evidence. For one that is only registered, or unknown, reads give the level's.
+    The level belongs to the whole store and is given with every call that needs it.
     Not safe to use from several threads at once.
     """
 
     def __init__(self, settings: BaselineSettings) -> None:
         self.settings = settings
         self._index = KeyIndex()
-        self._evidence = EvidenceTable(
-            forgetting=self.settings.forgetting,
-            rho_min=self.settings.rho_min,
-            rho_max=self.settings.rho_max,
-            d_half=self.settings.d_half,
-            prior_varies=self.settings.prior == "mean",
+        self._evidence: EvidenceTable = (
+            ResidualEvidence(settings)
+            if settings.estimator == "two_level"
+            else BetaEvidence(settings, prior_varies=settings.prior == "mean")
         )
         self._rows: list[NDArray[np.int32]] = []
         self._counters = BaselineCounters()
         self._update_ids: dict[str, None] = {}
+        self._last_sums: tuple[str | None, CommitSums | None] = (None, None)
         self._tracked = 0
         self._v_hat_units = 0
 
@@ -65,23 +69,18 @@ class PromptValues:
 
     @property
     def v_hat_total(self) -> tuple[int, int]:
-        """(tracked prompts, Σ v̂ in whole units); summed over shards it gives ``mean_prior`` of them all."""
+        """(tracked prompts, Σ v̂ in whole units); the second only where a prior follows it, else 0."""
         return self._tracked, self._v_hat_units
 
-    @property
-    def mean_v_hat(self) -> float:
-        """Mean v̂ of the tracked prompts; the prior's if there are none."""
-        return self._v_hat_units / V_HAT_UNITS / self._tracked if self._tracked else self.prior.v_hat
-
-    @property
-    def prior(self) -> Prior:
-        """The prior of an unseen prompt at this moment."""
-        return prior_of(self.settings, *self.v_hat_total)
-
-    def register(self, keys: Sequence[str] | KeyBatch) -> int:
+    def register(self, keys: Sequence[str] | KeyBatch, sources: NDArray[np.integer[Any]] | None = None) -> int:
         """Append rows of the data set; returns the number of the first of them, counted from 0.
 
-        Two rows may have one key; they share its evidence. Registering a known key leaves its evidence alone.
+        Two rows may have one key; they share its evidence, and the data set of the first. Registering a known key
+        leaves its evidence alone.
+
+        Args:
+            keys: n keys.
+            sources: int [n], the number of each row's data set in the store's level; None: of the unnamed one.
         """
         first = self.num_rows
         batch = _columns_of(keys)
@@ -89,6 +88,9 @@ class PromptValues:
             self._index.reserve(len(batch))
         slots = self._index.add(batch)
         self._evidence.resize(len(self._index), exactly=first == 0)
+        if sources is not None:
+            # Backwards, so that of several rows with one key the first is written last.
+            self._evidence.name_sources(slots[::-1], np.asarray(sources)[::-1])
         self._rows.append(slots.astype(np.int32))
         return first
 
@@ -99,7 +101,7 @@ class PromptValues:
         return np.where(slots == ABSENT, 0, per_slot[slots])
 
     def get_many(
-        self, keys: Sequence[str] | KeyBatch, version: int | None = None, *, prior: Prior | None = None
+        self, keys: Sequence[str] | KeyBatch, version: int | None = None, *, level: Level
     ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """Values and effective counts of n prompts, in their order.
 
@@ -107,96 +109,128 @@ class PromptValues:
             keys: n keys.
             version: policy version of the reader; under ``event`` N_eff is decayed up to it. None: as it
                 stood at each prompt's newest outcome.
-            prior: in place of the store's own prior.
+            level: of the store.
 
         Returns:
             v̂, float64 [n] in [0, 1]; N_eff, float64 [n].
         """
-        prior = prior or self.prior
         slots = self._index.find(_columns_of(keys).digests)
         known = slots != ABSENT
-        v_hat = np.full(slots.size, prior.v_hat)
-        n_eff = np.full(slots.size, prior.strength)
-        v_hat[known] = self._evidence.v_hat(slots[known], prior)
-        n_eff[known] = self._evidence.n_eff(slots[known], prior, version)
+        v_hat = np.full(slots.size, level.mean)
+        n_eff = np.full(slots.size, level.unseen_count)
+        v_hat[known] = self._evidence.v_hat(slots[known], level)
+        n_eff[known] = self._evidence.n_eff(slots[known], level, version)
         return v_hat, n_eff
+
+    def read(self, keys: Sequence[str] | KeyBatch, version: int | None = None, *, level: Level) -> BaselineReading:
+        """As ``get_many``, with when each prompt was last trained on."""
+        v_hat, n_eff = PromptValues.get_many(self, keys, version, level=level)
+        slots = self._index.find(_columns_of(keys).digests)
+        visits, last = self._evidence.column("visits"), self._evidence.column("last_version")
+        seen = slots != ABSENT
+        seen[seen] = visits[slots[seen]] > 0
+        last_version = np.full(slots.size, UNSEEN, dtype=np.int64)
+        last_version[seen] = last[slots[seen]]
+        return BaselineReading(v_hat=v_hat, n_eff=n_eff, last_version=last_version)
 
     def has_applied(self, update_id: str | None) -> bool:
         """Whether a commit of this id has been taken."""
         return update_id in self._update_ids
 
-    def apply(self, update: BaselineUpdate) -> bool:
-        """Take a commit that has been checked; False if its id had been applied."""
+    def sums_of(self, update_id: str | None) -> CommitSums | None:
+        """What the commit of this id added to the level, if it was the last one; None otherwise."""
+        last, sums = self._last_sums
+        return sums if update_id is not None and last == update_id else None
+
+    def apply(self, update: BaselineUpdate) -> CommitSums | None:
+        """Take a commit that has been checked and has its level.
+
+        Returns:
+            What it adds to the level; None if its id had been applied, and then nothing has changed.
+        """
         if self.has_applied(update.update_id):
-            return False
+            return None
+        level = update.level
+        assert level is not None, "whoever keeps the level gives it"
         batch_distance = self.settings.kl_source == "batch" and update.distance is None
         if batch_distance and self.settings.forgetting == "kl":
             update = replace(update, distance=update.drift or 0.0)
+        sums = CommitSums.nothing(len(level.means))
         if len(update.keys):
-            prior = self.prior if update.prior is None else Prior(alpha=update.prior[0], beta=update.prior[1])
             slots = self._index.add(update.keys)
             self._evidence.resize(len(self._index))
-            changed, group = np.unique(slots, return_inverse=True)
-            self._count(changed, -1)
-            self._evidence.apply(changed, group, update, prior=prior, drift_total=self._counters.drift_total)
-            self._count(changed, +1)
+            visited = np.unique(slots)
+            self._count(visited, -1)
+            sums = self._evidence.apply(slots, update, level=level, drift_total=self._counters.drift_total)
+            self._count(visited, +1)
         self._advance(update)
-        return True
+        self._last_sums = (update.update_id, sums)
+        return sums
 
-    def seed(self, keys: Sequence[str] | KeyBatch, alpha: ArrayLike, beta: ArrayLike) -> None:
+    def seed(
+        self, keys: Sequence[str] | KeyBatch, alpha: ArrayLike, beta: ArrayLike, *, means: ArrayLike | None = None
+    ) -> None:
         """Set evidence from elsewhere, dated to policy version 0; visited prompts keep their own.
 
         Args:
             keys: n different keys.
             alpha, beta: [n], not negative, not both 0.
+            means: [n], the mean value there of each prompt's data set; estimator two_level needs it.
 
         Raises:
             ValueError: a count is impossible.
         """
         batch = _columns_of(keys)
-        a, b = np.asarray(alpha, dtype=np.float64), np.asarray(beta, dtype=np.float64)
-        if a.shape != (len(batch),) or b.shape != a.shape:
-            raise ValueError(f"alpha {a.shape} and beta {b.shape} for {len(batch)} keys; give one of each per key")
-        if not (np.isfinite(a + b).all() and (a >= 0).all() and (b >= 0).all() and (a + b > 0).all()):
-            raise ValueError("alpha and beta must be finite, not negative and not both 0")
+        a, b = checked_counts(alpha, beta, len(batch))
         slots = self._index.add(batch)
         self._evidence.resize(len(self._index))
         new = self._evidence.column("visits")[slots] == 0
         slots = slots[new]
         self._count(slots, -1)
-        self._evidence.seed(slots, a[new], b[new], version=0, drift_total=self._counters.drift_total)
+        self._evidence.seed(
+            slots,
+            a[new],
+            b[new],
+            means=np.full(len(batch), 0.5)[new] if means is None else np.asarray(means, dtype=np.float64)[new],
+            version=0,
+            drift_total=self._counters.drift_total,
+        )
         self._count(slots, +1)
 
-    def columns(self, version: int | None = None, *, prior: Prior | None = None) -> PromptColumns:
+    def source_numbers(self, keys: Sequence[str] | KeyBatch) -> NDArray[np.int64]:
+        """int64 [n]: the number of each prompt's data set; 0 for one that was registered with none."""
+        slots = self._index.find(_columns_of(keys).digests)
+        numbers = self._evidence.column("source").astype(np.int64)
+        return np.where(slots == ABSENT, 0, numbers[slots] if numbers.size else 0)
+
+    def columns(self, version: int | None = None, *, level: Level) -> PromptColumns:
         """What the curriculum reads of every registered row; of every known key if none is registered.
 
         Args:
             version: N_eff is given as of this policy version; None is the newest known.
-            prior: in place of the store's own prior.
+            level: of the store.
         """
-        prior = prior or self.prior
         slots = self._row_slots() if self._rows else np.arange(len(self._index))
         visits = self._evidence.column("visits")[slots]
         at = self._counters.version if version is None else version
         return PromptColumns(
-            v_hat=self._evidence.v_hat(slots, prior).astype(np.float32),
-            n_eff=self._evidence.n_eff(slots, prior, at).astype(np.float32),
+            v_hat=self._evidence.v_hat(slots, level).astype(np.float32),
+            n_eff=self._evidence.weight(slots, level, at).astype(np.float32),
             visits=visits,
             solved_streak=self._evidence.column("solved_streak")[slots],
             last_version=np.where(visits > 0, self._evidence.column("last_version")[slots], np.int32(-1)),
         )
 
-    def totals(self, version: int | None = None) -> BaselineTotals:
+    def totals(self, version: int | None = None, *, level: Level) -> BaselineTotals:
         """The sums the metrics are made of, N_eff as of ``version`` (None: the newest known)."""
-        prior = self.prior
         tracked = np.flatnonzero(self._evidence.column("last_version") != UNSEEN)
         at = self._counters.version if version is None else version
         visits = self._evidence.column("visits")
         rows = self._row_slots()
         return replace(
             value_totals(
-                self._evidence.v_hat(tracked, prior),
-                self._evidence.n_eff(tracked, prior, at),
+                self._evidence.v_hat(tracked, level),
+                self._evidence.n_eff(tracked, level, at),
                 visits[tracked],
             ),
             rows=rows.size,
@@ -204,8 +238,12 @@ class PromptValues:
             cold_rows=int((self._evidence.column("last_version")[rows] == UNSEEN).sum()),
         )
 
-    def snapshot(self) -> BaselineSnapshot:
-        """The evidence of all tracked prompts as it is now; later updates do not change it."""
+    def snapshot(self, level_state: Mapping[str, Any] | None = None) -> BaselineSnapshot:
+        """The evidence of all tracked prompts as it is now; later updates do not change it.
+
+        Args:
+            level_state: of the level, kept with it; None: kept elsewhere.
+        """
         tracked = np.flatnonzero(self._evidence.column("last_version") != UNSEEN)
         return BaselineSnapshot(
             meaning=self.settings.meaning,
@@ -213,6 +251,7 @@ class PromptValues:
             columns={name: self._evidence.column(name)[tracked] for name in sorted(self._evidence.column_names)},
             counters=self._counters,
             update_ids=tuple(self._update_ids),
+            level=dict(level_state or {}),
         )
 
     def check(self, snapshot: BaselineSnapshot) -> None:
@@ -223,12 +262,18 @@ class PromptValues:
         """
         if snapshot.meaning != self.settings.meaning or set(snapshot.columns) != self._evidence.column_names:
             raise CheckpointError(
-                f"the baseline snapshot was written with {snapshot.meaning}, this run has "
-                f"{self.settings.meaning}; resume with the settings it was written with"
+                f"the baseline snapshot was written with {_words(snapshot.meaning)}, this run has "
+                f"{_words(self.settings.meaning)}; resume with the settings it was written with"
             )
 
-    def restore(self, snapshots: Sequence[BaselineSnapshot]) -> None:
+    def restore_evidence(
+        self, snapshots: Sequence[BaselineSnapshot], *, numbers: NDArray[np.integer[Any]] | None = None
+    ) -> None:
         """Replace all evidence by that of a snapshot, given whole or as the parts of its shards; rows stay.
+
+        Args:
+            snapshots: at least one.
+            numbers: int [data sets of the snapshot], their numbers here; None: the same.
 
         Raises:
             CheckpointError: the parts do not belong together or to this store; nothing has changed then.
@@ -238,9 +283,13 @@ class PromptValues:
         self._evidence.clear()
         slots = self._index.add(whole.keys)
         self._evidence.resize(len(self._index))
-        self._evidence.write(slots, whole.columns)
+        columns = whole.columns
+        if numbers is not None and slots.size:
+            columns = columns | {"source": np.asarray(numbers)[columns["source"]]}
+        self._evidence.write(slots, columns)
         self._counters = whole.counters
         self._update_ids = dict.fromkeys(whole.update_ids)
+        self._last_sums = (None, None)
         self._tracked, self._v_hat_units = 0, 0
         self._count(slots, +1)
 
@@ -250,11 +299,11 @@ class PromptValues:
         return self._rows[0].astype(np.int64) if self._rows else np.zeros(0, dtype=np.int64)
 
     def _count(self, slots: NDArray[np.int64], sign: int) -> None:
-        """Add (+1) or take away (-1) what different ``slots`` contribute to the mean of v̂."""
+        """Add (+1) or take away (-1) different ``slots`` from the tracked, and from the mean a prior may follow."""
         seen = slots[self._evidence.column("last_version")[slots] != UNSEEN]
-        units = np.rint(self._evidence.v_hat(seen, Prior(alpha=1.0, beta=1.0)) * V_HAT_UNITS)
         self._tracked += sign * int(seen.size)
-        self._v_hat_units += sign * int(units.astype(np.int64).sum())
+        if self.settings.prior == "mean":
+            self._v_hat_units += sign * int(whole_units(self._evidence.values(seen, np.zeros(seen.size), 0.0)).sum())
 
     def _advance(self, update: BaselineUpdate) -> None:
         counters = self._counters
@@ -273,6 +322,24 @@ class PromptValues:
             self._update_ids[update.update_id] = None
             if len(self._update_ids) > _REMEMBERED_UPDATES:
                 del self._update_ids[next(iter(self._update_ids))]
+
+
+def checked_counts(alpha: ArrayLike, beta: ArrayLike, n: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Beta counts from elsewhere, float64 [n] each.
+
+    Raises:
+        ValueError: not n of them, or one is negative or not finite, or both of a prompt are 0.
+    """
+    a, b = np.asarray(alpha, dtype=np.float64), np.asarray(beta, dtype=np.float64)
+    if a.shape != (n,) or b.shape != a.shape:
+        raise ValueError(f"alpha {a.shape} and beta {b.shape} for {n} keys; give one of each per key")
+    if not (np.isfinite(a + b).all() and (a >= 0).all() and (b >= 0).all() and (a + b > 0).all()):
+        raise ValueError("alpha and beta must be finite, not negative and not both 0")
+    return a, b
+
+
+def _words(meaning: Mapping[str, Any]) -> str:
+    return ", ".join(f"{name}: {value}" for name, value in meaning.items())
 
 
 def _columns_of(keys: Sequence[str] | KeyBatch) -> KeyBatch:

@@ -20,6 +20,10 @@ from bolt_ray.core.records import PromptColumns
 declare_metrics(
     {
         "curriculum/mean_weight": ("", "mean weight of all prompts at the last refresh of the weights"),
+        "curriculum/asked_{i}": (
+            "share of the weight",
+            "at the last refresh, of the prompts whose v̂ lies in the i-th tenth; compare curriculum/drawn_{i}",
+        ),
     }
 )
 
@@ -39,6 +43,7 @@ class Curriculum:
         self.seed = seed
         self._strategy = make_strategy(settings)
         self._mean_weight: float | None = None
+        self._asked: list[float] = []
 
     def weights(
         self, columns: PromptColumns, *, step: int, total_steps: int, window: int, version: int | None = None
@@ -78,6 +83,7 @@ class Curriculum:
         if weights.size:
             self._mean_weight = float(weights.mean())
             assert np.isfinite(self._mean_weight) and weights.min() > 0.0
+            self._asked = shares_by_tenth(columns.v_hat, weights)
         return weights
 
     def observe(
@@ -87,13 +93,14 @@ class Curriculum:
         self._strategy.observe(categories=categories, abs_advantages=abs_advantages)
 
     def metrics(self) -> dict[str, float]:
-        """``curriculum/mean_weight``, over all prompts at the last refresh, and the strategy's own numbers.
+        """``curriculum/mean_weight`` and ``asked_<i>``, over all prompts at the last refresh, and the strategy's own.
 
         Nothing before the first refresh. The other ``curriculum/*`` metrics describe the baseline's evidence and
         come from ``BaselineTotals.curriculum_metrics``.
         """
         weight = {} if self._mean_weight is None else {"curriculum/mean_weight": self._mean_weight}
-        return weight | self._strategy.metrics()
+        asked = {f"curriculum/asked_{i}": share for i, share in enumerate(self._asked)}
+        return weight | asked | self._strategy.metrics()
 
     def state_dict(self) -> dict[str, Any]:
         """What a resumed run needs, in plain types that JSON can hold; generators need none of it."""
@@ -101,6 +108,7 @@ class Curriculum:
             "strategy": plain_name(self.settings.strategy),
             "strategy_state": self._strategy.state_dict(),
             "mean_weight": self._mean_weight,
+            "asked": self._asked,
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -123,6 +131,13 @@ class Curriculum:
             raise ValueError(f"curriculum state holds mean_weight {mean_weight!r}; expected a number or null")
         self._strategy.load_state_dict(state["strategy_state"])
         self._mean_weight = mean_weight
+        self._asked = [float(share) for share in state.get("asked", [])]
+
+
+def shares_by_tenth(v_hat: NDArray[np.floating[Any]], weights: NDArray[np.float64] | None = None) -> list[float]:
+    """Share of ``weights``, float64 [n] (None: of the prompts), by the tenth of [0, 1] that v̂, float [n], lies in."""
+    sums, _ = np.histogram(v_hat, bins=10, range=(0.0, 1.0), weights=weights)
+    return [float(share) for share in sums / max(float(sums.sum()), np.finfo(np.float64).tiny)]
 
 
 def _checked(weights: Any, *, num_prompts: int, strategy: str) -> NDArray[np.float64]:

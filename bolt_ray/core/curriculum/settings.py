@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from bolt_ray.core.curriculum.strategies.registry import check_strategy, strategy_names
-from bolt_ray.core.settings import Settings, setting
+from bolt_ray.core.settings import SettingError, Settings, setting
 
 MIN_TEMPERATURE = 0.01
 
@@ -22,6 +22,12 @@ class CurriculumSettings(Settings):
         "uncertainty", "how prompts are weighted, or file.py:Class for one of your own", choices=strategy_names
     )
     update_freq: int = setting(10, "steps between two refreshes of the weights", unit="steps", ge=1)
+    window_steps: int = setting(
+        1,
+        "steps within which no prompt is drawn twice; the longer, the more the draws even out what the weights ask",
+        unit="steps",
+        ge=1,
+    )
     epsilon: float = setting(0.05, "uncertainty: added to every weight, so that every prompt can be drawn", ge=0)
     gamma: float = setting(0.0, "uncertainty: power of N_eff that divides the weight; 0 leaves N_eff out", ge=0)
     target: float = setting(
@@ -43,3 +49,8 @@ class CurriculumSettings(Settings):
     def __post_init__(self) -> None:
         Settings.__post_init__(self)
         check_strategy(self.strategy)
+        if self.window_steps > self.update_freq:
+            raise SettingError(
+                "window_steps",
+                f"{self.window_steps} is above update_freq {self.update_freq}; weights change in between",
+            )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -36,6 +37,25 @@ def window_rng(seed: int, window: int) -> np.random.Generator:
     Another stream than the one the curriculum's weights are made with.
     """
     return window_generator(seed, window, stream=1)
+
+
+def draw_window(
+    weights: NDArray[np.float64],
+    *,
+    size: int,
+    distinct: int,
+    rng: np.random.Generator,
+    source_ids: NDArray[np.int32] | None = None,
+    source_weights: Sequence[float] | None = None,
+) -> NDArray[np.int64]:
+    """int64 [size]: the draws of a window, no row twice within every ``distinct`` of them.
+
+    Without replacement over a long window most rows would be drawn, and the weights would decide little more than their
+    order: of 7,000 prompts at 512 a step, ten steps draw 73 %. The other arguments are those of ``draw_indices``.
+    """
+    sizes = [min(distinct, size - start) for start in range(0, size, distinct)]
+    draw = partial(draw_indices, weights, rng=rng, source_ids=source_ids, source_weights=source_weights)
+    return np.concatenate([draw(size=count) for count in sizes])
 
 
 def draw_indices(

@@ -21,7 +21,7 @@ from bolt_ray.core.errors import CheckpointError, DataError
 from bolt_ray.core.metric_names import declare_metrics
 from bolt_ray.core.records import DrawnPrompt
 from bolt_ray.data.store import PromptStore
-from bolt_ray.data.stream.draw_log import DrawLog, WindowDraws, check_state, draw_indices, window_rng
+from bolt_ray.data.stream.draw_log import DrawLog, WindowDraws, check_state, draw_window, window_rng
 from bolt_ray.data.stream.window_reader import Tokenize, UnusableDraw, WindowReader
 
 declare_metrics(
@@ -46,13 +46,15 @@ class PromptStream(Iterator[DrawnPrompt]):
     down and lets Ray Data build the window while the current one is being consumed. Never calling it costs the
     time to build a window at the beginning of each, and gives the freshest weights.
 
-    Drawn without replacement within a window (a store with fewer rows than draws repeats them evenly). The
-    sequence is a function of (seed, weights, store), of nothing else: not of the cluster, not of timing.
+    Drawn without replacement within ``distinct_draws`` (a store with fewer rows repeats them evenly). The sequence is a
+    function of (seed, weights, store), of nothing else: not of the cluster, not of timing.
 
     Args:
         store: the prompts.
         tokenize: prompts to token ids, e.g. ``engines.tokenizer.PromptTokenizer``; must pickle.
         window_size: draws per window = prompts per step × steps between two refreshes.
+        distinct_draws: draws from the beginning of a window on among which no row comes twice, then as many again and
+            so on; without replacement over a whole window most of the data would be drawn whatever the weights say.
         draws_dir: where draws are kept; one per run.
         seed: with the window number the only source of randomness.
         num_samples: completions per draw, or a function that allocates them when a window is drawn.
@@ -70,6 +72,7 @@ class PromptStream(Iterator[DrawnPrompt]):
         store: PromptStore,
         tokenize: Tokenize,
         window_size: int,
+        distinct_draws: int,
         draws_dir: str | Path,
         seed: int,
         num_samples: int | Allocate,
@@ -82,9 +85,12 @@ class PromptStream(Iterator[DrawnPrompt]):
     ) -> None:
         if window_size < 1:
             raise ValueError(f"window_size must be at least 1, not {window_size}")
+        if distinct_draws < 1:
+            raise ValueError(f"distinct_draws must be at least 1, not {distinct_draws}")
         self._store = store
         self._tokenize = tokenize
         self._window_size = window_size
+        self._distinct_draws = distinct_draws
         self._seed = seed
         self._weights = weights
         self._rows = np.arange(store.num_rows, dtype=np.int64) if rows is None else np.asarray(rows, np.int64)
@@ -186,7 +192,12 @@ class PromptStream(Iterator[DrawnPrompt]):
         self._current = self._following = None
 
     def _settings(self) -> dict[str, Any]:
-        return {"seed": self._seed, "window_size": self._window_size, "store": self._store.address}
+        return {
+            "seed": self._seed,
+            "window_size": self._window_size,
+            "distinct_draws": self._distinct_draws,
+            "store": self._store.address,
+        }
 
     def _reader(self) -> WindowReader:
         """The reader the next draw comes from; moves on to the next window at the end of one."""
@@ -219,9 +230,10 @@ class PromptStream(Iterator[DrawnPrompt]):
         weights = np.ones(self._rows.size) if self._weights is None else np.asarray(self._weights(window), np.float64)
         if weights.shape != self._rows.shape:
             raise ValueError(f"weights have shape {weights.shape}, not {self._rows.shape}: one per row to draw from")
-        drawn = draw_indices(
+        drawn = draw_window(
             weights,
             size=self._window_size,
+            distinct=self._distinct_draws,
             rng=window_rng(self._seed, window),
             source_ids=self._source_ids,
             source_weights=self._source_shares,

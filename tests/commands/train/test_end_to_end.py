@@ -64,7 +64,7 @@ def untied_run(ray_cluster: None, untied_model: Path, tmp_path_factory: pytest.T
         model_path=untied_model,
         algo="baseline",
         train={"max_steps": 3, "learning_rate": 1e-3},
-        baseline={"forgetting": "constant", "rho_max": 1.0},
+        baseline={"estimator": "beta", "forgetting": "constant", "rho_max": 1.0},
     )
 
 

@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from bolt_ray.core.baseline.evidence import Prior
+from bolt_ray.core.baseline.level import Level
 from bolt_ray.core.baseline.metrics import BaselineTotals, brier, value_totals, variance_reduction
 
 
@@ -38,12 +38,12 @@ def test_totals_add_up() -> None:
     whole = sum(parts, start=BaselineTotals())
     assert whole.tracked == 5
     assert whole.visited == 3
-    prior = Prior(alpha=1.0, beta=1.0)
-    metrics = whole.baseline_metrics(prior=prior, drift_ema=0.0)
+    level = Level(means=(0.5,), strength=2.0, unseen_count=2.0)
+    metrics = whole.baseline_metrics(level=level, drift_ema=0.0)
     assert metrics["baseline/avg_v_hat"] == pytest.approx(v_hat.mean())
     assert metrics["baseline/avg_N_eff"] == 3.0
     assert (metrics["baseline/min_v_hat"], metrics["baseline/max_v_hat"]) == (0.0, 1.0)
-    stats = whole.curriculum_metrics(prior=prior)
+    stats = whole.curriculum_metrics(level=level)
     assert stats["curriculum/std_v_hat"] == pytest.approx(v_hat.std())
     assert stats["curriculum/pct_easy"] == 40.0
     assert stats["curriculum/pct_hard"] == 20.0
@@ -51,10 +51,10 @@ def test_totals_add_up() -> None:
     assert stats["curriculum/coverage"] == 60.0
 
 
-def test_an_empty_store_shows_its_prior() -> None:
-    prior = Prior(alpha=3.0, beta=1.0)
-    assert BaselineTotals().baseline_metrics(prior=prior, drift_ema=0.0)["baseline/avg_v_hat"] == 0.75
-    stats = BaselineTotals().curriculum_metrics(prior=prior)
+def test_an_empty_store_shows_its_level() -> None:
+    level = Level(means=(0.75,), strength=4.0, unseen_count=4.0)
+    assert BaselineTotals().baseline_metrics(level=level, drift_ema=0.0)["baseline/avg_v_hat"] == 0.75
+    stats = BaselineTotals().curriculum_metrics(level=level)
     assert (stats["curriculum/n_tracked"], stats["curriculum/mean_v_hat"]) == (0.0, 0.75)
     assert stats["curriculum/mean_uncertainty"] == pytest.approx(math.sqrt(0.1875))
     assert (stats["curriculum/std_v_hat"], stats["curriculum/coverage"]) == (0.0, 0.0)

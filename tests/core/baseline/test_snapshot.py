@@ -1,16 +1,19 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from bolt_ray.core.baseline import BaselineStore
+from bolt_ray.core.baseline import BaselineSettings, BaselineStore
+from bolt_ray.core.baseline.level import CommitSums, LevelTracker
 from bolt_ray.core.baseline.sharded_snapshot import read_sharded_snapshot, shard_file, write_manifest
-from bolt_ray.core.baseline.snapshot import BaselineSnapshot, read_snapshot
+from bolt_ray.core.baseline.snapshot import BaselineSnapshot, _checksum, read_snapshot, write_snapshot
 from bolt_ray.core.baseline.update import BaselineUpdate, baseline_update
+from bolt_ray.core.baseline.values import PromptValues
 from bolt_ray.core.errors import CheckpointError
 
 KEYS = [f"{i:032x}" for i in range(60)] + [f"own-{i}" for i in range(60)]
@@ -39,13 +42,20 @@ def content(snapshot: BaselineSnapshot) -> dict[str, Any]:
     """Everything in a snapshot, in an order that does not depend on how it came about."""
     keys = snapshot.keys.strings()
     rows = {key: {name: column[i] for name, column in snapshot.columns.items()} for i, key in enumerate(keys)}
-    return {"rows": dict(sorted(rows.items())), "counters": snapshot.counters, "ids": snapshot.update_ids}
+    rest = {"counters": snapshot.counters, "ids": snapshot.update_ids, "level": snapshot.level}
+    return {"rows": dict(sorted(rows.items()))} | rest
 
 
 @pytest.mark.parametrize(
     "settings",
-    [{}, {"prior": "mean"}, {"forgetting": "kl"}, {"forgetting": "constant"}],
-    ids=["event", "mean", "kl", "constant"],
+    [
+        {},
+        {"forgetting": "constant"},
+        {"estimator": "beta", "forgetting": "event"},
+        {"estimator": "beta", "forgetting": "event", "prior": "mean"},
+        {"estimator": "beta"},
+    ],
+    ids=["two_level", "constant", "event", "mean", "beta"],
 )
 def test_a_saved_store_goes_on_as_if_never_stopped(settings: dict[str, Any], tmp_path: Path) -> None:
     whole, first = BaselineStore(**settings), BaselineStore(**settings)
@@ -73,7 +83,7 @@ def test_an_empty_store_can_be_saved(tmp_path: Path) -> None:
     store = BaselineStore()
     store.update("a", 1.0)
     store.load(tmp_path / "empty")
-    assert (len(store), store.get("a")) == (0, (0.5, 2.0))
+    assert (len(store), store.get("a")) == (0, (0.5, 0.0))
 
 
 def test_a_truncated_file_is_refused_and_nothing_changes(tmp_path: Path) -> None:
@@ -119,63 +129,93 @@ def test_another_version_is_refused(tmp_path: Path) -> None:
     with np.load(path) as file:
         arrays = dict(file)
     manifest = json.loads(arrays["manifest"].tobytes())
-    arrays["manifest"] = np.frombuffer(json.dumps(manifest | {"version": 2}).encode(), dtype=np.uint8)
+    arrays["manifest"] = np.frombuffer(json.dumps(manifest | {"version": 3}).encode(), dtype=np.uint8)
     np.savez(path, **arrays)
-    with pytest.raises(CheckpointError, match=r"version 2; this program reads.*version 1"):
+    with pytest.raises(CheckpointError, match=r"version 3; this program reads.*version 2"):
         BaselineStore().load(path)
     with pytest.raises(CheckpointError, match=r"missing\.npz"):
         BaselineStore().load(tmp_path / "missing.npz")
 
 
+def test_a_file_of_the_version_before_is_taken_over(tmp_path: Path) -> None:
+    """It held Beta counts alone, without data sets and level."""
+    path = tmp_path / "store.npz"
+    old = BaselineStore(estimator="beta")
+    for update in commits(4):
+        old.apply(update)
+    old.save(path)
+    with np.load(path) as file:
+        arrays = {name: file[name] for name in file.files if name not in ("manifest", "column_source")}
+        manifest = json.loads(file["manifest"].tobytes())
+    del manifest["level"], manifest["meaning"]["estimator"]
+    manifest |= {"version": 1, "checksum": _checksum(arrays)}
+    text = np.frombuffer(json.dumps(manifest).encode(), dtype=np.uint8)
+    np.savez(path, manifest=text, **arrays)
+    store = BaselineStore(estimator="beta")
+    store.load(path)
+    expected = content(old.snapshot()) | {"level": None}
+    assert content(store.snapshot()) | {"level": None} == expected
+    with pytest.raises(CheckpointError, match=r"written with estimator: beta.*this run has estimator: two_level"):
+        BaselineStore().load(path)
+
+
 def test_another_meaning_is_refused(tmp_path: Path) -> None:
     BaselineStore().save(tmp_path / "store.npz")
-    for changes in ({"forgetting": "kl"}, {"reward_range": (0.0, 2.0)}, {"prior": "mean"}):
+    for changes in ({"forgetting": "constant"}, {"reward_range": (0.0, 2.0)}, {"estimator": "beta"}):
         with pytest.raises(CheckpointError, match="written with"):
             BaselineStore(**changes).load(tmp_path / "store.npz")
     BaselineStore(rho_min=0.5).load(tmp_path / "store.npz")
 
 
-def split(updates: list[BaselineUpdate], num_shards: int) -> list[BaselineStore]:
-    """Shards without actors: each takes its entries of every commit."""
-    stores = [BaselineStore() for _ in range(num_shards)]
-    for update in updates:
-        home = update.keys.shards(num_shards)
-        for shard, store in enumerate(stores):
-            store.apply(update.take(np.flatnonzero(home == shard)))
-    return stores
+class Shards:
+    """Shards without actors, and the level that their driver keeps."""
 
+    def __init__(self, count: int) -> None:
+        self.stores = [PromptValues(BaselineSettings()) for _ in range(count)]
+        self.tracker = LevelTracker(strength=None)
 
-def write_shards(stores: list[BaselineStore], directory: Path) -> None:
-    directory.mkdir()
-    for shard, store in enumerate(stores):
-        store.save(shard_file(directory, shard, len(stores)))
-    write_manifest(directory, num_shards=len(stores), counters=stores[0].counters)
+    def commit(self, updates: list[BaselineUpdate]) -> Shards:
+        """Each shard takes its entries of every commit."""
+        for update in updates:
+            home = update.keys.shards(len(self.stores))
+            level = self.tracker.level()
+            parts = [update.take(np.flatnonzero(home == shard)) for shard in range(len(self.stores))]
+            sums = [store.apply(replace(part, level=level)) for store, part in zip(self.stores, parts, strict=True)]
+            self.tracker.take(sum(sums, start=CommitSums.nothing(1)))  # type: ignore[arg-type]
+        return self
+
+    def write(self, directory: Path) -> None:
+        directory.mkdir()
+        for shard in range(len(self.stores)):
+            self.write_one(directory, shard)
+        write_manifest(directory, num_shards=len(self.stores), counters=self.stores[0].counters)
+
+    def write_one(self, directory: Path, shard: int) -> None:
+        snapshot = self.stores[shard].snapshot(self.tracker.state_dict())
+        write_snapshot(shard_file(directory, shard, len(self.stores)), snapshot)
 
 
 @pytest.mark.parametrize(("before", "after"), [(1, 3), (3, 1), (3, 3), (3, 2), (2, 5)])
 def test_shards_are_split_and_merged_exactly(before: int, after: int, tmp_path: Path) -> None:
     updates = commits(12)
-    write_shards(split(updates[:6], before), tmp_path / "half")
-    stores = [BaselineStore() for _ in range(after)]
-    for shard, store in enumerate(stores):
-        store.restore([read_sharded_snapshot(tmp_path / "half", shard=shard, num_shards=after)])
-    for update in updates[6:]:
-        home = update.keys.shards(after)
-        for shard, store in enumerate(stores):
-            store.apply(update.take(np.flatnonzero(home == shard)))
-    write_shards(stores, tmp_path / "end")
+    Shards(before).commit(updates[:6]).write(tmp_path / "half")
+    shards = Shards(after)
+    for shard, store in enumerate(shards.stores):
+        part = read_sharded_snapshot(tmp_path / "half", shard=shard, num_shards=after)
+        store.restore_evidence([part])
+    shards.tracker.load_state_dict(part.level)
+    shards.commit(updates[6:]).write(tmp_path / "end")
     uninterrupted = BaselineStore()
     for update in updates:
         uninterrupted.apply(update)
     assert content(read_sharded_snapshot(tmp_path / "end")) == content(uninterrupted.snapshot())
-    assert sum(store.v_hat_total[1] for store in stores) == uninterrupted.v_hat_total[1]
+    assert sum(store.v_hat_total[0] for store in shards.stores) == len(uninterrupted)
 
 
 def test_shards_of_different_moments_are_refused(tmp_path: Path) -> None:
-    stores = split(commits(4), 2)
-    write_shards(stores, tmp_path / "mixed")
-    stores[1].update("own-1", 1.0)
-    stores[1].save(shard_file(tmp_path / "mixed", 1, 2))
+    shards = Shards(2).commit(commits(4))
+    shards.write(tmp_path / "mixed")
+    shards.commit(commits(5)[4:]).write_one(tmp_path / "mixed", 1)
     with pytest.raises(CheckpointError, match="different snapshots"):
         read_sharded_snapshot(tmp_path / "mixed")
 
@@ -183,7 +223,7 @@ def test_shards_of_different_moments_are_refused(tmp_path: Path) -> None:
 def test_a_damaged_snapshot_directory_is_refused(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match=r"manifest\.json: no baseline snapshot"):
         read_sharded_snapshot(tmp_path)
-    write_shards(split(commits(1), 2), tmp_path / "x")
+    Shards(2).commit(commits(1)).write(tmp_path / "x")
     shard_file(tmp_path / "x", 1, 2).unlink()
     with pytest.raises(CheckpointError, match="shard-00001-of-00002"):
         read_sharded_snapshot(tmp_path / "x")

@@ -1,3 +1,5 @@
+"""The store with estimator ``beta``, and what it has in common with the other one, test_two_level.py."""
+
 from __future__ import annotations
 
 import itertools
@@ -7,6 +9,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from support.baselines import beta_store
 
 from bolt_ray.core.baseline import BaselineSettings, BaselineStore
 from bolt_ray.core.baseline.evidence import drift_decay
@@ -20,10 +23,10 @@ def counts(store: BaselineStore, key: str = "a") -> tuple[float, float]:
 
 
 def test_unseen_prompts_answer_by_the_prior() -> None:
-    store = BaselineStore()
+    store = beta_store()
     assert store.get("a") == (0.5, 2.0)
     assert store.get("a", version=100) == (0.5, 2.0)
-    assert BaselineStore(prior=(3, 1)).get("a") == (0.75, 4.0)
+    assert beta_store(prior=(3, 1)).get("a") == (0.75, 4.0)
     assert len(store) == 0
 
 
@@ -33,7 +36,7 @@ def test_drift_decay_is_clipped_to_its_band() -> None:
 
 
 def test_kl_forgetting_step_by_step() -> None:
-    store = BaselineStore(forgetting="kl", d_half=0.06)
+    store = beta_store(forgetting="kl", d_half=0.06)
     store.seed(["a"], [6], [2])
     assert 1.0 - store.get("a")[0] == 0.25
     store.update("a", 1.0, kl=0.0)
@@ -45,7 +48,7 @@ def test_kl_forgetting_step_by_step() -> None:
 
 def test_several_samples_decay_once() -> None:
     for keys, sums, number in ((["a"], [3], [4]), (["a"] * 4, [1, 0, 1, 1], [1] * 4)):
-        store = BaselineStore(forgetting="constant", rho_max=0.9)
+        store = beta_store(forgetting="constant", rho_max=0.9)
         store.seed(["a"], [4], [4])
         store.update_many(keys, sums, number)
         assert counts(store) == pytest.approx((6.6, 4.6), abs=1e-12)
@@ -53,7 +56,7 @@ def test_several_samples_decay_once() -> None:
 
 @pytest.mark.parametrize("order", itertools.permutations([(1, 1.0), (3, 0.0), (2, 1.0)]))
 def test_event_forgetting_in_any_order(order: tuple[tuple[int, float], ...]) -> None:
-    one_by_one, at_once = BaselineStore(), BaselineStore()
+    one_by_one, at_once = beta_store(), beta_store()
     for store in (one_by_one, at_once):
         store.seed(["a"], [6], [2])
     for version, reward in order:
@@ -68,7 +71,7 @@ def test_event_forgetting_of_a_new_prompt_in_any_order(prior: tuple[float, float
     outcomes = [(4, 1.0), (2, 0.5), (7, 0.0), (2, 1.0)]
     results = []
     for order in itertools.permutations(outcomes):
-        store = BaselineStore(prior=prior)
+        store = beta_store(prior=prior)
         store.seed(["other"], [6], [2])
         for version, reward in order:
             store.update("a", reward, version=version)
@@ -82,7 +85,7 @@ def test_event_forgetting_of_a_new_prompt_in_any_order(prior: tuple[float, float
 
 
 def test_reads_decay_the_count_and_leave_the_value() -> None:
-    store = BaselineStore()
+    store = beta_store()
     store.seed(["a"], [6], [2])
     assert store.get("a", version=2) == (0.75, 8 * 0.875**2)
     assert store.get("a") == (0.75, 8.0)
@@ -93,7 +96,7 @@ def test_reads_decay_the_count_and_leave_the_value() -> None:
 
 
 def test_one_sample_is_an_exponential_moving_average() -> None:
-    store = BaselineStore(forgetting="constant")
+    store = beta_store(forgetting="constant")
     store.seed(["a"], [5], [3])
     v_hat, n_eff = store.get("a")
     store.update("a", 1.0)
@@ -102,14 +105,14 @@ def test_one_sample_is_an_exponential_moving_average() -> None:
 
 
 def test_count_reaches_its_equilibrium() -> None:
-    store = BaselineStore(forgetting="constant", rho_max=0.9)
+    store = beta_store(forgetting="constant", rho_max=0.9)
     for _ in range(300):
         store.update("a", 1.0)
     assert store.get("a")[1] == pytest.approx(10.0, abs=1e-9)
 
 
 def test_counted_drift_is_what_came_between_two_visits() -> None:
-    store = BaselineStore(forgetting="kl", d_half=0.5)
+    store = beta_store(forgetting="kl", d_half=0.5)
     store.update_many(["a"], [1], [1], drift=0.06)
     assert counts(store) == pytest.approx((0.96 + 1, 0.96), abs=1e-12)
     store.update_many(["b"], [0], [1], drift=0.04)
@@ -117,7 +120,7 @@ def test_counted_drift_is_what_came_between_two_visits() -> None:
     rho = 2 ** (-0.1 / 0.5)
     assert rho == pytest.approx(0.870551, abs=1e-6)  # clipped to .875
     assert counts(store) == pytest.approx((0.875 * 1.96 + 1, 0.875 * 0.96), abs=1e-12)
-    store = BaselineStore(forgetting="kl", d_half=0.5)
+    store = beta_store(forgetting="kl", d_half=0.5)
     store.update_many(["a"], [1], [1], drift=0.06)
     store.update_many(["a"], [1], [1], drift=5.0)
     assert counts(store) == pytest.approx((0.92018765 * 1.96 + 1, 0.92018765 * 0.96), abs=1e-7)
@@ -125,7 +128,7 @@ def test_counted_drift_is_what_came_between_two_visits() -> None:
 
 def test_drift_before_the_first_evidence_decays_nothing() -> None:
     """Neither the prior of a prompt first seen now, nor a warm start given now, is older than now."""
-    store = BaselineStore(forgetting="kl", d_half=0.5)
+    store = beta_store(forgetting="kl", d_half=0.5)
     store.update_many(["other"], [1], [1], drift=5.0)
     store.update_many(["a"], [1], [1])
     assert counts(store) == pytest.approx((0.96 + 1, 0.96), abs=1e-12)
@@ -135,7 +138,7 @@ def test_drift_before_the_first_evidence_decays_nothing() -> None:
 
 
 def test_batch_drift_is_the_distance_itself() -> None:
-    store = BaselineStore(forgetting="kl", kl_source="batch", d_half=0.5)
+    store = beta_store(forgetting="kl", kl_source="batch", d_half=0.5)
     store.seed(["a"], [6], [2])
     store.update_many(["a"], [1], [1], drift=0.06)
     assert counts(store) == pytest.approx((6 * 0.92018765 + 1, 2 * 0.92018765), abs=1e-7)
@@ -144,7 +147,7 @@ def test_batch_drift_is_the_distance_itself() -> None:
 
 
 def test_mean_prior_follows_the_store() -> None:
-    store = BaselineStore(prior="mean")
+    store = beta_store(prior="mean")
     assert store.get("a") == (0.5, 2.0)
     store.seed(["a", "b"], [6, 1], [2, 3])
     assert store.get("c") == (0.5, 2.0)
@@ -155,7 +158,7 @@ def test_mean_prior_follows_the_store() -> None:
 
 
 def test_rewards_are_scaled_from_their_range() -> None:
-    store = BaselineStore(reward_range=(-1.0, 1.0))
+    store = beta_store(reward_range=(-1.0, 1.0))
     store.update("a", -1.0)
     assert counts(store) == (1.0, 2.0)
     store.update("a", 7.0)
@@ -163,7 +166,7 @@ def test_rewards_are_scaled_from_their_range() -> None:
 
 
 def test_an_update_id_is_applied_once() -> None:
-    store = BaselineStore(forgetting="constant")
+    store = beta_store(forgetting="constant")
     assert store.update_many(["a"], [1], [1], drift=0.5, update_id="step-1")
     before = (counts(store), store.counters)
     assert not store.update_many(["a"], [1], [1], drift=0.5, update_id="step-1")
@@ -175,7 +178,7 @@ def test_an_update_id_is_applied_once() -> None:
 
 @pytest.mark.parametrize("reward", [math.nan, math.inf, -math.inf])
 def test_a_reward_that_is_no_number_is_refused_and_nothing_changes(reward: float) -> None:
-    store = BaselineStore()
+    store = beta_store()
     store.update("a", 1.0)
     before = counts(store)
     with pytest.raises(ValueError, match="no evidence"):
@@ -201,14 +204,14 @@ def test_a_reward_that_is_no_number_is_refused_and_nothing_changes(reward: float
     ],
 )
 def test_impossible_outcomes_are_refused(arguments: dict[str, object], message: str) -> None:
-    store = BaselineStore()
+    store = beta_store()
     with pytest.raises(ValueError, match=message):
         store.update_many(["a"], **arguments)  # type: ignore[arg-type]
     assert store.get("a") == (0.5, 2.0)
 
 
 def test_entries_without_a_completion_are_no_evidence() -> None:
-    store = BaselineStore()
+    store = beta_store()
     store.update_many(["a", "b"], [0, 1], [0, 2])
     assert store.get("a") == (0.5, 2.0)
     assert counts(store, "b") == (2.0, 2.0)
@@ -236,7 +239,7 @@ def test_impossible_settings_are_refused(changes: dict[str, object]) -> None:
 
 
 def test_very_old_evidence_leaves_the_value_defined() -> None:
-    store = BaselineStore()
+    store = beta_store()
     store.update("a", 1.0, version=0)
     assert store.get("a", version=1_000_000) == (pytest.approx(2 / 3), 0.0)
     store.update("a", 0.0, version=1_000_000)
@@ -258,7 +261,7 @@ OUTCOMES = st.lists(
 
 @given(OUTCOMES, st.sampled_from(["event", "kl", "constant"]), st.sampled_from([(1.0, 1.0), "mean"]))
 def test_values_stay_in_bounds(outcomes: list[tuple[str, float, int, float]], rule: str, prior: object) -> None:
-    store = BaselineStore(forgetting=rule, prior=prior)
+    store = beta_store(forgetting=rule, prior=prior)
     for key, reward, version, drift in outcomes:
         store.update_many([key], [reward], [1], versions=[version], drift=drift)
         v_hat, n_eff = store.get(key)
@@ -274,7 +277,7 @@ def test_event_forgetting_never_depends_on_the_order(
 ) -> None:
     results = []
     for _ in range(2):
-        store = BaselineStore()
+        store = beta_store()
         for key, reward, version, _drift in outcomes:
             store.update(key, reward, version=version)
         results.append([store.get(key, version=60) for key in ("a", "b", "00" * 16)])
@@ -283,7 +286,7 @@ def test_event_forgetting_never_depends_on_the_order(
 
 
 def test_columns_follow_the_rows_of_the_data_set() -> None:
-    store = BaselineStore()
+    store = beta_store()
     assert store.register(["x", "y", "x"]) == 0
     assert store.register(["z"]) == 3
     store.seed(["z"], [6], [2])
@@ -304,7 +307,7 @@ def test_columns_follow_the_rows_of_the_data_set() -> None:
 
 
 def test_metrics_of_a_small_store() -> None:
-    store = BaselineStore()
+    store = beta_store()
     store.register(["a", "b", "c", "d"])
     assert store.metrics()["baseline/avg_v_hat"] == 0.5
     assert store.metrics()["baseline/cold_fraction"] == 1.0
@@ -321,6 +324,8 @@ def test_metrics_of_a_small_store() -> None:
             "baseline/max_v_hat": 0.9,
             "baseline/avg_kl_ema": 0.55,
             "baseline/cold_fraction": 0.25,
+            "baseline/level": 0.5,
+            "baseline/strength": 2.0,
             **{f"baseline/hist_{i}": 1 / 3 if i in (1, 5, 9) else 0.0 for i in range(10)},
         }
     )
@@ -340,7 +345,11 @@ def test_metrics_of_a_small_store() -> None:
 
 def test_at_most_64_bytes_per_prompt_beside_the_key() -> None:
     keys = [f"{i:032x}" for i in range(100_000)]
-    for settings in (BaselineSettings(), BaselineSettings(prior="mean"), BaselineSettings(forgetting="kl")):
+    for settings in (
+        BaselineSettings(),
+        BaselineSettings(estimator="beta"),
+        BaselineSettings(estimator="beta", forgetting="event", prior="mean"),
+    ):
         store = BaselineStore(settings)
         for start in range(0, len(keys), 1024):
             store.register(keys[start : start + 1024])

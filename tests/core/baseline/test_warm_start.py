@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from support.baselines import beta_store
 
 from bolt_ray.core.baseline import BaselineStore
 from bolt_ray.core.errors import CheckpointError
@@ -35,7 +36,7 @@ def test_the_three_forms_of_a_value(tmp_path: Path) -> None:
             "counts": {"alpha": 6, "beta": 2},
         },
     }
-    store = BaselineStore()
+    store = beta_store()
     report = store.load_from_json(written(tmp_path / "warm.json", document))
     assert strength_split(store, "value") == pytest.approx((5.6, 2.4))
     assert strength_split(store, "sure") == pytest.approx((7.92, 0.08))
@@ -47,14 +48,14 @@ def test_the_three_forms_of_a_value(tmp_path: Path) -> None:
 
 
 def test_the_inner_object_alone_and_the_strength_of_other_settings(tmp_path: Path) -> None:
-    store = BaselineStore(rho_min=0.5, reward_range=(-1.0, 1.0))
+    store = beta_store(rho_min=0.5, reward_range=(-1.0, 1.0))
     store.load_from_json(written(tmp_path / "warm.json", {"a": 0.5, "b": [-1, 1, 0]}))
     assert strength_split(store, "a") == (1.0, 1.0)
     assert strength_split(store, "b") == pytest.approx((2 * 2.0 / 4, 2 * 2.0 / 4))
 
 
 def test_warm_start_stands_at_version_zero(tmp_path: Path) -> None:
-    store = BaselineStore()
+    store = beta_store()
     store.register(["a"])
     store.load_from_json(written(tmp_path / "warm.json", {"a": {"alpha": 6, "beta": 2}}))
     assert store.get("a", version=1) == (0.75, 7.0)
@@ -65,7 +66,7 @@ def test_warm_start_stands_at_version_zero(tmp_path: Path) -> None:
 
 
 def test_what_was_learned_goes_before_a_warm_start(tmp_path: Path) -> None:
-    store = BaselineStore()
+    store = beta_store()
     store.update("a", 1.0)
     store.load_from_json(written(tmp_path / "warm.json", {"a": 0.5, "b": 0.5}))
     assert store.get("a") == (pytest.approx(2 / 3), 3.0)
@@ -74,7 +75,7 @@ def test_what_was_learned_goes_before_a_warm_start(tmp_path: Path) -> None:
 
 def test_keys_are_ids_digests_or_rows(tmp_path: Path) -> None:
     rows = ["own", prompt_key("1+1=?"), prompt_key("2+2=?"), prompt_key("3+3=?")]
-    store = BaselineStore()
+    store = beta_store()
     store.register(rows)
     asked: list[tuple[str, int]] = []
 
@@ -101,7 +102,7 @@ def test_keys_are_ids_digests_or_rows(tmp_path: Path) -> None:
 
 
 def test_hit_rate_counts_rows(tmp_path: Path) -> None:
-    store = BaselineStore()
+    store = beta_store()
     store.register(["a"] * 9 + ["b"])
     report = store.load_from_json(written(tmp_path / "warm.json", {"a": 0.5}))
     assert (report.hits, report.hit_rate, report.warning) == (9, 0.9, None)
@@ -129,7 +130,7 @@ def test_hit_rate_counts_rows(tmp_path: Path) -> None:
     ],
 )
 def test_bad_files_are_refused_and_nothing_changes(document: object, message: str, tmp_path: Path) -> None:
-    store = BaselineStore()
+    store = beta_store()
     store.register(["a"])
     with pytest.raises(CheckpointError, match=message) as caught:
         store.load_from_json(written(tmp_path / "warm.json", document))
@@ -141,12 +142,12 @@ def test_bad_files_are_refused_and_nothing_changes(document: object, message: st
 def test_files_that_are_no_json_are_refused(text: str, tmp_path: Path) -> None:
     (tmp_path / "warm.json").write_text(text)
     with pytest.raises(CheckpointError, match=r"warm\.json"):
-        BaselineStore().load_from_json(tmp_path / "warm.json")
+        beta_store().load_from_json(tmp_path / "warm.json")
 
 
 def test_a_missing_file_is_refused(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match=r"missing\.json: no warm-start file"):
-        BaselineStore().load_from_json(tmp_path / "missing.json")
+        beta_store().load_from_json(tmp_path / "missing.json")
 
 
 class Bomb:
@@ -158,7 +159,7 @@ class Bomb:
 def test_pickles_are_refused_unless_allowed(name: str, tmp_path: Path) -> None:
     path = tmp_path / name
     path.write_bytes(pickle.dumps({"a": 0.75, "b": [1, 0], "c": {"alpha": 6.0, "beta": 2.0}}))
-    store = BaselineStore()
+    store = beta_store()
     with pytest.raises(CheckpointError, match=r"convert it once: .*json\.dump"):
         store.load_from_json(path)
     store.load_from_json(path, allow_pickle=True)
@@ -171,7 +172,7 @@ def test_allowed_pickles_are_only_plain_data(value: object, tmp_path: Path) -> N
     path = tmp_path / "old.pkl"
     path.write_bytes(pickle.dumps(value))
     with pytest.raises(CheckpointError, match="only plain data"):
-        BaselineStore().load_from_json(path, allow_pickle=True)
+        beta_store().load_from_json(path, allow_pickle=True)
 
 
 def test_a_cut_off_pickle_is_refused(tmp_path: Path) -> None:
@@ -180,4 +181,4 @@ def test_a_cut_off_pickle_is_refused(tmp_path: Path) -> None:
     for length in range(len(data)):
         path.write_bytes(data[:length])
         with pytest.raises(CheckpointError, match=r"old\.pkl"):
-            BaselineStore().load_from_json(path, allow_pickle=True)
+            beta_store().load_from_json(path, allow_pickle=True)

@@ -124,9 +124,21 @@ def test_the_mean_weight_is_that_of_the_last_refresh() -> None:
     assert made.metrics() == {}
     made.weights(columns_of([0.9, 0.1, 0.5, 0.5]), **AT)
     # spreads .3, .3, .5, .5 and epsilon .05
-    assert made.metrics() == {"curriculum/mean_weight": pytest.approx(0.45)}
+    assert made.metrics()["curriculum/mean_weight"] == pytest.approx(0.45)
     made.weights(columns_of([1.0, 0.5]), **AT)
-    assert made.metrics() == {"curriculum/mean_weight": pytest.approx(0.3)}
+    assert made.metrics()["curriculum/mean_weight"] == pytest.approx(0.3)
+
+
+def test_what_is_asked_by_v_hat_survives_a_resume() -> None:
+    made = curriculum(strategy="uncertainty")
+    made.weights(columns_of([0.9, 0.125, 0.5, 0.5]), **AT)
+    spread = [0.3 + 0.05, math.sqrt(0.125 * 0.875) + 0.05, 0.55, 0.55]
+    expected = dict.fromkeys(range(10), 0.0) | {1: spread[1], 5: 1.1, 9: spread[0]}
+    asked = {f"curriculum/asked_{i}": share / sum(spread) for i, share in expected.items()}
+    assert {name: value for name, value in made.metrics().items() if "asked" in name} == pytest.approx(asked)
+    resumed = curriculum(strategy="uncertainty")
+    resumed.load_state_dict(made.state_dict())
+    assert resumed.metrics() == made.metrics()
 
 
 def test_no_weights_have_no_mean() -> None:

@@ -76,6 +76,7 @@ def make(store: PromptStore, draws_dir: Path, **settings: Any) -> PromptStream:
             "store": store,
             "tokenize": characters(),
             "window_size": 64,
+            "distinct_draws": settings.get("window_size", 64),
             "draws_dir": draws_dir,
             "seed": 7,
             "num_samples": 1,

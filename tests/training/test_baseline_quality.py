@@ -1,0 +1,97 @@
+"""What v̂ is worth, in numbers and in words."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+
+from bolt_ray.core.records import Prompt, ScoredRollout
+from bolt_ray.training.baseline_quality import STEPS_JUDGED, BaselineWatch, quality_metrics
+
+
+def scored(v_hat: float, *, last_version: int = -1) -> ScoredRollout:
+    return ScoredRollout(
+        request_id=0,
+        token_ids=np.arange(2, dtype=np.int32),
+        logprobs=np.zeros(2, dtype=np.float32),
+        text="",
+        truncated=False,
+        oldest_version=0,
+        newest_version=0,
+        reward=0.0,
+        tracker_reward=0.0,
+        prompt=Prompt(row=0, key="k", prompt="p"),
+        prompt_token_ids=np.array([1], dtype=np.int32),
+        group_id=0,
+        sample_index=0,
+        v_hat=v_hat,
+        n_eff=1.0,
+        last_version=last_version,
+        policy_version=0,
+    )
+
+
+def test_prompts_seen_before_are_told_apart() -> None:
+    items = [scored(0.75, last_version=4), scored(0.25, last_version=1), scored(0.5), scored(0.5)]
+    metrics = quality_metrics(items, np.array([1.0, 0.0, 1.0, 0.0]), version=6)
+    # Seen: Var(±.25)/Var of .25; all: residuals ¼, -¼, ½, -½.
+    assert metrics["baseline/variance_reduction_seen"] == pytest.approx(0.75)
+    assert metrics["baseline/variance_reduction"] == pytest.approx(1 - (0.0625 + 0.25) / 2 / 0.25)
+    assert metrics["baseline/versions_between_visits"] == 3.5
+
+
+def test_nothing_seen_before_is_no_number() -> None:
+    metrics = quality_metrics([scored(0.5), scored(0.5)], np.array([1.0, 0.0]), version=6)
+    assert math.isnan(metrics["baseline/variance_reduction_seen"])
+    assert math.isnan(metrics["baseline/versions_between_visits"])
+
+
+def test_calibration_by_tenth() -> None:
+    items = [scored(v_hat) for v_hat in (0.0, 0.05, 0.31, 0.39, 1.0)]
+    metrics = quality_metrics(items, np.array([0.0, 1.0, 1.0, 0.5, 1.0]), version=0)
+    found = {name: value for name, value in metrics.items() if "decile" in name}
+    assert found == pytest.approx(
+        {
+            "baseline/decile_count_0": 2,
+            "baseline/decile_v_hat_0": 0.025,
+            "baseline/decile_reward_0": 0.5,
+            "baseline/decile_count_3": 2,
+            "baseline/decile_v_hat_3": 0.35,
+            "baseline/decile_reward_3": 0.75,
+            "baseline/decile_count_9": 1,
+            "baseline/decile_v_hat_9": 1.0,
+            "baseline/decile_reward_9": 1.0,
+        }
+    )
+
+
+def watched(v_hats: list[float], rewards: list[float], *, steps: int, last_version: int = 3) -> str | None:
+    watch = BaselineWatch(uses_tracker=True)
+    items = [scored(v_hat, last_version=last_version) for v_hat in v_hats] * 8
+    said = None
+    for _ in range(steps):
+        said = watch.step(items, np.array(rewards * 8), version=33)
+    return said
+
+
+def test_a_baseline_worse_than_the_mean_is_told_in_words() -> None:
+    said = watched([0.0, 1.0], [1.0, 0.0], steps=STEPS_JUDGED)
+    assert said is not None
+    assert "worse than the batch's mean (variance removed: -300%)" in said
+    assert "every 30 versions" in said and "advantage.baseline: batch" in said
+
+
+@pytest.mark.parametrize(
+    ("v_hats", "steps", "last_version"),
+    [
+        ([1.0, 0.0], STEPS_JUDGED, 3),
+        ([0.5, 0.5], STEPS_JUDGED, 3),
+        ([0.0, 1.0], STEPS_JUDGED - 1, 3),
+        ([0.0, 1.0], 40, -1),
+    ],
+    ids=["right", "the mean itself", "too soon", "never seen"],
+)
+def test_otherwise_nothing_is_said(v_hats: list[float], steps: int, last_version: int) -> None:
+    assert watched(v_hats, [1.0, 0.0], steps=steps, last_version=last_version) is None
