@@ -81,13 +81,14 @@ class FakeGenerators:
 
 
 class FakeScorers:
-    """Scores at once. ``shaping`` moves the advantage's reward only."""
+    """Scores at once. ``shaping`` moves the advantage's reward only, that of request i by i times ``slope`` more."""
 
-    def __init__(self, reward_of: RewardOf = lambda request: 1.0, *, shaping: float = 0.0) -> None:
+    def __init__(self, reward_of: RewardOf = lambda request: 1.0, *, shaping: float = 0.0, slope: float = 0.0) -> None:
         self.restarts = 0
         self.seen: list[ScoringRequest] = []
         self._reward_of = reward_of
         self._shaping = shaping
+        self._slope = slope
         self._queue: list[ScoringRequest] = []
 
     @property
@@ -106,7 +107,8 @@ class FakeScorers:
         reward = self._reward_of(request)
         if reward is None:
             return TIMEOUT
-        return RewardResult(reward=reward + self._shaping, tracker_reward=reward, parts={"fake": reward})
+        shaped = reward + self._shaping + self._slope * request.request_id
+        return RewardResult(reward=shaped, tracker_reward=reward, parts={"fake": reward})
 
 
 def v_hat_of(key: str, version: int) -> float:

@@ -193,6 +193,16 @@ def test_dynamic_sampling_refills_groups_without_variance() -> None:
     assert saved_ids(loop) == []
 
 
+def test_dynamic_sampling_looks_at_rewards_without_shaping() -> None:
+    """Answers that are all right say nothing, whatever a length penalty makes of them (DAPO filters on accuracy)."""
+    rewards = {0: 1.0, 1: 1.0, 2: 1.0, 3: 0.0, 4: 0.0, 5: 1.0}
+    scorers = FakeScorers(lambda request: rewards.get(request.request_id, 1.0), slope=-0.01)
+    loop = make_loop(
+        FakeGenerators(), scorers, num_samples=2, keep_groups=True, dynamic_sampling=True, dynamic_sampling_rounds=1
+    )
+    assert ids(loop.next_step().trainable) == [2, 3, 4, 5]
+
+
 def test_dynamic_sampling_gives_up_after_its_rounds() -> None:
     loop = make_loop(
         FakeGenerators(), num_samples=2, keep_groups=True, dynamic_sampling=True, dynamic_sampling_rounds=2
