@@ -13,7 +13,6 @@ import pytest
 from xdist.scheduler import LoadScopeScheduling
 
 ROOT = Path(__file__).parents[1]
-LONGEST = "tests/commands/test_docs.py"
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
@@ -29,7 +28,6 @@ hypothesis.settings.load_profile("bolt-ray")
 class RayInOneWorker(LoadScopeScheduling):
     """With several workers (make test): files that use Ray share one worker and its cluster, the others go one by one.
 
-    The longest of them goes by itself, with a cluster of its own, or one worker would wait for the other at the end.
     By the files' text, because the process that hands out the tests has no marks; xdist's own groups need a nodeid that
     can be written to, which pytest 9 has no more.
     """
@@ -40,8 +38,7 @@ class RayInOneWorker(LoadScopeScheduling):
 
 @functools.cache
 def _scope(file: str) -> str:
-    uses_ray = "pytest.mark.ray" in (ROOT / file).read_text(encoding="utf-8")
-    return "ray" if uses_ray and file != LONGEST else file
+    return "ray" if "pytest.mark.ray" in (ROOT / file).read_text(encoding="utf-8") else file
 
 
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> RayInOneWorker:

@@ -68,53 +68,52 @@ def test_help_leads_to_the_guides() -> None:
         guide("rewrad")
 
 
-def test_the_example_of_own_algorithms_is_accepted(tmp_path: Path) -> None:
-    """Its files are loaded and tried out; tests/core/losses and tests/core/curriculum train with such ones."""
-    example = examples()["algorithm"].removesuffix("bolt-ray train config.yaml\n")
-    assert example != examples()["algorithm"]
-    done = subprocess.run(
-        ["bash", "-euo", "pipefail", "-c", example],
-        cwd=tmp_path,
-        env=os.environ | {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"},
-        capture_output=True,
-        text=True,
-        timeout=EXAMPLE_TIMEOUT_S,
-        check=False,
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
-    printed = "".join(done.stdout.split())
-    assert "my_loss.py:penalized" in printed and "my_strategy.py:Frontier" in printed
-
-
-@pytest.mark.ray
-@pytest.mark.vllm
-@pytest.mark.slow
-@pytest.mark.parametrize("name", [*IN_README, "starter"])
-def test_an_example_runs_as_it_stands(ray_cluster: None, tmp_path: Path, name: str) -> None:
-    """With the session's Ray, as a submitted job would; test_end_to_end.py has runs that start their own."""
-    import ray
-
-    example = examples()[name]
+def run_example(example: str, directory: Path, **environment: str) -> str:
+    """Run it as it stands; returns what it printed."""
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     done = subprocess.run(
         ["bash", "-euo", "pipefail", "-c", example],
-        cwd=tmp_path,
-        env=os.environ | {"PATH": path, "RAY_ADDRESS": ray.get_runtime_context().gcs_address},
+        cwd=directory,
+        env=os.environ | {"PATH": path} | environment,
         capture_output=True,
         text=True,
         timeout=EXAMPLE_TIMEOUT_S,
         check=False,
     )
     assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-4000:]
+    return done.stdout
+
+
+@pytest.mark.parametrize(
+    ("topic", "names"),
+    [("algorithm", ["my_loss.py:penalized", "my_strategy.py:Frontier"]), ("reward", ["my_reward.py:score"])],
+)
+def test_an_example_of_own_code_is_accepted(tmp_path: Path, topic: str, names: list[str]) -> None:
+    """Its files are written, loaded and checked; runs with such code: tests/commands/train, tests/core/losses."""
+    start = examples()[topic].replace("bolt-ray train", "bolt-ray validate")
+    assert start.count("bolt-ray validate") >= 1
+    printed = "".join(run_example(start, tmp_path).split())
+    assert all(name in printed for name in names)
+
+
+@pytest.mark.ray
+@pytest.mark.vllm
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["data", "model", "starter"])
+def test_an_example_runs_as_it_stands(ray_cluster: None, tmp_path: Path, name: str) -> None:
+    """With the session's Ray, as a submitted job would; test_end_to_end.py has runs that start their own."""
+    import ray
+
+    printed = run_example(examples()[name], tmp_path, RAY_ADDRESS=ray.get_runtime_context().gcs_address)
     (run,) = tmp_path.glob("*/run")
     steps = steps_of(run)
     assert len(steps) >= 3
     assert all(record["policy/logprob_gap_max"] < 1e-3 for record in steps)
     if run.parent.name == "own-data":
-        assert "problems" in done.stdout and "more" in done.stdout
+        assert "problems" in printed and "more" in printed
     if run.parent.name == "own-model":
         assert (run.parent / "merged-model" / "model.safetensors").is_file()
-        check_printed_agreement(done.stdout, sent="a LoRA adapter")
+        check_printed_agreement(printed, sent="a LoRA adapter")
         check_adapters(run, whole=run.parent / "my-model")
     if run.parent.name == "my-task":
-        assert "pass@4" in done.stdout
+        assert "pass@4" in printed
