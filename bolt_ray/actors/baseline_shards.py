@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from bolt_ray.actors.baseline_shard import BaselineShard, ShardState
 from bolt_ray.actors.ray_results import get_result
 from bolt_ray.core.baseline import BaselineSettings
-from bolt_ray.core.baseline.level import UNNAMED, Level, LevelTracker, source_means
+from bolt_ray.core.baseline.level import Level, LevelTracker, source_means
 from bolt_ray.core.baseline.metrics import BaselineTotals
 from bolt_ray.core.baseline.settings import level_of
 from bolt_ray.core.baseline.sharded_snapshot import shard_file, write_manifest
@@ -133,10 +133,11 @@ class BaselineShards:
         """
         first = self.num_rows
         remaining = iter(keys)
-        names = itertools.repeat(UNNAMED) if sources is None else iter(sources)
+        names = None if sources is None else iter(sources)
         while chunk := list(itertools.islice(remaining, _REGISTER_BATCH)):
             batch = encode_keys(chunk)
-            numbers = self._tracker.numbers(list(itertools.islice(names, len(chunk))))
+            named = None if names is None else list(itertools.islice(names, len(chunk)))
+            numbers = np.zeros(len(chunk), dtype=np.uint16) if named is None else self._tracker.numbers(named)
             home = batch.shards(self.num_shards)
             places = [np.flatnonzero(home == s) for s in range(self.num_shards)]
             calls = {
