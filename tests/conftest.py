@@ -10,7 +10,6 @@ from typing import Any
 
 import hypothesis
 import pytest
-from xdist.scheduler import LoadScopeScheduling
 
 ROOT = Path(__file__).parents[1]
 
@@ -25,23 +24,24 @@ hypothesis.settings.register_profile("bolt-ray", deadline=None, derandomize=True
 hypothesis.settings.load_profile("bolt-ray")
 
 
-class RayInOneWorker(LoadScopeScheduling):
-    """With several workers (make test): files that use Ray share one worker and its cluster, the others go one by one.
-
-    By the files' text, because the process that hands out the tests has no marks; xdist's own groups need a nodeid that
-    can be written to, which pytest 9 has no more.
-    """
-
-    def _split_scope(self, nodeid: str) -> str:
-        return _scope(nodeid.partition("::")[0])
-
-
 @functools.cache
 def _scope(file: str) -> str:
     return "ray" if "pytest.mark.ray" in (ROOT / file).read_text(encoding="utf-8") else file
 
 
-def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> RayInOneWorker:
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """With several workers (make test): files that use Ray share one worker and its cluster, the others go one by one.
+
+    By the files' text, because the process that hands out the tests has no marks; xdist's own groups need a nodeid that
+    can be written to, which pytest 9 has no more.
+    """
+    from xdist.scheduler import LoadScopeScheduling
+
+    class RayInOneWorker(LoadScopeScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            return _scope(nodeid.partition("::")[0])
+
     return RayInOneWorker(config, log)
 
 

@@ -130,8 +130,13 @@ class BaselineShards:
         Args:
             keys: n keys.
             sources: the names of the data sets they are of, n; None: of the unnamed one.
+
+        Raises:
+            ValueError: data sets are named after the first commit, which may have counted their prompts elsewhere.
         """
         first = self.num_rows
+        if sources is not None and self._counters.num_updates:
+            raise ValueError("prompts of named data sets came after the first commit; register them before it")
         remaining = iter(keys)
         names = None if sources is None else iter(sources)
         while chunk := list(itertools.islice(remaining, _REGISTER_BATCH)):
@@ -254,7 +259,9 @@ class BaselineShards:
             s: shard.save.remote(str(shard_file(aside, s, self.num_shards)), self._tracker.state_dict())
             for s, shard in enumerate(self._shards)
         }
-        self._note(self._wait(calls, f"write their snapshots to {target}"))
+        states = self._wait(calls, f"write their snapshots to {target}")
+        if any(state.counters != self._counters for state in states.values()):
+            raise CheckpointError("the shards hold a commit that was not finished; repeat it before a snapshot")
         write_manifest(aside, num_shards=self.num_shards, counters=self._counters)
         aside.replace(target)
         fsync_path(target.parent)

@@ -70,13 +70,18 @@ PRESETS: dict[str, Tree] = {
 
 
 def lay_under(given: Tree, preset: Tree) -> Tree:
-    """``given`` laid over ``preset``, without what of the preset's baseline does nothing beside what was given."""
+    """``given`` laid over ``preset``, without what of the preset's baseline does nothing beside what was given.
+
+    ``forgetting: event`` is of estimator ``beta`` alone, and is taken to mean it where no estimator is named.
+    """
     laid = merge(preset, given)
-    baseline, of_preset = laid.get("baseline"), preset.get("baseline", {})
-    if not of_preset or not isinstance(baseline, dict):
+    baseline, wanted = laid.get("baseline"), given.get("baseline")
+    if not isinstance(baseline, dict):
         return laid
-    wanted = given.get("baseline") or {}
-    idle = idle_settings(str(baseline.get("estimator")), str(baseline.get("forgetting")))
+    wanted = wanted if isinstance(wanted, dict) else {}
+    if baseline.get("forgetting") == "event":
+        baseline = {"estimator": "beta"} | baseline
+    idle = idle_settings(str(baseline.get("estimator", "two_level")), str(baseline.get("forgetting", "kl")))
     kept = {name: value for name, value in baseline.items() if name in wanted or name not in idle}
     return laid | {"baseline": kept}
 

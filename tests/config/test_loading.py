@@ -60,8 +60,9 @@ def test_what_of_a_preset_does_nothing_beside_the_users_settings_is_left_out() -
     assert (constant.baseline.forgetting, constant.baseline.d_half) == ("constant", 0.5)
     with pytest.raises(ConfigError, match=r"baseline\.d_half: does nothing with forgetting constant; leave it out"):
         build_config(BASE | {"algo": "spo", "baseline": {"forgetting": "constant", "d_half": 0.1}})
+    assert build_config(BASE | {"baseline": {"forgetting": "event"}}).baseline.estimator == "beta"
     with pytest.raises(ConfigError, match=r"baseline\.forgetting: event needs estimator: beta"):
-        build_config(BASE | {"baseline": {"forgetting": "event"}})
+        build_config(BASE | {"baseline": {"forgetting": "event", "estimator": "two_level"}})
 
 
 def test_what_the_user_wrote_wins_over_the_preset() -> None:

@@ -67,19 +67,28 @@ def test_calibration_by_tenth() -> None:
     )
 
 
-def watched(v_hats: list[float], rewards: list[float], *, steps: int, last_version: int = 3) -> str | None:
+def watched(
+    v_hats: list[float], rewards: list[float], *, steps: int, last_version: int = 3, copies: int = 8
+) -> str | None:
     watch = BaselineWatch(uses_tracker=True)
-    items = [scored(v_hat, last_version=last_version) for v_hat in v_hats] * 8
+    items = [scored(v_hat, last_version=last_version) for v_hat in v_hats] * copies
     said = None
     for _ in range(steps):
-        said = watch.step(items, np.array(rewards * 8), version=33)
+        said = watch.step(items, np.array(rewards * copies), version=33)
     return said
+
+
+def test_few_completions_a_step_are_judged_over_more_steps() -> None:
+    assert watched([0.0, 1.0], [1.0, 0.0], steps=60, copies=2) is None
+    assert watched([0.0, 1.0], [1.0, 0.0], steps=64, copies=2) is not None
+    # One completion a step has no mean of others to be compared with.
+    assert watched([0.0], [1.0], steps=400, copies=1) is None
 
 
 def test_a_baseline_worse_than_the_mean_is_told_in_words() -> None:
     said = watched([0.0, 1.0], [1.0, 0.0], steps=STEPS_JUDGED)
     assert said is not None
-    assert "worse than the batch's mean (variance removed: -300%)" in said
+    assert "worse than the batch's mean (variance removed: -275%)" in said
     assert "every 30 versions" in said and "advantage.baseline: batch" in said
 
 

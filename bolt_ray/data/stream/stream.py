@@ -171,7 +171,8 @@ class PromptStream(Iterator[DrawnPrompt]):
         Raises:
             CheckpointError: the state is of another store or other settings, or a window's draws are gone.
         """
-        check_state(state, self._settings())
+        # Before it could be set, no row came twice within a window.
+        check_state({"distinct_draws": state.get("window_size"), **state}, self._settings())
         window, offset, num_drawn = (int(state[name]) for name in ("window", "offset", "num_drawn"))
         if not (0 <= offset <= self._window_size and window >= 0 and num_drawn <= window + 2):
             raise CheckpointError(f"impossible position of the prompt stream: window {window}, offset {offset}")

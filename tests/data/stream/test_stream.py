@@ -205,6 +205,10 @@ def test_states_that_do_not_fit_are_refused(store: PromptStore, tmp_path: Path) 
     state = stream.state_dict()
     with pytest.raises(CheckpointError, match="window_size 64 and now has 32"):
         make(store, tmp_path, window_size=32).load_state_dict(state)
+    before_it_could_be_set = {name: value for name, value in state.items() if name != "distinct_draws"}
+    make(store, tmp_path).load_state_dict(before_it_could_be_set)
+    with pytest.raises(CheckpointError, match="distinct_draws 64 and now has 8"):
+        make(store, tmp_path, distinct_draws=8).load_state_dict(before_it_could_be_set)
     with pytest.raises(CheckpointError, match="saved with seed"):
         make(store, tmp_path, seed=1).load_state_dict(state)
     with pytest.raises(CheckpointError, match="impossible position"):
