@@ -33,7 +33,7 @@ from bolt_ray.core.baseline.update import baseline_update
 from bolt_ray.core.baseline.warm_start import RowKey, WarmStartReport, match_prompts, read_warm_start
 from bolt_ray.core.errors import CheckpointError, RunError, StallError
 from bolt_ray.core.files import fsync_path
-from bolt_ray.core.keys import encode_keys
+from bolt_ray.core.keys import KeyBatch, encode_keys
 from bolt_ray.core.records import BaselineReading, Outcomes, PromptColumns
 
 _REGISTER_BATCH = 1 << 18
@@ -143,15 +143,14 @@ class BaselineShards:
             batch = encode_keys(chunk)
             named = None if names is None else list(itertools.islice(names, len(chunk)))
             numbers = np.zeros(len(chunk), dtype=np.uint16) if named is None else self._tracker.numbers(named)
-            home = batch.shards(self.num_shards)
-            places = [np.flatnonzero(home == s) for s in range(self.num_shards)]
+            places = _places(batch, self.num_shards)
             calls = {
                 s: shard.register.remote(self._row_batches, batch.take(places[s]), numbers[places[s]])
                 for s, shard in enumerate(self._shards)
             }
             self._wait(calls, "register prompts")
             self._row_batches += 1
-            self._row_shards.append(home.astype(np.uint16))
+            self._row_shards.append(batch.shards(self.num_shards).astype(np.uint16))
         return first
 
     def read(self, keys: Sequence[str], version: int | None = None) -> BaselineReading:
@@ -163,8 +162,7 @@ class BaselineShards:
                 newest outcome.
         """
         batch = encode_keys(keys)
-        home = batch.shards(self.num_shards)
-        places = {s: np.flatnonzero(home == s) for s in np.unique(home).tolist()}
+        places = {s: where for s, where in _places(batch, self.num_shards).items() if where.size}
         level = self.level
         calls = {s: self._shards[s].read.remote(batch.take(where), version, level) for s, where in places.items()}
         merged = BaselineReading(
@@ -200,8 +198,8 @@ class BaselineShards:
             drift=drift,
             level=self.level,
         )
-        home = update.keys.shards(self.num_shards)
-        calls = {s: shard.commit.remote(update.take(np.flatnonzero(home == s))) for s, shard in enumerate(self._shards)}
+        places = _places(update.keys, self.num_shards)
+        calls = {s: shard.commit.remote(update.take(places[s])) for s, shard in enumerate(self._shards)}
         known = self._counters
         states = self._wait(calls, f"commit {update_id!r}")
         self._note(states)
@@ -293,26 +291,22 @@ class BaselineShards:
             reward_range=self._settings.reward_range,
             allow_pickle=allow_pickle,
         )
-        found = match_prompts(
-            file, rows_of=partial(self._each_prompt, "rows_of"), num_rows=self.num_rows, row_key=row_key
-        )
+        rows_of = partial(self._each_prompt, "rows_of")
+        found = match_prompts(file, rows_of=rows_of, num_rows=self.num_rows, row_key=row_key)
         sources = self._each_prompt("source_numbers", found.keys)
         by_source = source_means(sources, found.alpha, found.beta, self._tracker)
-        means = by_source[sources]
-        batch = encode_keys(found.keys)
-        home = batch.shards(self.num_shards)
-        calls = {}
-        for s, shard in enumerate(self._shards):
-            where = np.flatnonzero(home == s)
-            calls[s] = shard.seed.remote(batch.take(where), found.alpha[where], found.beta[where], means[where])
+        batch, means = encode_keys(found.keys), by_source[sources]
+        calls = {
+            s: self._shards[s].seed.remote(batch.take(where), found.alpha[where], found.beta[where], means[where])
+            for s, where in _places(batch, self.num_shards).items()
+        }
         self._note(self._wait(calls, f"take the warm start {path}"))
         self._tracker.warm_start(by_source, np.bincount(sources, minlength=len(by_source)))
         return found.report
 
     def pids(self) -> list[int]:
         """The process of each shard."""
-        calls = {s: shard.pid.remote() for s, shard in enumerate(self._shards)}
-        return list(self._wait(calls, "name their processes").values())
+        return list(self._wait({s: each.pid.remote() for s, each in enumerate(self._shards)}, "give pids").values())
 
     def close(self) -> None:
         """End the actors and remove their journals; what ``snapshot`` has not written is lost."""
@@ -330,8 +324,7 @@ class BaselineShards:
     def _each_prompt(self, method: str, keys: Sequence[str]) -> NDArray[np.int64]:
         """int64 [n]: what ``method`` of each prompt's shard says of it."""
         batch = encode_keys(keys)
-        home = batch.shards(self.num_shards)
-        places = {s: np.flatnonzero(home == s) for s in np.unique(home).tolist()}
+        places = {s: where for s, where in _places(batch, self.num_shards).items() if where.size}
         calls = {s: getattr(self._shards[s], method).remote(batch.take(where)) for s, where in places.items()}
         answers = np.zeros(len(batch), dtype=np.int64)
         for s, found in self._wait(calls, "look up prompts").items():
@@ -350,6 +343,12 @@ class BaselineShards:
     def _wait(self, calls: Mapping[int, Any], doing: str) -> dict[int, Any]:
         """The results by shard number."""
         return _results(calls, doing, timeout_s=self.timeout_s)
+
+
+def _places(keys: KeyBatch, num_shards: int) -> dict[int, NDArray[np.int64]]:
+    """Where among ``keys`` those of each shard are, by shard number."""
+    home = keys.shards(num_shards)
+    return {s: np.flatnonzero(home == s) for s in range(num_shards)}
 
 
 def _results(calls: Mapping[int, Any], doing: str, *, timeout_s: float) -> dict[int, Any]:
