@@ -103,11 +103,11 @@ def _worth(axes: Any, records: Sequence[Record]) -> None:
     ):
         steps, share = columns(records, ("step", name))
         if steps.size:
-            axes.plot(steps, share, lw=0.5, alpha=0.4)
-            axes.plot(steps, _smooth(share), axes.lines[-1].get_color(), label=label)
+            (line,) = axes.plot(steps, _smooth(share), label=label)
+            axes.plot(steps, share, lw=0.5, alpha=0.4, color=line.get_color())
     axes.axhline(0.0, color="k", lw=0.8)
     axes.set(title="share of the reward's variance that v̂ removes", xlabel="step", ylim=(-0.5, 1))
-    if len(axes.lines) > 1:
+    if len(axes.lines) > 1:  # besides the zero
         axes.legend(fontsize="small")
 
 
