@@ -98,7 +98,7 @@ class ShardJournal:
                 allow_pickle=False,
             ),
         )
-        self._store.register(keys, sources)
+        self._store.add_rows(keys, sources)
         self.num_row_batches += 1
 
     def commit(self, update: BaselineUpdate) -> CommitSums | None:
@@ -163,7 +163,7 @@ class ShardJournal:
             with np.load(path, allow_pickle=False) as file:
                 arrays = {name: file[name] for name in file.files}
             sources = arrays.pop("sources")
-            self._store.register(KeyBatch(**arrays), sources)
+            self._store.add_rows(KeyBatch(**arrays), sources)
         return len(paths)
 
     def _recover_base(self) -> int:

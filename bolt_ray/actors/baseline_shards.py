@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from bolt_ray.actors.baseline_shard import BaselineShard, ShardState
 from bolt_ray.actors.ray_results import get_result
 from bolt_ray.core.baseline import BaselineSettings
-from bolt_ray.core.baseline.level import Level, LevelTracker, source_means
+from bolt_ray.core.baseline.level import Level, LevelTracker
 from bolt_ray.core.baseline.metrics import BaselineTotals
 from bolt_ray.core.baseline.settings import level_of
 from bolt_ray.core.baseline.sharded_snapshot import shard_file, write_manifest
@@ -294,14 +294,13 @@ class BaselineShards:
         rows_of = partial(self._each_prompt, "rows_of")
         found = match_prompts(file, rows_of=rows_of, num_rows=self.num_rows, row_key=row_key)
         sources = self._each_prompt("source_numbers", found.keys)
-        by_source = source_means(sources, found.alpha, found.beta, self._tracker)
-        batch, means = encode_keys(found.keys), by_source[sources]
+        means = self._tracker.warm_start(sources, found.alpha, found.beta)
+        batch = encode_keys(found.keys)
         calls = {
             s: self._shards[s].seed.remote(batch.take(where), found.alpha[where], found.beta[where], means[where])
             for s, where in _places(batch, self.num_shards).items()
         }
         self._note(self._wait(calls, f"take the warm start {path}"))
-        self._tracker.warm_start(by_source, np.bincount(sources, minlength=len(by_source)))
         return found.report
 
     def pids(self) -> list[int]:

@@ -73,30 +73,26 @@ class BaselineWatch:
 
     def __init__(self, *, uses_tracker: bool) -> None:
         self._uses_tracker = uses_tracker
-        self._steps: deque[tuple[int, float, float]] = deque()
+        self._steps: deque[NDArray[np.float64]] = deque()
 
     def step(self, items: Sequence[ScoredRollout], scaled: NDArray[np.float64], *, version: int) -> str | None:
         """Take in a step; a warning once ``STEPS_JUDGED`` steps of enough completions say so."""
         seen = np.array([item.last_version >= 0 for item in items], dtype=np.bool_)
-        rewards = scaled[seen]
-        if rewards.size >= 2:
-            v_hat = np.array([item.v_hat for item in items], dtype=np.float64)[seen]
-            # The mean of n rewards is nearer to them than the mean of others would be, by (n - 1)/n.
-            of_mean = float(np.sum((rewards - rewards.mean()) ** 2)) * rewards.size / (rewards.size - 1)
-            self._steps.append((rewards.size, float(np.sum((rewards - v_hat) ** 2)), of_mean))
-        while (
-            len(self._steps) > STEPS_JUDGED
-            and sum(n for n, *_ in self._steps) - self._steps[0][0] >= ENOUGH_COMPLETIONS
-        ):
-            self._steps.popleft()
-        counts, ours, mean = (sum(column) for column in zip(*self._steps, strict=True)) if self._steps else (0, 0, 0)
-        if len(self._steps) < STEPS_JUDGED or counts < ENOUGH_COMPLETIONS or not ours > mean > 0:
+        if seen.any():
+            rewards = scaled[seen]
+            left = rewards - np.array([item.v_hat for item in items], dtype=np.float64)[seen]
+            self._steps.append(rewards.size * np.array([1.0, np.var(left), np.var(rewards)]))
+        total = sum(self._steps, start=np.zeros(3))
+        while len(self._steps) > STEPS_JUDGED and total[0] - self._steps[0][0] >= ENOUGH_COMPLETIONS:
+            total = total - self._steps.popleft()
+        count, left_over, variance = total.tolist()
+        if len(self._steps) < STEPS_JUDGED or count < ENOUGH_COMPLETIONS or not left_over > variance > 0:
             return None
         gaps = [version - item.last_version for item in items if item.last_version >= 0]
         cost = "advantages are noisier with it than with advantage.baseline: batch" if self._uses_tracker else ""
         return (
             f"Warning: over the last {len(self._steps)} steps v̂ predicted rewards worse than the batch's mean "
-            f"(variance removed: {1.0 - ours / mean:.0%}). Prompts are visited about every "
+            f"(variance removed: {1.0 - left_over / variance:.0%}). Prompts are visited about every "
             f"{float(np.median(gaps)) if gaps else 0:.0f} versions"
             + (f"; {cost}" if cost else "")
             + ". See docs/algorithms.md, Persistent baseline, for forgetting and strength"

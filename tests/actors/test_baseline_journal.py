@@ -38,8 +38,8 @@ def commits(number: int) -> list[BaselineUpdate]:
 
 
 def values(store: PromptValues) -> tuple[list[float], list[float], object]:
-    v_hat, n_eff = store.get_many(KEYS, version=50, level=LEVEL)
-    return v_hat.tolist(), n_eff.tolist(), store.counters
+    read = store.read(KEYS, version=50, level=LEVEL)
+    return read.v_hat.tolist(), read.n_eff.tolist(), store.counters
 
 
 def reopened(directory: Path) -> tuple[PromptValues, ShardJournal]:

@@ -1,12 +1,16 @@
-"""``bolt-ray doctor``: what it accepts; the README's example in test_docs.py runs it on a real pair of engines."""
+"""``bolt-ray doctor``: what it accepts, and a real pair of engines."""
 
 from __future__ import annotations
 
 import math
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
+from support.training_runs import check_printed_agreement
 
+from bolt_ray.cli import main
 from bolt_ray.commands.doctor import Agreement, check_agreement, max_gap
 from bolt_ray.core.errors import WeightSyncError
 
@@ -40,3 +44,20 @@ def test_a_gap_over_the_limit_or_not_a_number_is_refused(which: str, gap: float)
 def test_a_step_that_moves_too_little_proves_nothing(moved: float) -> None:
     with pytest.raises(WeightSyncError, match="cannot be told"):
         check_agreement(Agreement(**AGREES | {"moved": moved}), limit=0.01)
+
+
+@pytest.mark.ray
+@pytest.mark.vllm
+@pytest.mark.slow
+def test_doctor_proves_agreement(
+    ray_cluster: None,
+    tied_model: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """With an adapter: the README's example in test_docs.py."""
+    monkeypatch.setattr(sys, "argv", ["bolt-ray", "doctor", "--model", str(tied_model)])
+    with pytest.raises(SystemExit) as leave:
+        main()
+    assert leave.value.code in (None, 0)
+    check_printed_agreement(capsys.readouterr().out, sent="all weights")

@@ -19,6 +19,8 @@ from bolt_ray.config.schema import RunConfig
 from bolt_ray.core.errors import ConfigError
 from bolt_ray.data.ingest.normalize import NormalRow, normalize_row, row_rules
 from bolt_ray.rewards import RewardInput
+from bolt_ray.rewards.registry import build_reward
+from bolt_ray.rewards.settings import definite_rewards
 from bolt_ray.tasks.arithmetic.tokenizer import UNKNOWN, build_tokenizer
 
 
@@ -106,6 +108,15 @@ def test_every_task_of_the_code_template_is_tested_by_name(tmp_path: Path) -> No
             calls = [node.func for node in ast.walk(ast.parse(test)) if isinstance(node, ast.Call)]
             called = {function.id for function in calls if isinstance(function, ast.Name)}
             assert called == {named.group(1)}
+
+
+def test_programs_of_the_code_template_are_scored(tmp_path: Path) -> None:
+    """With the reward as its config has it, in the sandbox."""
+    config, rows = starter(tmp_path, "code")
+    (settings,) = definite_rewards(config.rewards, timeout_s=30.0, memory_mb=1024)
+    adds = next(row for row in rows if "add(a, b)" in str(row.prompt))
+    right, wrong = (completion(adds, f"```python\ndef add(a, b):\n    return a {sign} b\n```") for sign in ("+", "-"))
+    assert list(build_reward(settings).score([right, wrong])) == [1.0, 0.0]
 
 
 def test_the_format_template_gives_the_model_something_to_climb(tmp_path: Path) -> None:

@@ -155,6 +155,20 @@ def test_validate_prints_the_step_and_the_processes(bolt_ray: Run, write_config:
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.ray
+@pytest.mark.vllm
+@pytest.mark.slow
+def test_a_bad_dataset_is_named_by_file_and_line(
+    ray_cluster: None, bolt_ray: Run, write_config: Write, tmp_path: Path
+) -> None:
+    """Other bad rows, empty datasets and prompts that are too long are in tests/data."""
+    config = write_config()
+    (tmp_path / "prompts.jsonl").write_text('{"prompt": "1+1="}\n{"prompt": \n', encoding="utf-8")
+    code, text = bolt_ray("train", config, "data.heldout_size=0")
+    assert code == 2
+    assert "prompts.jsonl, line 2: not valid JSON" in " ".join(text.split())
+
+
 @pytest.mark.parametrize(
     ("job", "options"), [("train", []), ("evaluate", []), ("precompute_baseline", ["--output", "baseline.json"])]
 )

@@ -60,6 +60,8 @@ def test_what_of_a_preset_does_nothing_beside_the_users_settings_is_left_out() -
     assert (constant.baseline.forgetting, constant.baseline.d_half) == ("constant", 0.5)
     with pytest.raises(ConfigError, match=r"baseline\.d_half: does nothing with forgetting constant; leave it out"):
         build_config(BASE | {"algo": "spo", "baseline": {"forgetting": "constant", "d_half": 0.1}})
+    two_level = build_config(BASE | {"algo": "spo++", "baseline": {"estimator": "two_level"}})
+    assert two_level.baseline.forgetting == "kl"
     assert build_config(BASE | {"baseline": {"forgetting": "event"}}).baseline.estimator == "beta"
     with pytest.raises(ConfigError, match=r"baseline\.forgetting: event needs estimator: beta"):
         build_config(BASE | {"baseline": {"forgetting": "event", "estimator": "two_level"}})

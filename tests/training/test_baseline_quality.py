@@ -88,7 +88,7 @@ def test_few_completions_a_step_are_judged_over_more_steps() -> None:
 def test_a_baseline_worse_than_the_mean_is_told_in_words() -> None:
     said = watched([0.0, 1.0], [1.0, 0.0], steps=STEPS_JUDGED)
     assert said is not None
-    assert "worse than the batch's mean (variance removed: -275%)" in said
+    assert "worse than the batch's mean (variance removed: -300%)" in said
     assert "every 30 versions" in said and "advantage.baseline: batch" in said
 
 

@@ -21,7 +21,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bolt_ray.core.baseline.evidence import UNSEEN, EvidenceTable, ForgettingRule, Visits
-from bolt_ray.core.baseline.level import STRENGTHS, Level
 from bolt_ray.core.baseline.update import BaselineUpdate
 
 
@@ -55,51 +54,30 @@ class BetaEvidence(EvidenceTable):
             total *= event_decay(self._rule.rho_min, np.maximum(version - last, 0))
         return np.asarray(total)
 
-    def _seed(
-        self,
-        slots: NDArray[np.int64],
-        alpha: NDArray[np.float64],
-        beta: NDArray[np.float64],
-        *,
-        means: NDArray[np.float64],
-        version: int,
-    ) -> None:
-        self._columns["alpha"][slots] = alpha
-        self._columns["beta"][slots] = beta
-        if "first_version" in self._columns:
-            self._columns["first_version"][slots] = version
+    def _from_counts(
+        self, alpha: NDArray[np.float64], beta: NDArray[np.float64], means: NDArray[np.float64]
+    ) -> dict[str, NDArray[np.float64]]:
+        return {"alpha": alpha, "beta": beta}
 
-    def _learn(
-        self,
-        visits: Visits,
-        update: BaselineUpdate,
-        *,
-        fresh: NDArray[np.bool_],
-        level: Level,
-        rho: NDArray[np.float64],
-    ) -> None:
-        columns, slots = self._columns, visits.slots
-        prior = level.of(columns["source"][slots[fresh]])
-        columns["alpha"][slots[fresh]] = level.strength * prior
-        columns["beta"][slots[fresh]] = level.strength * (1.0 - prior)
+    def _learn(self, visits: Visits, update: BaselineUpdate, *, strength: float) -> None:
+        columns, slots, rho = self._columns, visits.slots, visits.rho
+        new, prior = slots[visits.fresh], visits.means[visits.fresh]
+        columns["alpha"][new] = strength * prior
+        columns["beta"][new] = strength * (1.0 - prior)
         if self._rule.forgetting == "event":
-            self._add_by_version(visits, update, fresh=fresh, level=level)
+            self._add_by_version(visits, update, strength=strength)
         else:
             columns["alpha"][slots] = rho * columns["alpha"][slots] + visits.sums
             columns["beta"][slots] = rho * columns["beta"][slots] + (visits.counts - visits.sums)
 
-    def _judge(self, visits: Visits, known: NDArray[np.bool_], level: Level) -> tuple[NDArray[np.int64], int]:
-        return np.zeros(len(STRENGTHS), dtype=np.int64), 0
-
-    def _add_by_version(
-        self, visits: Visits, update: BaselineUpdate, *, fresh: NDArray[np.bool_], level: Level
-    ) -> None:
+    def _add_by_version(self, visits: Visits, update: BaselineUpdate, *, strength: float) -> None:
         """The ``event`` rule for all entries at once: all is decayed to the newest version of its prompt."""
-        columns, rho, slots, entry = self._columns, self._rule.rho_min, visits.slots, visits.entry
+        columns, rho = self._columns, self._rule.rho_min
+        slots, entry, fresh = visits.slots, visits.entry, visits.fresh
         oldest = np.full(slots.size, np.iinfo(np.int64).max, dtype=np.int64)
         np.minimum.at(oldest, entry, update.versions)
         newest = np.maximum(columns["last_version"][slots].astype(np.int64), visits.newest)
-        prior_v_hat = level.of(columns["source"][slots])
+        prior_v_hat = visits.means
         if "prior_v_hat" in columns:
             columns["prior_v_hat"][slots[fresh]] = prior_v_hat[fresh]
             prior_v_hat = columns["prior_v_hat"][slots]
@@ -113,7 +91,7 @@ class BetaEvidence(EvidenceTable):
         sums = np.bincount(entry, weight * update.reward_sums)
         rests = np.bincount(entry, weight * (update.counts - update.reward_sums))
         for name, added, share in (("alpha", sums, prior_v_hat), ("beta", rests, 1.0 - prior_v_hat)):
-            value = kept * columns[name][slots] + added + prior_shift * level.strength * share
+            value = kept * columns[name][slots] + added + prior_shift * strength * share
             # The prior's share was in the value; rounding may leave a hair below zero when it is taken out.
             columns[name][slots] = np.maximum(value, 0.0)
         columns["first_version"][slots] = first

@@ -13,12 +13,14 @@ or, under ``event``, per policy version (``core.baseline.beta``). The decay fact
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from bolt_ray.core.baseline.level import CommitSums, Level, whole_units
+from bolt_ray.core.baseline.level import STRENGTHS, CommitSums, Level, whole_units
 from bolt_ray.core.baseline.update import BaselineUpdate
 
 Estimator = Literal["two_level", "beta"]
@@ -56,29 +58,32 @@ class ForgettingRule(Protocol):
     def d_half(self) -> float: ...
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Visits:
-    """A commit's outcomes by prompt: m prompts, each once.
+    """A commit by prompt: m prompts, each once, and what was known of them before it.
 
     Attributes:
         slots: int64 [m], ascending.
+        entry: int64 [n], where in ``slots`` the prompt of each of the commit's entries is.
         sums: float64 [m], Σ r̃.
         counts: float64 [m], outcomes.
         newest: int64 [m], newest policy version among them.
-        entry: int64 [n], where in ``slots`` the prompt of each of the commit's entries is.
+        fresh: bool [m], prompts without evidence.
+        means: float64 [m], the level of each prompt's data set.
+        rho: float64 [m], what is left of a unit of evidence, where it fades by visits.
     """
 
-    def __init__(self, slots: NDArray[np.int64], update: BaselineUpdate) -> None:
-        self.slots, self.entry = np.unique(slots, return_inverse=True)
-        # Added in an order of their own, so that the sum is the same in whichever order the entries came.
-        order = np.lexsort((update.counts, update.reward_sums))
-        entry = self.entry[order]
-        self.sums = np.bincount(entry, update.reward_sums[order]).astype(np.float64)
-        self.counts = np.bincount(entry, update.counts[order]).astype(np.float64)
-        self.newest: NDArray[np.int64] = np.full(self.slots.size, UNSEEN, dtype=np.int64)
-        np.maximum.at(self.newest, self.entry, update.versions)
+    slots: NDArray[np.int64]
+    entry: NDArray[np.int64]
+    sums: NDArray[np.float64]
+    counts: NDArray[np.float64]
+    newest: NDArray[np.int64]
+    fresh: NDArray[np.bool_]
+    means: NDArray[np.float64]
+    rho: NDArray[np.float64]
 
 
-class EvidenceTable:
+class EvidenceTable(ABC):
     """Evidence of the prompts in slots 0 … size-1; the base of an estimator's table."""
 
     def __init__(self, rule: ForgettingRule, own_columns: dict[str, tuple[str, float]]) -> None:
@@ -165,10 +170,10 @@ class EvidenceTable:
     ) -> None:
         """Set evidence from elsewhere, dated to ``version``: Beta counts, and the mean value of each prompt's data
         set there; the visits do not change."""
-        self._columns["last_version"][slots] = version
-        if "drift_seen" in self._columns:
-            self._columns["drift_seen"][slots] = drift_total
-        self._seed(slots, alpha, beta, means=means, version=version)
+        dated = {"last_version": version, "first_version": version, "drift_seen": drift_total}
+        for name, values in (dated | self._from_counts(alpha, beta, means)).items():
+            if name in self._columns:
+                self._columns[name][slots] = values
 
     def apply(
         self, slots: NDArray[np.int64], update: BaselineUpdate, *, level: Level, drift_total: float
@@ -185,11 +190,10 @@ class EvidenceTable:
             What the commit adds to the level.
         """
         columns = self._columns
-        visits = Visits(slots, update)
+        visits = self._visits(slots, update, level=level, drift_total=drift_total)
+        sums = self._sums(visits, num_sources=len(level.means))
+        self._learn(visits, update, strength=level.strength)
         seen = visits.slots
-        fresh = columns["last_version"][seen] == UNSEEN
-        sums = self._sums(visits, fresh, level)
-        self._learn(visits, update, fresh=fresh, level=level, rho=self._decay(seen, fresh, update, drift_total))
         if "drift_seen" in columns:
             columns["drift_seen"][seen] = drift_total
         columns["last_version"][seen] = np.maximum(columns["last_version"][seen], visits.newest)
@@ -197,6 +201,24 @@ class EvidenceTable:
         all_right = visits.sums >= visits.counts - _ALL_RIGHT_TOLERANCE
         columns["solved_streak"][seen] = np.where(all_right, columns["solved_streak"][seen] + 1, 0)
         return sums
+
+    def _visits(self, slots: NDArray[np.int64], update: BaselineUpdate, *, level: Level, drift_total: float) -> Visits:
+        seen, entry = np.unique(slots, return_inverse=True)
+        # Added in an order of their own, so that the sum is the same in whichever order the entries came.
+        order = np.lexsort((update.counts, update.reward_sums))
+        newest = np.full(seen.size, UNSEEN, dtype=np.int64)
+        np.maximum.at(newest, entry, update.versions)
+        fresh = self._columns["last_version"][seen] == UNSEEN
+        return Visits(
+            slots=seen,
+            entry=entry,
+            sums=np.bincount(entry[order], update.reward_sums[order]).astype(np.float64),
+            counts=np.bincount(entry, update.counts).astype(np.float64),
+            newest=newest,
+            fresh=fresh,
+            means=level.of(self._columns["source"][seen]),
+            rho=self._decay(seen, fresh, update, drift_total),
+        )
 
     def _decay(
         self, slots: NDArray[np.int64], fresh: NDArray[np.bool_], update: BaselineUpdate, drift_total: float
@@ -211,15 +233,16 @@ class EvidenceTable:
             distance = np.where(fresh, 0.0, drift_total - self._columns["drift_seen"][slots])
         return drift_decay(distance, d_half=rule.d_half, rho_min=rule.rho_min, rho_max=rule.rho_max)
 
-    def _sums(self, visits: Visits, fresh: NDArray[np.bool_], level: Level) -> CommitSums:
+    def _sums(self, visits: Visits, *, num_sources: int) -> CommitSums:
         sources = self._columns["source"][visits.slots]
-        num_sources = len(level.means)
         rewards = np.zeros(num_sources, dtype=np.int64)
         np.add.at(rewards, sources, whole_units(visits.sums))
         counts = np.zeros(num_sources, dtype=np.int64)
         np.add.at(counts, sources, visits.counts.astype(np.int64))
-        errors, judged = self._judge(visits, ~fresh, level)
-        return CommitSums(rewards=rewards, counts=counts, errors=errors, judged=judged)
+        known = ~visits.fresh
+        return CommitSums(
+            rewards=rewards, counts=counts, errors=self._errors(visits, known), judged=int(visits.counts[known].sum())
+        )
 
     def _allocate(self, capacity: int) -> None:
         for name, (dtype, fill) in self._blank.items():
@@ -230,40 +253,27 @@ class EvidenceTable:
 
     # What an estimator fills in.
 
+    @abstractmethod
     def values(
         self, slots: NDArray[np.int64] | slice, means: NDArray[np.float64], strength: float
     ) -> NDArray[np.float64]:
         """v̂ of prompts with evidence; of others, anything finite."""
-        raise NotImplementedError
 
+    @abstractmethod
     def _evidence_counts(self, slots: NDArray[np.int64] | slice, version: int | None) -> NDArray[np.float64]:
         """N_eff of prompts with evidence."""
-        raise NotImplementedError
 
-    def _seed(
-        self,
-        slots: NDArray[np.int64],
-        alpha: NDArray[np.float64],
-        beta: NDArray[np.float64],
-        *,
-        means: NDArray[np.float64],
-        version: int,
-    ) -> None:
-        raise NotImplementedError
+    @abstractmethod
+    def _from_counts(
+        self, alpha: NDArray[np.float64], beta: NDArray[np.float64], means: NDArray[np.float64]
+    ) -> dict[str, NDArray[np.float64]]:
+        """The estimator's columns of evidence that is worth Beta counts, where data sets had ``means``; all [n]."""
 
-    def _learn(
-        self,
-        visits: Visits,
-        update: BaselineUpdate,
-        *,
-        fresh: NDArray[np.bool_],
-        level: Level,
-        rho: NDArray[np.float64],
-    ) -> None:
-        """Let the outcomes into the estimator's columns; ``fresh`` bool [m] has had no evidence before."""
-        raise NotImplementedError
+    @abstractmethod
+    def _learn(self, visits: Visits, update: BaselineUpdate, *, strength: float) -> None:
+        """Let the outcomes into the estimator's columns; ``strength`` is the level's."""
 
-    def _judge(self, visits: Visits, known: NDArray[np.bool_], level: Level) -> tuple[NDArray[np.int64], int]:
-        """Errors of the candidates for the strength on prompts that had evidence, ``known`` bool [m], in whole units,
-        and the number of outcomes judged."""
-        raise NotImplementedError
+    def _errors(self, visits: Visits, known: NDArray[np.bool_]) -> NDArray[np.int64]:
+        """Errors of the candidates for the strength on prompts that had evidence, ``known`` bool [m], in whole units;
+        zeros where there is nothing to choose."""
+        return np.zeros(len(STRENGTHS), dtype=np.int64)

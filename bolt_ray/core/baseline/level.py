@@ -27,7 +27,7 @@ from bolt_ray.core.metric_names import declare_metrics
 
 declare_metrics(
     {
-        "baseline/level": ("", "reward rate of the policy now, scaled: what an unseen prompt is worth"),
+        "baseline/level": ("", "scaled reward of the policy now; under two_level what an unseen prompt is worth"),
         "baseline/level/{source}": ("", "the same for one dataset, where there are several"),
         "baseline/strength": ("outcomes", "how many outcomes the level counts for against a prompt's own"),
     }
@@ -86,8 +86,8 @@ class CommitSums:
     Attributes:
         rewards: int64 [sources], Σ r̃ of each data set's outcomes in whole units.
         counts: int64 [sources], outcomes.
-        errors: int64 [len(STRENGTHS)], Σ (n v² - 2 v S) under each strength, in whole units; zeros without judging.
-        judged: outcomes behind ``errors``.
+        errors: int64 [len(STRENGTHS)], Σ (n v² - 2 v S) under each strength, in whole units.
+        judged: outcomes of prompts with evidence, which ``errors`` are about.
     """
 
     rewards: NDArray[np.int64]
@@ -107,23 +107,6 @@ class CommitSums:
             errors=self.errors + other.errors,
             judged=self.judged + other.judged,
         )
-
-
-def source_means(
-    sources: NDArray[np.integer[Any]],
-    alpha: NDArray[np.float64],
-    beta: NDArray[np.float64],
-    tracker: LevelTracker,
-) -> NDArray[np.float64]:
-    """float64 [sources]: the mean of α/(α+β) over n prompts by data set; 1/2 where there is none.
-
-    Args:
-        sources: int [n], number of each prompt's data set.
-        alpha, beta: float64 [n], not both 0.
-    """
-    counts = np.bincount(sources, minlength=len(tracker.sources))
-    totals = np.bincount(sources, alpha / (alpha + beta), minlength=len(tracker.sources))
-    return np.where(counts > 0, totals / np.maximum(counts, 1), 0.5)
 
 
 class LevelTracker:
@@ -186,11 +169,26 @@ class LevelTracker:
             self._errors = _ERRORS_KEPT * self._errors + sums.errors / UNITS
             self._judged += sums.judged
 
-    def warm_start(self, means: NDArray[np.float64], counts: NDArray[np.int64]) -> None:
-        """Let means from elsewhere, float64 [sources] over ``counts`` prompts each, count for at most 256 outcomes."""
+    def warm_start(
+        self, sources: NDArray[np.integer[Any]], alpha: NDArray[np.float64], beta: NDArray[np.float64]
+    ) -> NDArray[np.float64]:
+        """Let evidence from elsewhere into the level: the mean value of each data set's prompts counts for one outcome
+        a prompt, at most 256.
+
+        Args:
+            sources: int [n], number of each prompt's data set.
+            alpha, beta: float64 [n], not both 0.
+
+        Returns:
+            float64 [n]: that mean, of each prompt's data set.
+        """
+        counts = np.bincount(sources, minlength=len(self._numbers))
+        totals = np.bincount(sources, alpha / (alpha + beta), minlength=len(self._numbers))
+        means: NDArray[np.float64] = totals / np.maximum(counts, 1)
         weight = np.minimum(counts, _MAX_WARM_WEIGHT)
-        self._rewards += weight * np.where(counts > 0, means, 0.0)
+        self._rewards += weight * means
         self._weights += weight
+        return means.take(sources)
 
     def metrics(self, level: Level) -> dict[str, float]:
         """``baseline/level…`` and ``baseline/strength``, at ``level``."""

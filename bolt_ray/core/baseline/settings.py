@@ -98,6 +98,8 @@ class BaselineSettings(Settings):
 def idle_settings(estimator: str, forgetting: str) -> dict[str, str]:
     """Settings that do nothing with an estimator and a forgetting rule, and which of the two is why."""
     idle = {"prior": "estimator two_level"} if estimator == "two_level" else {"strength": "estimator beta"}
+    if estimator == "two_level" and forgetting == "event":
+        idle["forgetting"] = "estimator two_level"
     if forgetting != "kl":
         idle |= dict.fromkeys(("d_half", "kl_source"), f"forgetting {forgetting}")
     if forgetting == "event":

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from bolt_ray.core.advantages import scale_rewards
-from bolt_ray.core.baseline.level import CommitSums, Level, LevelTracker, source_means
+from bolt_ray.core.baseline.level import CommitSums, Level, LevelTracker
 from bolt_ray.core.baseline.metrics import BaselineTotals
 from bolt_ray.core.baseline.settings import BaselineSettings, level_of
 from bolt_ray.core.baseline.snapshot import BaselineSnapshot, join_snapshots, read_snapshot, write_snapshot
@@ -24,7 +24,7 @@ from bolt_ray.core.baseline.update import BaselineUpdate, baseline_update
 from bolt_ray.core.baseline.values import PromptValues, checked_counts
 from bolt_ray.core.baseline.warm_start import RowKey, WarmStartReport, match_prompts, read_warm_start
 from bolt_ray.core.keys import KeyBatch
-from bolt_ray.core.records import PromptColumns
+from bolt_ray.core.records import BaselineReading, PromptColumns
 
 __all__ = ["BaselineSettings", "BaselineStore"]
 
@@ -49,6 +49,13 @@ class BaselineStore(PromptValues):
     def strength(self) -> float:
         """How many outcomes the level counts for against a prompt's own."""
         return self.level.strength
+
+    def get_many(
+        self, keys: Sequence[str] | KeyBatch, version: int | None = None
+    ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """(v̂, N_eff) of n prompts, float64 [n] each, in their order; ``version`` as in ``PromptValues.read``."""
+        read = self.read(keys, version)
+        return read.v_hat, read.n_eff
 
     def get(self, key: str, version: int | None = None) -> tuple[float, float]:
         """(v̂, N_eff) of one prompt; see ``get_many``."""
@@ -135,27 +142,23 @@ class BaselineStore(PromptValues):
         self.seed(found.keys, found.alpha, found.beta)
         return found.report
 
-    def register(
-        self, keys: Sequence[str] | KeyBatch, sources: Sequence[str] | NDArray[np.integer[Any]] | None = None
-    ) -> int:
-        """As ``PromptValues.register``, with data sets by name."""
-        numbers = None if sources is None else self._tracker.numbers([str(name) for name in sources])
-        return super().register(keys, numbers)
+    def register(self, keys: Sequence[str] | KeyBatch, sources: Sequence[str] | None = None) -> int:
+        """As ``add_rows``, with data sets by name."""
+        return self.add_rows(keys, None if sources is None else self._tracker.numbers(sources))
 
     def seed(
         self, keys: Sequence[str] | KeyBatch, alpha: ArrayLike, beta: ArrayLike, *, means: ArrayLike | None = None
     ) -> None:
-        """As ``PromptValues.seed``; the means of the data sets come from the counts, and enter the level."""
-        sources = self.source_numbers(keys)
-        found = source_means(sources, *checked_counts(alpha, beta, len(keys)), self._tracker)
-        super().seed(keys, alpha, beta, means=found[sources] if means is None else means)
-        self._tracker.warm_start(found, np.bincount(sources, minlength=len(found)))
+        """As ``PromptValues.seed``; without ``means`` they come from the counts, which enter the level."""
+        if means is None:
+            means = self._tracker.warm_start(self.source_numbers(keys), *checked_counts(alpha, beta, len(keys)))
+        super().seed(keys, alpha, beta, means=means)
 
-    def get_many(
+    def read(
         self, keys: Sequence[str] | KeyBatch, version: int | None = None, *, level: Level | None = None
-    ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """As ``PromptValues.get_many``, at the store's level."""
-        return super().get_many(keys, version, level=level or self.level)
+    ) -> BaselineReading:
+        """As ``PromptValues.read``, at the store's level."""
+        return super().read(keys, version, level=level or self.level)
 
     def columns(self, version: int | None = None, *, level: Level | None = None) -> PromptColumns:
         """As ``PromptValues.columns``, at the store's level."""

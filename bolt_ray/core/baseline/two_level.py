@@ -40,37 +40,18 @@ class ResidualEvidence(EvidenceTable):
     def _evidence_counts(self, slots: NDArray[np.int64] | slice, version: int | None) -> NDArray[np.float64]:
         return np.asarray(self._columns["count"][slots])
 
-    def _seed(
-        self,
-        slots: NDArray[np.int64],
-        alpha: NDArray[np.float64],
-        beta: NDArray[np.float64],
-        *,
-        means: NDArray[np.float64],
-        version: int,
-    ) -> None:
-        self._columns["residual"][slots] = alpha - (alpha + beta) * means
-        self._columns["count"][slots] = alpha + beta
+    def _from_counts(
+        self, alpha: NDArray[np.float64], beta: NDArray[np.float64], means: NDArray[np.float64]
+    ) -> dict[str, NDArray[np.float64]]:
+        return {"residual": alpha - (alpha + beta) * means, "count": alpha + beta}
 
-    def _learn(
-        self,
-        visits: Visits,
-        update: BaselineUpdate,
-        *,
-        fresh: NDArray[np.bool_],
-        level: Level,
-        rho: NDArray[np.float64],
-    ) -> None:
-        columns, slots = self._columns, visits.slots
-        means = level.of(columns["source"][slots])
-        columns["residual"][slots] = rho * columns["residual"][slots] + (visits.sums - visits.counts * means)
+    def _learn(self, visits: Visits, update: BaselineUpdate, *, strength: float) -> None:
+        columns, slots, rho = self._columns, visits.slots, visits.rho
+        columns["residual"][slots] = rho * columns["residual"][slots] + (visits.sums - visits.counts * visits.means)
         columns["count"][slots] = rho * columns["count"][slots] + visits.counts
 
-    def _judge(self, visits: Visits, known: NDArray[np.bool_], level: Level) -> tuple[NDArray[np.int64], int]:
-        slots, sums, counts = visits.slots[known], visits.sums[known], visits.counts[known]
-        means = level.of(self._columns["source"][slots])
-        errors = []
-        for strength in STRENGTHS:
-            value = self.values(slots, means, strength)
-            errors.append(int(whole_units(counts * value**2 - 2.0 * value * sums).sum()))
-        return np.array(errors, dtype=np.int64), int(counts.sum())
+    def _errors(self, visits: Visits, known: NDArray[np.bool_]) -> NDArray[np.int64]:
+        slots, means = visits.slots[known], visits.means[known]
+        sums, counts = visits.sums[known], visits.counts[known]
+        values = [self.values(slots, means, strength) for strength in STRENGTHS]
+        return np.array([whole_units(counts * v**2 - 2.0 * v * sums).sum() for v in values], dtype=np.int64)

@@ -72,7 +72,7 @@ class PromptValues:
         """(tracked prompts, Σ v̂ in whole units); the second only where a prior follows it, else 0."""
         return self._tracked, self._v_hat_units
 
-    def register(self, keys: Sequence[str] | KeyBatch, sources: NDArray[np.integer[Any]] | None = None) -> int:
+    def add_rows(self, keys: Sequence[str] | KeyBatch, sources: NDArray[np.integer[Any]] | None = None) -> int:
         """Append rows of the data set; returns the number of the first of them, counted from 0.
 
         Two rows may have one key; they share its evidence, and the data set of the first. Registering a known key
@@ -100,38 +100,27 @@ class PromptValues:
         per_slot = np.bincount(self._row_slots(), minlength=len(self._index) + 1)
         return np.where(slots == ABSENT, 0, per_slot[slots])
 
-    def get_many(
-        self, keys: Sequence[str] | KeyBatch, version: int | None = None, *, level: Level
-    ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """Values and effective counts of n prompts, in their order.
+    def read(self, keys: Sequence[str] | KeyBatch, version: int | None = None, *, level: Level) -> BaselineReading:
+        """What is known of n prompts, in their order.
 
         Args:
             keys: n keys.
             version: policy version of the reader; under ``event`` N_eff is decayed up to it. None: as it
                 stood at each prompt's newest outcome.
             level: of the store.
-
-        Returns:
-            v̂, float64 [n] in [0, 1]; N_eff, float64 [n].
         """
         slots = self._index.find(_columns_of(keys).digests)
         known = slots != ABSENT
-        v_hat = np.full(slots.size, level.mean)
-        n_eff = np.full(slots.size, level.unseen_count)
-        v_hat[known] = self._evidence.v_hat(slots[known], level)
-        n_eff[known] = self._evidence.n_eff(slots[known], level, version)
-        return v_hat, n_eff
-
-    def read(self, keys: Sequence[str] | KeyBatch, version: int | None = None, *, level: Level) -> BaselineReading:
-        """As ``get_many``, with when each prompt was last trained on."""
-        v_hat, n_eff = PromptValues.get_many(self, keys, version, level=level)
-        slots = self._index.find(_columns_of(keys).digests)
-        visits, last = self._evidence.column("visits"), self._evidence.column("last_version")
-        seen = slots != ABSENT
-        seen[seen] = visits[slots[seen]] > 0
-        last_version = np.full(slots.size, UNSEEN, dtype=np.int64)
-        last_version[seen] = last[slots[seen]]
-        return BaselineReading(v_hat=v_hat, n_eff=n_eff, last_version=last_version)
+        slots = slots[known]
+        read = BaselineReading(
+            v_hat=np.full(known.size, level.mean),
+            n_eff=np.full(known.size, level.unseen_count),
+            last_version=np.full(known.size, UNSEEN, dtype=np.int64),
+        )
+        read.v_hat[known] = self._evidence.v_hat(slots, level)
+        read.n_eff[known] = self._evidence.n_eff(slots, level, version)
+        read.last_version[known] = self._last_trained(slots)
+        return read
 
     def has_applied(self, update_id: str | None) -> bool:
         """Whether a commit of this id has been taken."""
@@ -167,15 +156,13 @@ class PromptValues:
         self._last_sums = (update.update_id, sums)
         return sums
 
-    def seed(
-        self, keys: Sequence[str] | KeyBatch, alpha: ArrayLike, beta: ArrayLike, *, means: ArrayLike | None = None
-    ) -> None:
+    def seed(self, keys: Sequence[str] | KeyBatch, alpha: ArrayLike, beta: ArrayLike, *, means: ArrayLike) -> None:
         """Set evidence from elsewhere, dated to policy version 0; visited prompts keep their own.
 
         Args:
             keys: n different keys.
             alpha, beta: [n], not negative, not both 0.
-            means: [n], the mean value there of each prompt's data set; estimator two_level needs it.
+            means: [n], the mean value there of each prompt's data set.
 
         Raises:
             ValueError: a count is impossible.
@@ -191,7 +178,7 @@ class PromptValues:
             slots,
             a[new],
             b[new],
-            means=np.full(len(batch), 0.5)[new] if means is None else np.asarray(means, dtype=np.float64)[new],
+            means=np.asarray(means, dtype=np.float64)[new],
             version=0,
             drift_total=self._counters.drift_total,
         )
@@ -200,8 +187,10 @@ class PromptValues:
     def source_numbers(self, keys: Sequence[str] | KeyBatch) -> NDArray[np.int64]:
         """int64 [n]: the number of each prompt's data set; 0 for one that was registered with none."""
         slots = self._index.find(_columns_of(keys).digests)
-        numbers = self._evidence.column("source").astype(np.int64)
-        return np.where(slots == ABSENT, 0, numbers[slots] if numbers.size else 0)
+        known = slots != ABSENT
+        numbers = np.zeros(slots.size, dtype=np.int64)
+        numbers[known] = self._evidence.column("source")[slots[known]]
+        return numbers
 
     def columns(self, version: int | None = None, *, level: Level) -> PromptColumns:
         """What the curriculum reads of every registered row; of every known key if none is registered.
@@ -211,14 +200,13 @@ class PromptValues:
             level: of the store.
         """
         slots = self._row_slots() if self._rows else np.arange(len(self._index))
-        visits = self._evidence.column("visits")[slots]
         at = self._counters.version if version is None else version
         return PromptColumns(
             v_hat=self._evidence.v_hat(slots, level).astype(np.float32),
             n_eff=self._evidence.weight(slots, level, at).astype(np.float32),
-            visits=visits,
+            visits=self._evidence.column("visits")[slots],
             solved_streak=self._evidence.column("solved_streak")[slots],
-            last_version=np.where(visits > 0, self._evidence.column("last_version")[slots], np.int32(-1)),
+            last_version=self._last_trained(slots),
         )
 
     def totals(self, version: int | None = None, *, level: Level) -> BaselineTotals:
@@ -292,6 +280,11 @@ class PromptValues:
         self._last_sums = (None, None)
         self._tracked, self._v_hat_units = 0, 0
         self._count(slots, +1)
+
+    def _last_trained(self, slots: NDArray[np.int64]) -> NDArray[np.int32]:
+        """int32 [n]: policy version of the newest outcome; ``UNSEEN`` for a prompt that was warm-started at most."""
+        last, visits = self._evidence.column("last_version")[slots], self._evidence.column("visits")[slots]
+        return np.where(visits > 0, last, np.int32(UNSEEN))
 
     def _row_slots(self) -> NDArray[np.int64]:
         if len(self._rows) > 1:

@@ -26,8 +26,9 @@ def descendants(root: int) -> list[int]:
     found: list[int] = []
     todo = [root]
     while todo:
-        for tasks in Path(f"/proc/{todo.pop()}/task").glob("*/children"):
-            children = [int(pid) for pid in _read(tasks).split()]
+        tasks = Path(f"/proc/{todo.pop()}/task")
+        for thread in _names(tasks):
+            children = [int(pid) for pid in _read(tasks / thread / "children").split()]
             found += children
             todo += children
     return found
@@ -49,6 +50,14 @@ def size_of_directory(directory: str, *, enough: int) -> int:
         except OSError:
             continue
     return total
+
+
+def _names(directory: Path) -> list[str]:
+    """What a directory below /proc holds; nothing if its process is gone."""
+    try:  # Path.glob raises if the process goes while it looks
+        return [path.name for path in directory.iterdir()]
+    except OSError:
+        return []
 
 
 def _read(path: Path) -> str:
