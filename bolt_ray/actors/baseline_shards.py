@@ -288,7 +288,7 @@ class BaselineShards:
         file = read_warm_start(
             Path(path),
             strength=self._settings.warm_start_strength,
-            reward_range=self._settings.reward_range,
+            reward_range=self._settings.scaled_from,
             allow_pickle=allow_pickle,
         )
         rows_of = partial(self._each_prompt, "rows_of")

@@ -55,7 +55,9 @@ class ShardedBaselineSettings(BaselineSettings):
     """``baseline:`` - the persistent estimate v̂ of every prompt (SPO, BOLT), and where it is kept."""
 
     num_shards: int = setting(2, "actors the prompts are spread over", ge=1)
-    skip_truncated: bool = setting(False, "truncated completions are no evidence for the baseline")
+    skip_truncated: bool | None = setting(
+        None, "truncated completions are no evidence for the baseline; default: as loss.mask_truncated"
+    )
     warm_start: str | None = setting(None, "a file written by 'bolt-ray precompute-baseline'")
     warm_start_allow_pickle: bool = setting(False, "read the old .pkl form with a restricted reader")
 

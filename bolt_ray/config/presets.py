@@ -68,13 +68,18 @@ PRESETS: dict[str, Tree] = {
     },
 }
 
+OF_LOSS: dict[str, Tree] = {"dr_grpo": {"advantage": {"normalize": "none"}}}
+"""What belongs to a loss by its paper, over the preset: Dr. GRPO (arXiv 2503.20783) divides by no deviation."""
+
 
 def lay_under(given: Tree, preset: Tree) -> Tree:
     """``given`` laid over ``preset``, without what of the preset's baseline does nothing beside what was given.
 
-    ``forgetting: event`` is of estimator ``beta`` alone, and is taken to mean it where no estimator is named.
+    What belongs to the loss that was given lies between the two. ``forgetting: event`` is of estimator ``beta`` alone,
+    and is taken to mean it where no estimator is named.
     """
-    laid = merge(preset, given)
+    loss = given.get("loss")
+    laid = merge(merge(preset, OF_LOSS.get(str(loss.get("type")), {}) if isinstance(loss, dict) else {}), given)
     baseline, wanted = laid.get("baseline"), given.get("baseline")
     if not isinstance(baseline, dict):
         return laid

@@ -8,7 +8,7 @@ from typing import Literal
 from bolt_ray.config.schema import RunConfig
 from bolt_ray.engines.settings import Dtype, SamplingSettings
 from bolt_ray.engines.vllm.settings import EngineSettings
-from bolt_ray.rewards.settings import definite_rewards
+from bolt_ray.rewards.settings import definite_rewards, reward_range
 
 MAX_GAP = {"float32": 0.01, "bfloat16": 0.5}
 """Largest |Δ log p| between generator and learner that is still rounding; ten times what is usual."""
@@ -25,22 +25,30 @@ def resolve(config: RunConfig, *, use_gpu: bool) -> RunConfig:
     gap = config.generator.max_logprob_gap
     if gap is None:
         gap = MAX_GAP["bfloat16" if "bfloat16" in (dtype, generated_in) else "float32"]
-    low, high = config.loss.clip_range
+    clip_low, clip_high = config.loss.clip_range
     max_new_tokens = config.sampling.max_new_tokens
+    rewards = definite_rewards(config.rewards, timeout_s=config.scoring.timeout_s, memory_mb=config.scoring.memory_mb)
+    learning_rate = config.train.peak_learning_rate(use_peft=config.model.use_peft)
+    truncated = config.baseline.skip_truncated
     changed = {
         "model": replace(config.model, dtype=dtype),
         "generator": replace(config.generator, dtype=generated_in, max_logprob_gap=gap),
         "loss": replace(
             config.loss,
             aggregation=config.loss.resolved_aggregation,
-            clip_low=low,
-            clip_high=high,
+            clip_low=clip_low,
+            clip_high=clip_high,
             max_completion_tokens=config.loss.max_completion_tokens or max_new_tokens,
         ),
         "eval": replace(config.eval, max_new_tokens=config.eval.max_new_tokens or max_new_tokens),
-        "rewards": definite_rewards(
-            config.rewards, timeout_s=config.scoring.timeout_s, memory_mb=config.scoring.memory_mb
+        "rewards": rewards,
+        "baseline": replace(
+            config.baseline,
+            reward_range=config.baseline.reward_range
+            or reward_range(rewards, [dataset.reward for dataset in config.datasets]),
+            skip_truncated=config.loss.mask_truncated if truncated is None else truncated,
         ),
+        "train": replace(config.train, learning_rate=learning_rate),
         "scoring": replace(config.scoring, gpus_per_scorer=config.scoring.gpus_per_scorer if use_gpu else 0.0),
         "cluster": replace(config.cluster, use_gpu="yes" if use_gpu else "no"),
     }

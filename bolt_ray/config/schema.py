@@ -79,7 +79,7 @@ class RunConfig(BaseModel):
         Raises:
             SettingError: sections that contradict each other (a ValueError).
         """
-        low, high = self.baseline.reward_range
+        low, high = self.baseline.scaled_from
         return LearnerSettings(
             model_path=model_path,
             model=self.model,

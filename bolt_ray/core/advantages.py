@@ -66,10 +66,11 @@ class AdvantageOutput:
     zero_variance_groups: int
 
 
-def scale_rewards(rewards: ArrayLike, low: float = 0.0, high: float = 1.0) -> FloatArray:
+def scale_rewards(rewards: ArrayLike, low: float = 0.0, high: float = 1.0, *, bounded: bool = True) -> FloatArray:
     """r̃ = clip((r − low)/(high − low), 0, 1), float64 of the shape of ``rewards``.
 
-    The only scaling of rewards: baseline, advantage and curriculum all see r̃.
+    The only scaling of rewards: baseline, advantage and curriculum all see r̃. ``bounded=False`` is for advantages
+    against a group, which need no bounds.
 
     Raises:
         ValueError: low is not below high, or a reward is NaN or infinite.
@@ -79,7 +80,8 @@ def scale_rewards(rewards: ArrayLike, low: float = 0.0, high: float = 1.0) -> Fl
     raw = np.asarray(rewards, dtype=np.float64)
     if not np.isfinite(raw).all():
         raise ValueError("a reward is NaN or infinite; an unscored completion is no evidence, leave it out")
-    return np.clip((raw - low) / (high - low), 0.0, 1.0)
+    scaled = (raw - low) / (high - low)
+    return np.clip(scaled, 0.0, 1.0) if bounded else scaled
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

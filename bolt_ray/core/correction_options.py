@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from bolt_ray.core.settings import Settings, require_choice, setting
+from bolt_ray.core.settings import SettingError, Settings, require_choice, setting
 
 LEVELS = ("token", "sequence")
 MODES = ("truncate", "mask", "none")
@@ -25,12 +25,20 @@ class CorrectionOptions(Settings):
     )
     mode: str = setting(
         "truncate",
-        "truncate: min(weight, cap); mask: 0 where the weight exceeds cap; none: the difference is only measured",
+        "truncate: min(weight, cap); mask: 0 where the weight exceeds cap or falls below floor; none: it is only "
+        "measured",
         choices=lambda: list(MODES),
     )
     cap: float = setting(2.0, "C, the largest weight", gt=0)
+    floor: float = setting(
+        0.0, "mask: the smallest weight; IcePop (arXiv 2510.18855) masks outside 0.5 to 5, at the level of tokens", ge=0
+    )
 
     def __post_init__(self) -> None:
         Settings.__post_init__(self)
         require_choice("level", self.level, LEVELS)
         require_choice("mode", self.mode, MODES)
+        if self.floor > 0 and self.mode != "mask":
+            raise SettingError("floor", f"belongs to mode mask; {self.mode} has none")
+        if self.floor >= self.cap:
+            raise SettingError("floor", f"{self.floor:g} must be below cap {self.cap:g}")

@@ -21,7 +21,19 @@ import torch
 from torch import Tensor
 
 from bolt_ray.core.correction_options import CorrectionOptions
+from bolt_ray.core.metric_names import declare_metrics
 from bolt_ray.core.sequence_sums import MAX_EXPONENT, at_least_float32, require_shape, segment_lengths, segment_sum
+
+declare_metrics(
+    {
+        "correction/ess": (
+            "share",
+            "effective sample size of the correction's weights as applied, (Σw)²/(n Σw²), over tokens or sequences",
+        ),
+        "correction/over_cap_fraction": ("share", "of the weights, those above correction.cap: cut, or masked"),
+        "correction/under_floor_fraction": ("share", "of the weights, those below correction.floor: masked"),
+    }
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -112,11 +124,11 @@ def correction_weights(
     delta = at_least_float32(old_logprobs.detach())[active] - at_least_float32(generator_logprobs.detach())[active]
     per_unit = delta if options.level == "token" else segment_sum(delta, ids, num_sequences)
     ratio = torch.exp(per_unit.clamp(max=MAX_EXPONENT))
-    over = ratio > options.cap
+    over, under = ratio > options.cap, ratio < options.floor
     if options.mode == "truncate":
         ratio = ratio.clamp(max=options.cap)
     elif options.mode == "mask":
-        ratio = ratio.masked_fill(over, 0.0)
+        ratio = ratio.masked_fill(over | under, 0.0)
 
     if options.level == "token":
         present = torch.ones_like(ratio, dtype=torch.bool)
@@ -127,6 +139,7 @@ def correction_weights(
     metrics = {
         "correction_units": present.sum().to(ratio.dtype),
         "correction_over_cap": (over & present).sum().to(ratio.dtype),
+        "correction_under_floor": (under & present).sum().to(ratio.dtype),
         "correction_weight_sum": ratio[present].sum(),
         "correction_weight_sq_sum": ratio[present].square().sum(),
     }
@@ -149,4 +162,5 @@ def summarize_correction(sums: Mapping[str, float]) -> dict[str, float]:
     return {
         "correction/ess": sums["correction_weight_sum"] ** 2 / (units * square) if square > 0 else 0.0,
         "correction/over_cap_fraction": sums["correction_over_cap"] / units,
+        "correction/under_floor_fraction": sums["correction_under_floor"] / units,
     }

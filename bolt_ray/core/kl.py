@@ -84,13 +84,16 @@ class KLTerms:
     """KL of a flat batch, before the coefficient and before aggregation.
 
     Attributes:
-        raw: K before the shape and before r, [T] or [num_sequences] after ``unit``.
-        adapted: what is penalized, with gradient; same shape.
-        unit: "token" or "sequence".
+        raw: what is reported and what controllers follow: k3, which is never negative and has the expected value
+            KL(π‖ref) whatever ``estimator`` and shape are penalized; [T], or sums [num_sequences] after ``unit``.
+        adapted: what is penalized, with gradient; [T] or [num_sequences].
+        raw_unit, unit: "token" or "sequence", of ``raw`` and of ``adapted``; ``length_normalized`` makes one number per
+            sequence of a KL that is per token.
     """
 
     raw: Tensor
     adapted: Tensor
+    raw_unit: str
     unit: str
 
 
@@ -109,18 +112,19 @@ def kl_terms(
         log_ratio: float [T], log π − log π_old with gradient, for the unbiased form.
         sequence_ids: int64 [T].
     """
+    raw = estimate_kl(logprobs.detach(), ref_logprobs, "k3")
+    if options.unit == "sequence":
+        raw = segment_sum(raw, sequence_ids, num_sequences)
     estimator = "k2" if options.adaptation else options.estimator
-    raw = estimate_kl(logprobs, ref_logprobs, estimator)
-    kl = unbiased_kl(raw, log_ratio) if estimator == "k3" and options.unbiased else raw
+    kl = estimate_kl(logprobs, ref_logprobs, estimator)
+    if estimator == "k3" and options.unbiased:
+        kl = unbiased_kl(kl, log_ratio)
     if options.unit == "token" and not options.length_normalized:
-        return KLTerms(raw=raw, adapted=shape_kl(kl, options), unit="token")
-
-    raw = segment_sum(raw, sequence_ids, num_sequences)
+        return KLTerms(raw=raw, adapted=shape_kl(kl, options), raw_unit="token", unit="token")
     kl = segment_sum(kl, sequence_ids, num_sequences)
     if options.length_normalized:
-        lengths = segment_lengths(sequence_ids, num_sequences).clamp(min=1)
-        raw, kl = raw / lengths, kl / lengths
-    return KLTerms(raw=raw, adapted=shape_kl(kl, options), unit="sequence")
+        kl = kl / segment_lengths(sequence_ids, num_sequences).clamp(min=1)
+    return KLTerms(raw=raw, adapted=shape_kl(kl, options), raw_unit=options.unit, unit="sequence")
 
 
 def kl_reward_penalty(

@@ -24,6 +24,7 @@ class FormatSettings(RewardSettings):
     """``type: format`` - whether the completion has the wanted structure."""
 
     shares_process = True
+    always_within = (0.0, 1.0)
 
     structure: Literal["json", "json_schema", "xml", "think_answer"] = setting(
         "think_answer",

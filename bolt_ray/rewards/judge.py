@@ -22,6 +22,8 @@ _PROMPT = (
 class LlmJudgeSettings(EndpointSettings):
     """``type: llm_judge`` - asks a model behind an OpenAI-compatible endpoint; ``url`` as ``https://host/v1``."""
 
+    always_within = (0.0, 1.0)
+
     model: str = setting(..., "name of the judge", min_length=1)
     prompt: str = setting(_PROMPT, "what it is asked; {prompt}, {completion} and {answer} are filled in")
     pattern: str = setting(

@@ -15,6 +15,7 @@ class LengthSettings(RewardSettings):
     """``type: length`` - 1 at ``target_tokens``, falling linearly to 0 at ``tolerance_tokens`` away from it."""
 
     shares_process = True
+    always_within = (0.0, 1.0)
 
     target_tokens: int = setting(..., "the length that gets 1", unit="tokens", ge=1)
     tolerance_tokens: int = setting(..., "the distance from it that gets 0", unit="tokens", ge=1)
@@ -40,6 +41,7 @@ class OverlongSettings(RewardSettings):
     """``type: overlong`` - DAPO's soft overlong punishment (arXiv 2503.14476, eq. 13)."""
 
     shares_process = True
+    always_within = (-1.0, 0.0)
 
     max_tokens: int = setting(..., "longest completion allowed", unit="tokens", ge=1)
     cache_tokens: int = setting(

@@ -26,6 +26,8 @@ _GSM8K_MARK = "####"
 class MathSettings(RewardSettings):
     """``type: math`` - mathematical equivalence by math-verify."""
 
+    always_within = (0.0, 1.0)
+
     extract: Literal["auto", "boxed", "last_number"] = setting(
         "auto",
         "where the completion's answer is: the last \\boxed{} (boxed), the last number (last_number), or the last "

@@ -64,6 +64,8 @@ def plain_output(text: str) -> str:
 class CodeSettings(RewardSettings):
     """``type: code`` - runs the completion's program in the sandbox."""
 
+    always_within = (0.0, 1.0)
+
     check: Literal["tests", "output"] = setting(
         "tests",
         "tests: the column holds Python test code, as text or a list of texts; a check(candidate) it defines is called "

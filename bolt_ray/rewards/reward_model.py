@@ -17,8 +17,9 @@ class RewardModelSettings(RewardSettings):
 
     model: str = setting(..., "directory or name", min_length=1)
     output: Literal["score", "sigmoid", "probability"] = setting(
-        "score",
-        "score: the logit of label as it is; sigmoid of it; probability: its softmax over the outputs",
+        "sigmoid",
+        "sigmoid: of the logit of label; probability: its softmax over the outputs; score: the logit as it is, which "
+        "has no bounds: set baseline.reward_range to what it usually gives",
     )
     label: int = setting(0, "index of the output", ge=0)
     batch_size: int = setting(8, "completions per forward pass", ge=1)
@@ -27,6 +28,10 @@ class RewardModelSettings(RewardSettings):
     dtype: Literal["float32", "bfloat16", "float16"] = setting("float32", "of the weights")
     memory_mb: int | None = setting(16384, "private memory of its process", unit="MiB", ge=64)
     timeout_s: float | None = setting(120.0, "wall-clock limit of one call", unit="s", gt=0)
+
+    @property
+    def bounds(self) -> tuple[float, float] | None:
+        return None if self.output == "score" else (0.0, 1.0)
 
 
 class RewardModelReward:

@@ -23,6 +23,7 @@ class ExactSettings(RewardSettings):
     """``type: exact`` - 1 if the completion is the answer."""
 
     shares_process = True
+    always_within = (0.0, 1.0)
 
     ignore_case: bool = setting(False, "compare without regard to case")
     ignore_space: bool = setting(True, "runs of white space count as one blank, those at the ends not at all")
@@ -55,6 +56,7 @@ class ContainsSettings(RewardSettings):
     """``type: contains`` - share of ``texts`` found in the completion."""
 
     shares_process = True
+    always_within = (0.0, 1.0)
 
     texts: tuple[str, ...] = setting((), "the wanted pieces of text; none: the row's answer is the one piece")
     ignore_case: bool = setting(True, "compare without regard to case")
@@ -96,6 +98,7 @@ class RegexSettings(RewardSettings):
     """``type: regex`` - 1 if ``pattern`` matches; with a group named ``answer``, if that group is the row's answer."""
 
     shares_process = True
+    always_within = (0.0, 1.0)
 
     pattern: str = setting(..., "a Python regular expression; . matches line ends", min_length=1)
     full: bool = setting(False, "the whole completion must match, instead of a part of it")

@@ -10,11 +10,15 @@ A reward's own settings stand beside its class. A dataset may name the rewards t
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
 from bolt_ray.core.settings import Settings, nearest_hint, setting
+
+UNKNOWN_BOUNDS = (0.0, 1.0)
+"""What a reward is taken to give where it does not say."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -24,6 +28,9 @@ class RewardSettings(Settings):
     shares_process: ClassVar[bool] = False
     """Starts at once and cannot crash: such rewards share one process. Every other reward gets a process of its own,
     so that a crash of a user's function does not cost a reward model its reload."""
+
+    always_within: ClassVar[tuple[float, float] | None] = None
+    """The lowest and highest value it can give; None where that is not known."""
 
     type: str = setting(..., "a built-in reward, or file.py:function (module:function) for one of your own")
     name: str | None = setting(
@@ -56,6 +63,11 @@ class RewardSettings(Settings):
         """The memory of its process; of a definite reward."""
         assert self.memory_mb is not None, "definite_rewards() comes first"
         return self.memory_mb
+
+    @property
+    def bounds(self) -> tuple[float, float] | None:
+        """Lowest and highest value it gives as it is set, before its weight; None where that is not known."""
+        return self.always_within
 
     @property
     def default_name(self) -> str:
@@ -96,6 +108,23 @@ def reward_names(rewards: Sequence[RewardSettings]) -> list[str]:
         taken.add(name)
         names.append(name)
     return names
+
+
+def reward_range(rewards: Sequence[RewardSettings], applied: Collection[str | None]) -> tuple[float, float]:
+    """[low, high] of what completions can earn, shaping left out, whatever dataset they are of.
+
+    Args:
+        rewards: definite ones; one without known bounds is taken to give 0 to 1.
+        applied: per dataset the name of the one reward it gets, or None for all of them.
+    """
+    lows, highs = [], []
+    for name in applied:
+        counted = [spec for spec in rewards if not spec.shaping and name in (None, spec.part_name)]
+        ends = [sorted(spec.weight * end for end in spec.bounds or UNKNOWN_BOUNDS) for spec in counted]
+        lows.append(math.fsum(low for low, _ in ends))
+        highs.append(math.fsum(high for _, high in ends))
+    low, high = min(lows), max(highs)
+    return (low, high) if low < high else UNKNOWN_BOUNDS
 
 
 def check_reward_references(names: Sequence[str], wanted: Sequence[str], *, place: str) -> None:

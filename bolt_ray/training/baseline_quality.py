@@ -65,35 +65,50 @@ def quality_metrics(items: Sequence[ScoredRollout], scaled: NDArray[np.float64],
 
 
 class BaselineWatch:
-    """Says in words when v̂ predicts the rewards of prompts seen before worse than the batch's mean does.
+    """Says in words what is wrong with v̂, once there are ``STEPS_JUDGED`` steps of enough completions to say so.
 
     Args:
         uses_tracker: whether v̂ is what the advantages subtract, and not the curriculum's alone.
+        forgets_after: policy versions over which evidence fades where it fades by version (``forgetting: event``).
     """
 
-    def __init__(self, *, uses_tracker: bool) -> None:
+    def __init__(self, *, uses_tracker: bool, forgets_after: float | None = None) -> None:
         self._uses_tracker = uses_tracker
+        self._forgets_after = forgets_after
         self._steps: deque[NDArray[np.float64]] = deque()
 
-    def step(self, items: Sequence[ScoredRollout], scaled: NDArray[np.float64], *, version: int) -> str | None:
-        """Take in a step; a warning once ``STEPS_JUDGED`` steps of enough completions say so."""
+    def step(self, items: Sequence[ScoredRollout], scaled: NDArray[np.float64], *, version: int) -> dict[str, str]:
+        """Take in a step; the warnings it leads to, by a word for each kind."""
+        gaps = np.array([version - item.last_version for item in items if item.last_version >= 0])
+        if not gaps.size:
+            return {}
         seen = np.array([item.last_version >= 0 for item in items], dtype=np.bool_)
-        if seen.any():
-            rewards = scaled[seen]
-            left = rewards - np.array([item.v_hat for item in items], dtype=np.float64)[seen]
-            self._steps.append(rewards.size * np.array([1.0, np.var(left), np.var(rewards)]))
+        rewards = scaled[seen]
+        left = rewards - np.array([item.v_hat for item in items], dtype=np.float64)[seen]
+        self._steps.append(rewards.size * np.array([1.0, np.var(left), np.var(rewards)]))
         total = sum(self._steps, start=np.zeros(3))
         while len(self._steps) > STEPS_JUDGED and total[0] - self._steps[0][0] >= ENOUGH_COMPLETIONS:
             total = total - self._steps.popleft()
-        count, left_over, variance = total.tolist()
-        if len(self._steps) < STEPS_JUDGED or count < ENOUGH_COMPLETIONS or not left_over > variance > 0:
-            return None
-        gaps = [version - item.last_version for item in items if item.last_version >= 0]
-        cost = "advantages are noisier with it than with advantage.baseline: batch" if self._uses_tracker else ""
-        return (
-            f"Warning: over the last {len(self._steps)} steps v̂ predicted rewards worse than the batch's mean "
-            f"(variance removed: {1.0 - left_over / variance:.0%}). Prompts are visited about every "
-            f"{float(np.median(gaps)) if gaps else 0:.0f} versions"
-            + (f"; {cost}" if cost else "")
-            + ". See docs/algorithms.md, Persistent baseline, for forgetting and strength"
-        )
+        if len(self._steps) < STEPS_JUDGED or total[0] < ENOUGH_COMPLETIONS:
+            return {}
+        gap = float(np.median(gaps))
+        return self._of_forgetting(gap) | self._of_quality(gap, *total[1:].tolist())
+
+    def _of_forgetting(self, gap: float) -> dict[str, str]:
+        if self._forgets_after is None or gap <= self._forgets_after:
+            return {}
+        return {
+            "forgetting": f"Warning: prompts are visited about every {gap:.0f} versions, and forgetting: event loses "
+            f"what is older than {self._forgets_after:.0f}: v̂ is little more than the last outcome. Use "
+            "baseline.forgetting=kl, or raise baseline.rho_min"
+        }
+
+    def _of_quality(self, gap: float, left_over: float, variance: float) -> dict[str, str]:
+        if not left_over > variance > 0:
+            return {}
+        cost = "; advantages are noisier with it than with advantage.baseline: batch" if self._uses_tracker else ""
+        return {
+            "quality": f"Warning: over the last {len(self._steps)} steps v̂ predicted rewards worse than the batch's "
+            f"mean (variance removed: {1.0 - left_over / variance:.0%}). Prompts are visited about every {gap:.0f} "
+            f"versions{cost}. See docs/algorithms.md, Persistent baseline, for forgetting and strength"
+        }

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from bolt_ray.core.advantages import AdvantageOptions, AdvantageOutput, advantages_of, scale_rewards
+from bolt_ray.core.advantages import CENTERED, AdvantageOptions, AdvantageOutput, advantages_of, scale_rewards
 from bolt_ray.core.curriculum.curriculum import shares_by_tenth
 from bolt_ray.core.metric_names import declare_metrics
 from bolt_ray.core.records import AdvantageInputs, Outcomes, ScoredRollout, TrainingBatch
@@ -22,6 +22,10 @@ declare_metrics(
     {
         "reward/mean": ("reward", "mean raw reward of the step's scored completions"),
         "reward/std": ("reward", "standard deviation of those rewards"),
+        "reward/clipped_fraction": (
+            "share of completions",
+            "completions whose reward without shaping lies outside baseline.reward_range, where v̂ sees it cut",
+        ),
         "reward/part/{name}": ("reward", "mean value of one reward, before its weight"),
         "reward/unscored_fraction": ("share of completions", "completions no reward could be given to"),
         "completions/mean_length": ("tokens", "mean length of the completions trained on"),
@@ -47,6 +51,9 @@ declare_metrics(
         "rollout/completions": ("completions", "completions of the step, scored or not"),
     }
 )
+
+_ROUNDING = 1e-9
+"""Weighted sums that differ by less are equal."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -112,10 +119,12 @@ class BatchBuilder:
         v_hat = np.array([item.v_hat for item in items])
         ages = np.array([version - item.oldest_version for item in items])
         scaled = self.scaled(items)
+        uncut = scale_rewards(_earned(items), *self.reward_range, bounded=False)
         held = len(items) + len(rollouts.unscored)
         metrics = {
             "reward/mean": float(rewards.mean()),
             "reward/std": float(rewards.std()),
+            "reward/clipped_fraction": float(np.mean(np.abs(uncut - scaled) > _ROUNDING)),
             "reward/unscored_fraction": len(rollouts.unscored) / held,
             "completions/mean_length": float(np.mean([len(item.token_ids) for item in items])),
             "completions/truncated_fraction": float(np.mean([item.truncated for item in items])),
@@ -138,13 +147,19 @@ class BatchBuilder:
 
     def scaled(self, items: Sequence[ScoredRollout]) -> NDArray[np.float64]:
         """r̃ of completions, float64 [n], without shaping."""
-        return scale_rewards(np.array([item.tracker_reward for item in items], dtype=np.float64), *self.reward_range)
+        return scale_rewards(_earned(items), *self.reward_range)
 
     def _advantage_rewards(self, items: Sequence[ScoredRollout]) -> NDArray[np.float64]:
         """r̃ plus the shaping parts on the same scale: these change the advantage and never the baseline."""
         low, high = self.reward_range
         shaping = np.array([item.reward - item.tracker_reward for item in items], dtype=np.float64)
-        return self.scaled(items) + shaping / (high - low)
+        scaled = scale_rewards(_earned(items), low, high, bounded=self.advantage.baseline not in CENTERED)
+        return scaled + shaping / (high - low)
 
     def _is_active(self, item: ScoredRollout) -> bool:
         return len(item.token_ids) > 0 and not (self.mask_truncated and item.truncated)
+
+
+def _earned(items: Sequence[ScoredRollout]) -> NDArray[np.float64]:
+    """Raw rewards without shaping, float64 [n]."""
+    return np.array([item.tracker_reward for item in items], dtype=np.float64)

@@ -16,19 +16,18 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
-from bolt_ray.core.advantages import AdvantageOutput
 from bolt_ray.core.metric_names import declare_metrics
-from bolt_ray.core.records import Outcomes, StepReport, TrainingBatch, UnscoredReason
-from bolt_ray.rewards.unscored import UnscoredCheck, count_reasons, unscored_metric, without_detail
-from bolt_ray.training.baseline_quality import BaselineWatch
+from bolt_ray.core.records import Outcomes, StepReport, TrainingBatch
+from bolt_ray.rewards.unscored import UnscoredCheck, count_reasons
 from bolt_ray.training.batch import BatchBuilder
 from bolt_ray.training.completions import CompletionService
 from bolt_ray.training.evaluator import Evaluator, Score
 from bolt_ray.training.interrupts import Interrupted, InterruptFlag
+from bolt_ray.training.notices import Notices
 from bolt_ray.training.rollout import RolloutLoop, StepRollouts
 from bolt_ray.training.settings import CheckpointSettings, EvalSettings
 from bolt_ray.training.step_metrics import ServiceTotals, step_metrics
@@ -112,6 +111,7 @@ class TrainingLoop:
         evaluator: Evaluator | None,
         metrics: MetricsLog,
         display: ProgressDisplay,
+        notices: Notices,
         interrupts: InterruptFlag,
         save: Callable[[int], None],
         check_scores: UnscoredCheck,
@@ -135,14 +135,13 @@ class TrainingLoop:
         self._evaluator = evaluator
         self._metrics = metrics
         self._display = display
+        self._notices = notices
         self._interrupts = interrupts
         self._save = save
         self._check_scores = check_scores
         self._step = first_step
         self._saved_at = first_step if first_step else -1
         self._initial_score = initial_score
-        self._warned: set[str | UnscoredReason] = set()
-        self._watch = BaselineWatch(uses_tracker=builder.advantage.baseline == "tracker")
 
     def run(self) -> LoopOutcome:
         """Train to the last step, or until interrupted; a checkpoint is written either way."""
@@ -180,19 +179,19 @@ class TrainingLoop:
             rollouts = self._rollout.next_step()
         version = self._rollout.version
         reasons = count_reasons(item.reason for item in rollouts.unscored)
-        self._warn_of_unscored(rollouts, reasons)
+        self._notices.of_unscored(rollouts, reasons)
         self._check_scores(num_scored=len(rollouts.trainable), reasons=reasons)
         batch, advantages = self._builder.build(rollouts, step=self._step)
-        self._warn_of_singletons(advantages)
         outcomes = self._builder.outcomes(rollouts)
         record = self._builder.metrics(rollouts, advantages, version=version)
-        self._warn_of_the_baseline(rollouts, version)
+        self._notices.of_batch(rollouts, advantages, record, version=version)
         with timer.phase("train"):
             report = self._learner.train(batch, timeout_s=self._step_timeout_s, idle=self._pump_without_check)
         assert report.policy_version == version + (not report.skipped), (
             f"the learner is at policy version {report.policy_version} after a step of version {version}"
         )
         record.update(report.metrics)
+        self._notices.of_update(record)
         self._step += 1
         if report.skipped:
             why = "the loss or a gradient was not finite" if batch.active.any() else "every completion of it is masked"
@@ -214,36 +213,6 @@ class TrainingLoop:
         )
         self._metrics.write({"step": self._step, "policy_version": self._rollout.version} | record)
         self._display.step(self._step, record)
-
-    def _warn_of_the_baseline(self, rollouts: StepRollouts, version: int) -> None:
-        items = rollouts.trainable
-        warning = self._watch.step(items, self._builder.scaled(items), version=version)
-        if warning is not None:
-            self._say_once("baseline", warning)
-
-    def _warn_of_singletons(self, advantages: AdvantageOutput) -> None:
-        """A group of one has no group advantage, its baseline is v̂ instead."""
-        if advantages.singletons:
-            self._say_once(
-                "singletons",
-                f"{advantages.singletons} of this step's completions are alone in their group; their advantage is "
-                "reward - v̂ (metric advantage/singletons counts them from here on)",
-            )
-
-    def _warn_of_unscored(self, rollouts: StepRollouts, reasons: Mapping[UnscoredReason, int]) -> None:
-        for kind, count in reasons.items():
-            example = next(item.reason for item in rollouts.unscored if without_detail(item.reason) == kind)
-            self._say_once(
-                kind,
-                f"Warning: {count} of this step's completions could not be scored and are left out: {example} "
-                f"(metric {unscored_metric(kind)} counts them from here on)",
-            )
-
-    def _say_once(self, what: str | UnscoredReason, text: str) -> None:
-        """Once per run."""
-        if what not in self._warned:
-            self._warned.add(what)
-            self._display.say(text)
 
     def _evaluate(self, title: str) -> Score | None:
         if self._evaluator is None:

@@ -32,7 +32,7 @@ from bolt_ray.core.losses.registry import AGGREGATIONS, LOSSES
 from bolt_ray.core.records import PromptColumns
 from bolt_ray.core.schedules import ScheduleName
 from bolt_ray.core.settings import SettingError
-from bolt_ray.engines.learner.settings import TrainSettings
+from bolt_ray.engines.learner.settings import LearnerSettings, TrainSettings
 from bolt_ray.rewards.registry import REWARDS, reward_class
 from bolt_ray.rewards.settings import RewardSettings, reward_names
 
@@ -188,7 +188,9 @@ def test_every_advantage_is_there() -> None:
 
 def test_every_learning_rate_schedule_is_there() -> None:
     names = typing.get_args(ScheduleName)
-    all_differ([TrainSettings(lr_schedule=name, max_steps=10).schedule.at(3) for name in names])
+    trains = [TrainSettings(lr_schedule=name, max_steps=10) for name in names]
+    settings = [LearnerSettings(model_path="", train=train, reward_width=1.0, seed=0) for train in trains]
+    all_differ([each.schedule.at(3) for each in settings])
 
 
 Chosen = tuple[type, SettingField]

@@ -77,3 +77,75 @@ def test_resolving_again_changes_nothing_and_the_dump_reads_back(use_gpu: bool) 
     once = resolve(config_of(algo="spo++", curriculum={"strategy": "thompson"}), use_gpu=use_gpu)
     assert resolve(once, use_gpu=use_gpu) == once
     assert build_config(yaml.safe_load(dump_config(once))) == once
+
+
+@pytest.mark.parametrize(
+    ("rewards", "datasets", "expected"),
+    [
+        (["math"], [None], [0.0, 1.0]),
+        ([{"type": "math"}, {"type": "format", "weight": 0.2}], [None], [0.0, 1.2]),
+        # In decimals 0.7 + 0.2 + 0.1 is 0.9999999999999999.
+        ([{"type": "math", "weight": w} for w in (0.7, 0.2, 0.1)], [None], [0.0, 1.0]),
+        (["math", {"type": "regex", "pattern": "!", "weight": -0.5}], [None], [-0.5, 1.0]),
+        (["math", {"type": "overlong", "max_tokens": 9, "cache_tokens": 3}], [None], [0.0, 1.0]),
+        (["math", {"type": "overlong", "max_tokens": 9, "cache_tokens": 3, "shaping": False}], [None], [-1.0, 1.0]),
+        (["math", {"type": "exact", "weight": 3}], ["math", "exact"], [0.0, 3.0]),
+        ([{"type": "reward_model", "model": "m", "weight": 2}], [None], [0.0, 2.0]),
+        (["own.py:score"], [None], [0.0, 1.0]),
+        ([{"type": "math", "weight": 0}], [None], [0.0, 1.0]),
+    ],
+    ids=["one", "parts", "decimals", "punishing", "shaping", "unshaped", "by dataset", "model", "unknown", "nothing"],
+)
+def test_rewards_are_scaled_from_what_they_can_give(rewards: Any, datasets: list[Any], expected: list[float]) -> None:
+    sources = [{"name": f"{i}.jsonl", "reward": name} for i, name in enumerate(datasets)]
+    config = resolve(build_config({"datasets": sources, "rewards": rewards}), use_gpu=False)
+    assert config.baseline.reward_range == tuple(expected)
+
+
+def test_a_reward_model_s_score_has_no_bounds_and_its_default_has() -> None:
+    from bolt_ray.rewards.reward_model import RewardModelSettings
+
+    kind = {"type": "reward_model", "model": "m"}
+    assert RewardModelSettings(**kind).bounds == (0.0, 1.0)
+    assert RewardModelSettings(**kind, output="score").bounds is None
+
+
+@pytest.mark.parametrize(("given", "expected"), [({}, 1e-6), ({"use_peft": True}, 1e-5)])
+def test_an_adapter_learns_ten_times_as_fast(given: dict[str, Any], expected: float) -> None:
+    assert resolve(config_of(model=given), use_gpu=False).train.learning_rate == expected
+    assert resolve(config_of(model=given, train={"learning_rate": 3e-4}), use_gpu=False).train.learning_rate == 3e-4
+
+
+@pytest.mark.parametrize("masked", [True, False])
+def test_what_is_not_trained_for_its_length_is_no_evidence_either(masked: bool) -> None:
+    loss = {"mask_truncated": masked}
+    assert resolve(config_of(loss=loss), use_gpu=False).baseline.skip_truncated is masked
+    given = config_of(loss=loss, baseline={"skip_truncated": not masked})
+    assert resolve(given, use_gpu=False).baseline.skip_truncated is not masked
+
+
+def test_dr_grpo_divides_by_no_deviation_unless_asked_to() -> None:
+    assert config_of(algo="grpo", loss={"type": "dr_grpo"}).advantage.normalize == "none"
+    assert config_of(algo="grpo", loss={"type": "grpo"}).advantage.normalize == "group"
+    asked = config_of(algo="grpo", loss={"type": "dr_grpo"}, advantage={"normalize": "group"})
+    assert asked.advantage.normalize == "group"
+
+
+@pytest.mark.parametrize(
+    ("sections", "message"),
+    [
+        (
+            {"loss": {"type": "gspo"}, "train": {"recompute_old_logprobs": False}},
+            "recompute_old_logprobs: .*gspo without a π_old",
+        ),
+        ({"loss": {"type": "reinforce"}, "train": {"ppo_epochs": 4}}, "one optimizer step per batch.*use cispo"),
+        ({"loss": {"type": "reinforce"}, "train": {"minibatch_size": 64}}, "one optimizer step per batch"),
+        ({"correction": {"floor": 0.5}}, "floor: belongs to mode mask"),
+        ({"correction": {"mode": "mask", "cap": 2.0, "floor": 2.0}}, "floor: 2 must be below cap 2"),
+    ],
+)
+def test_losses_that_would_be_off_policy_are_refused(sections: dict[str, Any], message: str) -> None:
+    from bolt_ray.core.errors import ConfigError
+
+    with pytest.raises(ConfigError, match=message):
+        config_of(**sections)

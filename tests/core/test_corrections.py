@@ -50,6 +50,20 @@ def test_sequence_mask_drops_the_whole_sequence() -> None:
     assert out.tolist() == pytest.approx([1.5, 1.5, 0.0, 0.0, 0.0])
 
 
+@pytest.mark.parametrize(
+    ("level", "floor", "expected"),
+    [("token", 0.6, [0.0, 0.0, 1.0, 0.0, 0.8]), ("sequence", 1.6, [0.0, 0.0, 2.0, 2.0, 2.0])],
+)
+def test_the_mask_has_two_sides(level: str, floor: float, expected: list[float]) -> None:
+    """IcePop (arXiv 2510.18855): what the learner finds much less likely than the generator is left out too."""
+    options = CorrectionOptions(level=level, mode="mask", cap=2.4, floor=floor)
+    out = correction_weights(OLD, GENERATOR, sequence_ids=IDS, num_sequences=2, options=options)
+    assert out.weights is not None
+    assert out.weights.tolist() == pytest.approx(expected)
+    units = {"token": 5, "sequence": 2}[level]
+    assert summarize_correction(add_sums([out.metrics]))["correction/under_floor_fraction"] == pytest.approx(1 / units)
+
+
 def test_masked_tokens_do_not_enter_the_product_and_get_no_weight() -> None:
     mask = torch.tensor([True, False, True, True, False])
     generator = GENERATOR.clone()

@@ -137,13 +137,22 @@ def terms_of_k2(kl: list[float], options: KLOptions) -> tuple[list[float], list[
     logprobs = torch.tensor(kl, dtype=torch.float64).mul(2).sqrt()
     zeros = torch.zeros_like(logprobs)
     terms = kl_terms(logprobs, zeros, log_ratio=zeros, sequence_ids=IDS, num_sequences=3, options=options)
+    assert terms.raw.requires_grad is False
     return terms.raw.tolist(), terms.adapted.tolist(), terms.unit
+
+
+def k3_of_k2(kl: float) -> float:
+    """k3 of the token whose k2 is ``kl``: d = −√(2·kl)."""
+    d = -math.sqrt(2 * kl)
+    return math.expm1(d) - d
 
 
 def test_length_normalized_is_the_mean_over_each_sequence() -> None:
     raw, adapted, unit = terms_of_k2([0.2, 0.4, 0.6, 0.1, 0.1], KLOptions(adaptation=("length_normalized",)))
     assert unit == "sequence"
-    assert raw == adapted == pytest.approx([0.4, 0.0, 0.1])
+    assert adapted == pytest.approx([0.4, 0.0, 0.1])
+    # What is reported stays the KL of each token.
+    assert raw == pytest.approx([k3_of_k2(kl) for kl in (0.2, 0.4, 0.6, 0.1, 0.1)])
     assert (adapted[0] + adapted[2]) / 2 == pytest.approx(0.25)
 
 
@@ -160,7 +169,7 @@ def test_unit_decides_what_the_shape_sees() -> None:
     assert (unit, tokens) == ("token", pytest.approx([0.2, 0.4, 0.5, 0.1, 0.1]))
     raw, sums, unit = terms_of_k2(kl, KLOptions(adaptation=("clip",), clip_threshold=0.5, unit="sequence"))
     assert unit == "sequence"
-    assert raw == pytest.approx([1.2, 0.0, 0.2])
+    assert raw == pytest.approx([k3_of_k2(0.2) + k3_of_k2(0.4) + k3_of_k2(0.6), 0.0, 2 * k3_of_k2(0.1)])
     assert sums == pytest.approx([0.5, 0.0, 0.2])
 
 

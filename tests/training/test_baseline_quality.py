@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 import pytest
@@ -68,26 +69,31 @@ def test_calibration_by_tenth() -> None:
 
 
 def watched(
-    v_hats: list[float], rewards: list[float], *, steps: int, last_version: int = 3, copies: int = 8
-) -> str | None:
-    watch = BaselineWatch(uses_tracker=True)
+    v_hats: list[float],
+    rewards: list[float],
+    *,
+    steps: int,
+    last_version: int = 3,
+    copies: int = 8,
+    forgets_after: float | None = None,
+) -> dict[str, str]:
+    watch = BaselineWatch(uses_tracker=True, forgets_after=forgets_after)
     items = [scored(v_hat, last_version=last_version) for v_hat in v_hats] * copies
-    said = None
+    said: dict[str, str] = {}
     for _ in range(steps):
         said = watch.step(items, np.array(rewards * copies), version=33)
     return said
 
 
 def test_few_completions_a_step_are_judged_over_more_steps() -> None:
-    assert watched([0.0, 1.0], [1.0, 0.0], steps=60, copies=2) is None
-    assert watched([0.0, 1.0], [1.0, 0.0], steps=64, copies=2) is not None
+    assert not watched([0.0, 1.0], [1.0, 0.0], steps=60, copies=2)
+    assert watched([0.0, 1.0], [1.0, 0.0], steps=64, copies=2)
     # One completion a step has no mean of others to be compared with.
-    assert watched([0.0], [1.0], steps=400, copies=1) is None
+    assert not watched([0.0], [1.0], steps=400, copies=1)
 
 
 def test_a_baseline_worse_than_the_mean_is_told_in_words() -> None:
-    said = watched([0.0, 1.0], [1.0, 0.0], steps=STEPS_JUDGED)
-    assert said is not None
+    said = watched([0.0, 1.0], [1.0, 0.0], steps=STEPS_JUDGED)["quality"]
     assert "worse than the batch's mean (variance removed: -300%)" in said
     assert "every 30 versions" in said and "advantage.baseline: batch" in said
 
@@ -103,4 +109,12 @@ def test_a_baseline_worse_than_the_mean_is_told_in_words() -> None:
     ids=["right", "the mean itself", "too soon", "never seen"],
 )
 def test_otherwise_nothing_is_said(v_hats: list[float], steps: int, last_version: int) -> None:
-    assert watched(v_hats, [1.0, 0.0], steps=steps, last_version=last_version) is None
+    assert not watched(v_hats, [1.0, 0.0], steps=steps, last_version=last_version)
+
+
+def test_evidence_that_fades_between_two_visits_is_told_in_words() -> None:
+    """``event`` with rho_min .875 loses what is older than 8 versions, and visits are 30 apart."""
+    right: dict[str, Any] = {"v_hats": [1.0, 0.0], "rewards": [1.0, 0.0], "steps": STEPS_JUDGED}
+    said = watched(**right, forgets_after=8.0)["forgetting"]
+    assert "about every 30 versions" in said and "older than 8" in said and "baseline.forgetting=kl" in said
+    assert not watched(**right, forgets_after=30.0)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 
 import numpy as np
@@ -174,3 +175,19 @@ def test_what_is_undefined_is_left_out() -> None:
     step = rollouts(scored("a", 2.0), scored("b", 2.0))
     _, output = BUILDER.build(step, step=0)
     assert "baseline/variance_reduction" not in BUILDER.metrics(step, output, version=3)
+
+
+def test_rewards_outside_their_range_are_cut_for_the_baseline_and_counted() -> None:
+    """The range is 0 to 2: right with the format 1.25, right 1, the format alone .25, neither 0."""
+    items = [scored(key, reward, v_hat=0.0, request_id=i) for i, (key, reward) in enumerate([("a", 2.5), ("b", 2.0)])]
+    _, output = BUILDER.build(rollouts(*items), step=0)
+    assert BUILDER.metrics(rollouts(*items), output, version=4)["reward/clipped_fraction"] == 0.5
+    assert BUILDER.outcomes(rollouts(*items)).reward_sums.tolist() == [1.0, 1.0]
+
+
+@pytest.mark.parametrize(("baseline", "expected"), [("tracker", [1.0, 1.0]), ("group", [0.125, -0.125])])
+def test_a_group_compares_rewards_that_are_not_cut(baseline: str, expected: list[float]) -> None:
+    builder = dataclasses.replace(BUILDER, advantage=AdvantageOptions(baseline=baseline, normalize="none"))
+    items = [scored("a", reward, v_hat=0.0, request_id=i, group_id=7) for i, reward in enumerate([2.5, 2.0])]
+    batch, _ = builder.build(rollouts(*items), step=0)
+    assert batch.advantages.tolist() == pytest.approx(expected)

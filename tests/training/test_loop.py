@@ -20,11 +20,13 @@ from bolt_ray.core.errors import UnhealthyTrainingError, WeightSyncError
 from bolt_ray.core.records import DrawnPrompt, Outcomes, Prompt, StepReport, TrainingBatch, UnscoredReason
 from bolt_ray.engines.settings import SamplingSettings
 from bolt_ray.rewards.unscored import check_unscored
+from bolt_ray.training.baseline_quality import BaselineWatch
 from bolt_ray.training.batch import BatchBuilder
 from bolt_ray.training.completions import CompletionService
 from bolt_ray.training.evaluator import Evaluator, Score
 from bolt_ray.training.interrupts import InterruptFlag
 from bolt_ray.training.loop import TrainingLoop
+from bolt_ray.training.notices import Notices
 from bolt_ray.training.rollout import RolloutLoop, StepRollouts
 from bolt_ray.training.run_directory import RunDirectory
 from bolt_ray.training.settings import CheckpointSettings, EvalSettings, RolloutSettings
@@ -128,6 +130,13 @@ class Harness:
             seed=0,
             stall_s=5.0,
         )
+        builder = BatchBuilder(
+            advantage=AdvantageOptions(baseline=baseline, normalize="none"),
+            reward_range=(0.0, 1.0),
+            mask_truncated=False,
+            skip_truncated_evidence=False,
+        )
+        display = ProgressDisplay(total_steps=3, first_step=0, console=Console(file=self.printed, width=1000))
         self.loop = TrainingLoop(
             max_steps=max_steps,
             evaluation=EvalSettings(every_steps=eval_every, at_start=eval_at_start, at_end=eval_at_end),
@@ -135,12 +144,7 @@ class Harness:
             step_timeout_s=5.0,
             rollout=parts.rollout,
             service=service,
-            builder=BatchBuilder(
-                advantage=AdvantageOptions(baseline=baseline, normalize="none"),
-                reward_range=(0.0, 1.0),
-                mask_truncated=False,
-                skip_truncated_evidence=False,
-            ),
+            builder=builder,
             learner=parts,
             sync=parts,  # type: ignore[arg-type]
             baseline=parts,  # type: ignore[arg-type]
@@ -153,7 +157,8 @@ class Harness:
                 stall_s=5.0,
             ),
             metrics=MetricsLog(self.run_directory),
-            display=ProgressDisplay(total_steps=3, first_step=0, console=Console(file=self.printed, width=1000)),
+            display=display,
+            notices=Notices(say=display.say, builder=builder, watch=BaselineWatch(uses_tracker=True)),
             interrupts=parts.interrupts,
             save=lambda step: parts.calls.append(f"save {step}"),
             check_scores=_check,

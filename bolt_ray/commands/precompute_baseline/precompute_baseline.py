@@ -173,7 +173,7 @@ class _Precomputation:
                 num_samples=self.num_samples,
                 seed=config.seed,
                 max_in_flight=min(MAX_IN_FLIGHT, 2 * config.generator.max_num_seqs * config.cluster.num_generators),
-                skip_truncated=config.baseline.skip_truncated,
+                skip_truncated=bool(config.baseline.skip_truncated),
                 stall_s=config.deadlines.generation_s + config.deadlines.startup_s,
                 save=file.append,
                 check_scores=partial(
@@ -200,7 +200,7 @@ class _Precomputation:
             say(self.console, line)
         if len(file) == 0:
             raise RunError(f"not one prompt has a score, there is nothing to write: {'; '.join(left_out)}")
-        summary = file.summary(reward_range=self.config.baseline.reward_range)
+        summary = file.summary(reward_range=self.config.baseline.scaled_from)
         file.finish(
             {
                 "model": self.config.model.name_or_path + (f" + {self.adapter}" if self.adapter else ""),

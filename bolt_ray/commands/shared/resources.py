@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from bolt_ray.config.schema import RunConfig
+from bolt_ray.rewards.settings import reward_range
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -83,6 +84,7 @@ def describe_step(config: RunConfig) -> str:
         f"{train.max_steps} steps: {train.max_steps * rollouts:,} completions; curriculum weights are refreshed "
         f"every {config.curriculum.update_freq} steps ({window:,} prompts).",
     ]
+    lines.append(_describe_rewards(config))
     if config.kl.coef == 0:
         lines.append("kl.coef is 0: no reference model is loaded.")
     else:
@@ -90,3 +92,12 @@ def describe_step(config: RunConfig) -> str:
             f"kl.coef {config.kl.coef}: one {config.reference.mode} reference model beside every learner rank."
         )
     return "\n".join(lines)
+
+
+def _describe_rewards(config: RunConfig) -> str:
+    low, high = config.baseline.scaled_from
+    lowest, highest = reward_range(config.rewards, [dataset.reward for dataset in config.datasets])
+    text = f"Rewards of {low:g} to {high:g} are scaled to 0 to 1 for v̂ (baseline.reward_range)."
+    if lowest < low or highest > high:
+        text += f" Warning: they can be {lowest:g} to {highest:g}; what lies outside is cut."
+    return text

@@ -33,6 +33,7 @@ from bolt_ray.data.ingest.read_plan import source_weights
 from bolt_ray.data.store import PromptStore
 from bolt_ray.engines.tokenizer import PromptTokenizer
 from bolt_ray.rewards.unscored import check_unscored
+from bolt_ray.training.baseline_quality import BaselineWatch
 from bolt_ray.training.batch import BatchBuilder
 from bolt_ray.training.checkpoints import write_checkpoint
 from bolt_ray.training.completions import CompletionService
@@ -41,6 +42,7 @@ from bolt_ray.training.evaluator import Evaluator, Score
 from bolt_ray.training.interrupts import InterruptFlag
 from bolt_ray.training.learner_group import LearnerGroup
 from bolt_ray.training.loop import LoopOutcome, TrainingLoop
+from bolt_ray.training.notices import Notices
 from bolt_ray.training.rollout import RolloutLoop
 from bolt_ray.training.run_directory import RunDirectory, set_aside_later
 from bolt_ray.training.telemetry import MetricsLog, ProgressDisplay
@@ -237,6 +239,7 @@ class TrainingAssembly:
         display = stack.enter_context(
             ProgressDisplay(total_steps=config.train.max_steps, first_step=self._first_step, console=self._console)
         )
+        builder = _batch_builder(config)
         loop = TrainingLoop(
             max_steps=config.train.max_steps,
             evaluation=config.eval,
@@ -244,7 +247,7 @@ class TrainingAssembly:
             step_timeout_s=config.deadlines.step_s,
             rollout=rollout,
             service=service,
-            builder=_batch_builder(config),
+            builder=builder,
             learner=learner,
             sync=sync,
             baseline=shards,
@@ -252,6 +255,7 @@ class TrainingAssembly:
             evaluator=evaluator if problems else None,
             metrics=MetricsLog(self._run, keep_up_to_step=self._first_step if self._state else None),
             display=display,
+            notices=_notices(config, builder, display),
             interrupts=self._interrupts,
             save=lambda step: self._save(step, loop, learner, shards, rollout, prompts),
             check_scores=partial(check_unscored, max_unscored_fraction=config.scoring.max_unscored_fraction),
@@ -300,9 +304,22 @@ class TrainingAssembly:
 def _batch_builder(config: RunConfig) -> BatchBuilder:
     return BatchBuilder(
         advantage=config.advantage,
-        reward_range=config.baseline.reward_range,
+        reward_range=config.baseline.scaled_from,
         mask_truncated=config.loss.mask_truncated,
-        skip_truncated_evidence=config.baseline.skip_truncated,
+        skip_truncated_evidence=bool(config.baseline.skip_truncated),
+    )
+
+
+def _notices(config: RunConfig, builder: BatchBuilder, display: ProgressDisplay) -> Notices:
+    baseline = config.baseline
+    return Notices(
+        say=display.say,
+        builder=builder,
+        watch=BaselineWatch(
+            uses_tracker=config.advantage.baseline == "tracker",
+            forgets_after=1.0 / (1.0 - baseline.rho_min) if baseline.forgetting == "event" else None,
+        ),
+        kl_per_sequence=config.kl.unit == "sequence",
     )
 
 
@@ -310,7 +327,7 @@ def _prompt_schedule(config: RunConfig, *, max_prompt_tokens: int) -> PromptSche
     return PromptSchedule(
         rollout=config.rollout,
         max_steps=config.train.max_steps,
-        reward_range=config.baseline.reward_range,
+        reward_range=config.baseline.scaled_from,
         seed=config.seed,
         source_weights=source_weights(config.datasets),
         max_prompt_tokens=max_prompt_tokens,

@@ -51,8 +51,10 @@ class BaselineSettings(Settings):
         (1.0, 1.0),
         "beta: (α, β) of an unseen prompt, or mean: 2 outcomes at the mean v̂ of the tracked prompts",
     )
-    reward_range: tuple[float, float] = setting(
-        (0.0, 1.0), "[low, high] that rewards are scaled from to [0, 1]; what lies outside is cut"
+    reward_range: tuple[float, float] | None = setting(
+        None,
+        "[low, high] that rewards are scaled from to [0, 1]; what lies outside is cut, except from advantages against "
+        "a group; default: what the rewards can give together",
     )
 
     def __post_init__(self) -> None:
@@ -70,9 +72,14 @@ class BaselineSettings(Settings):
             alpha, beta = self.prior
             if not (min(alpha, beta) >= 0 and 0 < alpha + beta < math.inf):
                 raise SettingError("prior", f"is {list(self.prior)}; (α, β) may not be negative, nor both 0")
-        low, high = self.reward_range
+        low, high = self.scaled_from
         if not (math.isfinite(low) and math.isfinite(high) and low < high):
-            raise SettingError("reward_range", f"{list(self.reward_range)} must be [low, high] with low < high")
+            raise SettingError("reward_range", f"{[low, high]} must be [low, high] with low < high")
+
+    @property
+    def scaled_from(self) -> tuple[float, float]:
+        """The range of rewards: that given, else of rewards that are right or wrong."""
+        return self.reward_range or (0.0, 1.0)
 
     @property
     def warm_start_strength(self) -> float:
@@ -90,7 +97,7 @@ class BaselineSettings(Settings):
         meaning = {
             "estimator": self.estimator,
             "forgetting": self.forgetting,
-            "reward_range": list(self.reward_range),
+            "reward_range": list(self.scaled_from),
         }
         return meaning | {"prior": "mean" if self.prior == "mean" else "fixed"} if self.estimator == "beta" else meaning
 

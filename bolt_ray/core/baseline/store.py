@@ -74,7 +74,7 @@ class BaselineStore(PromptValues):
         Raises:
             ValueError: the reward is not finite, or another argument impossible; nothing has changed then.
         """
-        scaled = scale_rewards([reward], *self.settings.reward_range)
+        scaled = scale_rewards([reward], *self.settings.scaled_from)
         self.apply(
             baseline_update([key], scaled, [1], versions=version, known_version=self._counters.version, distance=kl)
         )
@@ -135,7 +135,7 @@ class BaselineStore(PromptValues):
         file = read_warm_start(
             Path(path),
             strength=self.settings.warm_start_strength,
-            reward_range=self.settings.reward_range,
+            reward_range=self.settings.scaled_from,
             allow_pickle=allow_pickle,
         )
         found = match_prompts(file, rows_of=self.rows_of, num_rows=self.num_rows, row_key=row_key)

@@ -120,15 +120,14 @@ def _kl_part(
         num_sequences=lengths.shape[0],
         options=options,
     )
+    sums["raw_kl_sum"] = terms.raw.sum()
+    sums["raw_kl_count"] = sums["active_sequences"] if terms.raw_unit == "sequence" else sums["active_tokens"]
+    sums["adapted_kl_count"] = sums["active_sequences"] if terms.unit == "sequence" else sums["active_tokens"]
     if terms.unit == "sequence":
-        present = (lengths > 0).to(terms.adapted.dtype)
+        present = (lengths > 0).to(terms.adapted.dtype)  # the sum of no token is 0, but a shape may raise it
         weights = present / max(counts.active_sequences, 1.0)
-        sums["kl_count"] = present.sum()
-        sums["raw_kl_sum"] = (terms.raw.detach() * present).sum()
         sums["adapted_kl_sum"] = (terms.adapted.detach() * present).sum()
     else:
-        sums["kl_count"] = sums["active_tokens"]
-        sums["raw_kl_sum"] = terms.raw.detach().sum()
         sums["adapted_kl_sum"] = terms.adapted.detach().sum()
     if coef == 0.0 or options.placement == "reward":
         return sums["kl_loss"]

@@ -25,8 +25,11 @@ declare_metrics(
             "effective sample size of the ratios π/π_old over the number of tokens, (Σr)²/(N Σr²); 1 when on-policy",
         ),
         "policy/entropy": ("nats", "mean entropy of the policy at the trained tokens; where it is computed"),
-        "adaptive_kl/raw_kl": ("nats", "mean KL to the reference before any shape, per token or sequence (kl.unit)"),
-        "adaptive_kl/adapted_kl": ("nats", "the same as penalized: after the shape, before the coefficient"),
+        "adaptive_kl/raw_kl": (
+            "nats",
+            "KL to the reference, by k3 whatever is penalized: per token, or per sequence with kl.unit sequence",
+        ),
+        "adaptive_kl/adapted_kl": ("nats", "what is penalized: after estimator and shape, before the coefficient"),
     }
 )
 
@@ -40,7 +43,8 @@ SUM_KEYS = (
     "entropy_count",
     "raw_kl_sum",
     "adapted_kl_sum",
-    "kl_count",
+    "raw_kl_count",
+    "adapted_kl_count",
     "policy_loss",
     "kl_loss",
     "entropy_loss",
@@ -85,7 +89,7 @@ def summarize(sums: Mapping[str, float]) -> dict[str, float]:
             metrics["policy/ratio_ess"] = sums["ratio_sum"] ** 2 / (tokens * sums["ratio_sq_sum"])
     if sums["entropy_count"] > 0:
         metrics["policy/entropy"] = sums["entropy_sum"] / sums["entropy_count"]
-    if sums["kl_count"] > 0:
-        metrics["adaptive_kl/raw_kl"] = sums["raw_kl_sum"] / sums["kl_count"]
-        metrics["adaptive_kl/adapted_kl"] = sums["adapted_kl_sum"] / sums["kl_count"]
+    if sums["raw_kl_count"] > 0:
+        metrics["adaptive_kl/raw_kl"] = sums["raw_kl_sum"] / sums["raw_kl_count"]
+        metrics["adaptive_kl/adapted_kl"] = sums["adapted_kl_sum"] / sums["adapted_kl_count"]
     return metrics

@@ -23,6 +23,8 @@ class LossType:
         aggregation: one of ``AGGREGATIONS``, where the settings name none.
         clip_low, clip_high: clip range of its authors, where the settings give none.
         clips: built on min(rA, clip(r)A): only these know ``delta`` and ``dual_clip``.
+        own_old_policy: π_old must be the learner's, and what the generator differs by the correction's: the generator's
+            log-probs are rounded differently, enough to clip most sequences of gspo, and reinforce has no ratio at all.
     """
 
     surrogate: str
@@ -30,6 +32,7 @@ class LossType:
     clip_low: float = 0.2
     clip_high: float = 0.28
     clips: bool = False
+    own_old_policy: bool = False
 
 
 LOSSES: Mapping[str, LossType] = {
@@ -37,10 +40,12 @@ LOSSES: Mapping[str, LossType] = {
     "dapo": LossType(surrogate="clipped", aggregation="token_mean", clips=True),
     "bnpo": LossType(surrogate="clipped", aggregation="local_token_mean", clips=True),
     "dr_grpo": LossType(surrogate="clipped", aggregation="fixed_length", clips=True),
-    "gspo": LossType(surrogate="gspo", aggregation="sequence_mean", clip_low=3e-4, clip_high=4e-4, clips=True),
+    "gspo": LossType(
+        surrogate="gspo", aggregation="sequence_mean", clip_low=3e-4, clip_high=4e-4, clips=True, own_old_policy=True
+    ),
     "cispo": LossType(surrogate="cispo", aggregation="token_mean"),
     "sapo": LossType(surrogate="sapo", aggregation="sequence_mean"),
-    "reinforce": LossType(surrogate="reinforce", aggregation="token_mean"),
+    "reinforce": LossType(surrogate="reinforce", aggregation="token_mean", own_old_policy=True),
 }
 
 

@@ -82,7 +82,7 @@ def gspo(tokens: SurrogateInput, options: LossOptions) -> tuple[Tensor, Tensor]:
 
 
 def reinforce(tokens: SurrogateInput, options: LossOptions) -> tuple[Tensor, Tensor]:
-    """−A·log π."""
+    """−A·log π. What another policy generated is weighted by the correction (``core.corrections``)."""
     return -tokens.advantages * tokens.logprobs, torch.zeros_like(tokens.log_ratio, dtype=torch.bool)
 
 

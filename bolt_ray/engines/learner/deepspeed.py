@@ -40,7 +40,7 @@ def deepspeed_config(settings: LearnerSettings, *, dtype: torch.dtype, world_siz
         "optimizer": {
             "type": "AdamW",
             "params": {
-                "lr": settings.train.learning_rate,
+                "lr": settings.schedule.peak,
                 "betas": list(settings.train.betas),
                 "eps": settings.train.adam_epsilon,
                 "weight_decay": settings.train.weight_decay,

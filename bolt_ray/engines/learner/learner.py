@@ -139,7 +139,7 @@ class DeepSpeedLearner:
             UnhealthyTrainingError: ``max_bad_steps`` batches in a row met a non-finite loss or gradient.
             ValueError: columns of the batch do not fit each other.
         """
-        rate = self.settings.train.schedule.at(batch.step)
+        rate = self.settings.schedule.at(batch.step)
         for group in self._engine.optimizer.param_groups:
             group["lr"] = rate
         outcome = self._trainer.train(batch)

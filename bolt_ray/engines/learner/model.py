@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -56,6 +58,12 @@ def load_causal_lm(path: str, *, dtype: torch.dtype, attention: str, trust_remot
         )
     except (OSError, ValueError, KeyError) as error:
         raise ModelError(f"cannot load a causal language model from {path!r}: {error}") from error
+    text: Any = model.config.get_text_config()  # type: ignore[operator,union-attr]
+    if attention == "sdpa" and getattr(text, "attn_logit_softcapping", None):
+        raise ModelError(
+            f"{type(model).__name__} caps its attention scores, which Transformers' sdpa leaves out and the generator "
+            "does not: set model.attention to eager or flash_attention_2"
+        )
     switch_off_dropout(model)
     return model
 
@@ -87,9 +95,16 @@ def logit_shape(config: Any, settings: LearnerSettings) -> LogitShape:
 
 
 class PolicyModule(nn.Module):
-    """A causal language model that returns log-probs of given tokens instead of logits."""
+    """A causal language model that returns log-probs of given tokens instead of logits.
 
-    def __init__(self, model: Any, *, settings: LearnerSettings) -> None:
+    Args:
+        trained: False for a reference, which has no use for the router's loss.
+
+    Raises:
+        ModelError: an output layer of another kind, or a router's loss is asked of a model without one.
+    """
+
+    def __init__(self, model: Any, *, settings: LearnerSettings, trained: bool = True) -> None:
         super().__init__()
         head = model.get_output_embeddings()
         if type(head) is not nn.Linear:
@@ -98,6 +113,7 @@ class PolicyModule(nn.Module):
             )
         model.set_output_embeddings(LogProbHead(head, shape=logit_shape(model.config, settings)))
         self.model = model
+        self._router = router_of(model) if trained and settings.train.router_aux_loss_coef > 0 else None
 
     def forward(
         self,
@@ -106,8 +122,8 @@ class PolicyModule(nn.Module):
         predict: Tensor,
         targets: Tensor,
         extra: Extra = "entropy",
-    ) -> tuple[Tensor, Tensor]:
-        """Log-probs, and the quantity ``extra`` names, at the requested positions.
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Log-probs, and the quantity ``extra`` names, at the requested positions, and the router's loss.
 
         Args:
             input_ids: int64 [R, L].
@@ -116,20 +132,73 @@ class PolicyModule(nn.Module):
             targets: int64 [n], the token each of them predicts.
 
         Returns:
-            float32 [n] log-probs, float32 [n] of ``extra`` (see `Extra`).
+            float32 [n] log-probs; float32 [n] of ``extra`` (see `Extra`); a scalar, the mean load-balancing loss of
+            the layers at these positions, 0 without gradient, router or positions.
         """
         # Transformers recognizes packing by position ids that restart, and isolates the sequences from each other.
-        hidden = self.model.base_model(
-            input_ids=input_ids, position_ids=position_ids, use_cache=False
-        ).last_hidden_state
+        routed = self._router is not None and torch.is_grad_enabled() and predict.numel() > 0
+        output = self.model.base_model(
+            input_ids=input_ids,
+            position_ids=position_ids,
+            use_cache=False,
+            **({"output_router_logits": True} if routed else {}),
+        )
+        hidden = output.last_hidden_state
         chosen = hidden.reshape(-1, hidden.shape[-1]).index_select(0, predict)
         logprobs, second = self.model.get_output_embeddings()(chosen, targets, extra)
-        return logprobs, second
+        balance = logprobs.new_zeros(())
+        if routed:
+            assert self._router is not None
+            balance = self._router.loss(output.router_logits, predict)
+        return logprobs, second, balance
 
     def whole_logits(self, input_ids: Tensor) -> Tensor:
         """Logits [R, L, V] by the model's own forward pass; for `packing_self_test` only."""
         logits: Tensor = self.model(input_ids=input_ids, use_cache=False).logits
         return logits
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Router:
+    """The routers of a mixture of experts.
+
+    Attributes:
+        num_experts: of a layer.
+        active_experts: that a token goes through.
+    """
+
+    num_experts: int
+    active_experts: int
+
+    def loss(self, logits: Sequence[Tensor], positions: Tensor) -> Tensor:
+        """Load-balancing loss (Switch Transformer, arXiv 2101.03961, eq. 4) over all layers, as Transformers counts it:
+        ``active_experts`` where all are used evenly, and no less.
+
+        Args:
+            logits: per layer [R · L, experts].
+            positions: int64 [n], n ≥ 1, those that count.
+        """
+        from transformers.models.mixtral.modeling_mixtral import load_balancing_loss_func
+
+        chosen: Any = tuple(layer.reshape(-1, self.num_experts).index_select(0, positions) for layer in logits)
+        loss: Any = load_balancing_loss_func(chosen, self.num_experts, self.active_experts)
+        return cast("Tensor", loss)
+
+
+def router_of(model: Any) -> Router:
+    """The router of a mixture of experts.
+
+    Raises:
+        ModelError: the model has none.
+    """
+    config = model.config.get_text_config()
+    num_experts = getattr(config, "num_experts", None) or getattr(config, "num_local_experts", None)
+    if not num_experts or not hasattr(config, "router_aux_loss_coef"):
+        raise ModelError(
+            f"train.router_aux_loss_coef balances the experts of a mixture, and {type(model).__name__} has none: leave "
+            "it out"
+        )
+    return Router(num_experts=int(num_experts), active_experts=int(config.num_experts_per_tok))
 
 
 def load_policy(settings: LearnerSettings, *, dtype: torch.dtype) -> PolicyModule:

@@ -68,9 +68,12 @@ class PassPlanner:
         return sorted(ranks[dist.get_rank()], key=lambda plan: bool(plan.rows)), busy
 
 
-def _run(policy: Any, batch: MicroBatch, *, extra: Extra) -> tuple[Tensor, Tensor]:
-    logprobs, second = policy(batch.input_ids, batch.position_ids, batch.predict, batch.targets, extra=extra)
-    return logprobs, second
+def _run(policy: Any, batch: MicroBatch, *, extra: Extra) -> tuple[Tensor, Tensor, Tensor]:
+    """See ``PolicyModule.forward``."""
+    outputs: tuple[Tensor, Tensor, Tensor] = policy(
+        batch.input_ids, batch.position_ids, batch.predict, batch.targets, extra=extra
+    )
+    return outputs
 
 
 def _fill(column: Column, parts: list[tuple[MicroBatch, Tensor]]) -> Column:
@@ -105,7 +108,7 @@ def score_columns(
     second_parts: list[tuple[MicroBatch, Tensor]] = []
     for plan in plans:
         batch = build_micro_batch(columns, plan, device=device)
-        logprobs, second = _run(policy, batch, extra=extra)
+        logprobs, second, _ = _run(policy, batch, extra=extra)
         logprob_parts.append((batch, logprobs))
         second_parts.append((batch, second))
     count = columns.num_completion_tokens
@@ -148,6 +151,7 @@ class UpdateOptions:
     loss: LossOptions
     kl: KLOptions
     correction: CorrectionOptions
+    router_aux_loss_coef: float
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -200,7 +204,7 @@ def accumulate(
     for number, plan in enumerate(plans):
         batch = build_micro_batch(inputs.columns, plan, device=device)
         engine.set_gradient_accumulation_boundary(number == len(plans) - 1)
-        logprobs, entropy = _run(engine, batch, extra="entropy")
+        logprobs, entropy, balance = _run(engine, batch, extra="entropy")
         loss, metrics = _loss(
             batch,
             logprobs,
@@ -214,6 +218,11 @@ def accumulate(
         if options.loss.resolved_aggregation == "local_token_mean":
             # Each micro-batch's loss is a mean already; together they must be a mean again.
             loss = loss * (world / max(1, busy))
+        if options.router_aux_loss_coef > 0.0:
+            # A mean over the micro-batch's tokens: its share of the step's tokens makes the parts add up to a mean.
+            share = logprobs.shape[0] / max(1.0, denominators.active_tokens)
+            loss = loss + options.router_aux_loss_coef * share * world * balance
+            metrics = metrics | {"router_balance": share * balance.detach()}
         nan_flag = nan_flag + loss.detach() * 0.0
         engine.backward(loss + nan_flag * logprobs.sum(), scale_wrt_gas=False)
         parts.append((batch, logprobs.detach()))

@@ -198,7 +198,7 @@ def make_reference(
             attention=settings.model.attention,
             trust_remote_code=settings.model.trust_remote_code,
         )
-    frozen = PolicyModule(model, settings=settings).requires_grad_(False)
+    frozen = PolicyModule(model, settings=settings, trained=False).requires_grad_(False)
     call: Any = frozen.to(where) if config is None else initialize_engine(frozen, parameters=None, config=config)
     call.eval()
     return ModelReference(call=call, model=model, policy=module.model, settings=settings.reference, device=where)

@@ -9,9 +9,14 @@ from bolt_ray.core.advantages import AdvantageOptions
 from bolt_ray.core.correction_options import CorrectionOptions
 from bolt_ray.core.kl_options import KLSettings
 from bolt_ray.core.losses.options import LossOptions
+from bolt_ray.core.losses.registry import loss_type
 from bolt_ray.core.schedules import LearningRateSchedule, ScheduleName
 from bolt_ray.core.settings import SettingError, Settings, setting
 from bolt_ray.engines.settings import ModelSettings, SamplingSettings
+
+LEARNING_RATE = 1e-6
+"""Of all weights: ten times as much is known to collapse models of 1.5 to 7 billion."""
+ADAPTER_LEARNING_RATE = 1e-5
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -19,7 +24,12 @@ class TrainSettings(Settings):
     """``train:`` - the optimizer and how a step is cut into micro-batches."""
 
     max_steps: int = setting(200, "optimizer steps in all, those before a resume included", unit="steps", ge=1)
-    learning_rate: float = setting(1e-5, "peak of the learning rate (AdamW)", gt=0)
+    learning_rate: float | None = setting(
+        None,
+        f"peak of the learning rate (AdamW); default: {LEARNING_RATE:g} for all weights, {ADAPTER_LEARNING_RATE:g} "
+        "for an adapter",
+        gt=0,
+    )
     lr_schedule: ScheduleName = setting("constant", "what follows the warm-up")
     warmup_steps: int = setting(0, "steps over which the learning rate rises linearly", unit="steps", ge=0)
     min_lr_ratio: float = setting(0.0, "cosine and linear: final learning rate over the peak", ge=0, le=1)
@@ -42,7 +52,13 @@ class TrainSettings(Settings):
     recompute_old_logprobs: bool | None = setting(
         None,
         "π_old from the learner before its first update instead of the generator's own; default: where one batch makes "
-        "several optimizer steps",
+        "several optimizer steps, and with the losses gspo and reinforce",
+    )
+    router_aux_loss_coef: float = setting(
+        0.0,
+        "mixture of experts: weight of the router's load-balancing loss on the trained tokens (Switch Transformer, "
+        "arXiv 2101.03961, eq. 4); 0: none",
+        ge=0,
     )
     packing: bool = setting(True, "lay several sequences into a row; off by itself for a model that mixes them up")
     max_bad_steps: int = setting(5, "non-finite steps in a row that end the run", unit="steps", ge=1)
@@ -54,15 +70,9 @@ class TrainSettings(Settings):
         if self.offload_optimizer and self.zero_stage == 0:
             raise SettingError("offload_optimizer", "needs zero_stage 1, 2 or 3, not 0")
 
-    @property
-    def schedule(self) -> LearningRateSchedule:
-        return LearningRateSchedule(
-            name=self.lr_schedule,
-            peak=self.learning_rate,
-            warmup_steps=self.warmup_steps,
-            total_steps=self.max_steps,
-            min_ratio=self.min_lr_ratio,
-        )
+    def peak_learning_rate(self, *, use_peft: bool) -> float:
+        """The learning rate given, else the one for an adapter, or for all weights."""
+        return self.learning_rate or (ADAPTER_LEARNING_RATE if use_peft else LEARNING_RATE)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -108,6 +118,18 @@ class LearnerSettings:
     seed: int
 
     def __post_init__(self) -> None:
+        if self.train.recompute_old_logprobs is False and loss_type(self.loss.type).own_old_policy:
+            raise SettingError(
+                "train.recompute_old_logprobs",
+                f"false leaves loss.type {self.loss.type} without a π_old of the learner's own, and what the generator "
+                "differs by uncorrected; leave it out",
+            )
+        if self.loss.type == "reinforce" and (self.train.ppo_epochs > 1 or self.train.minibatch_size is not None):
+            raise SettingError(
+                "loss.type",
+                "reinforce has no ratio to its own earlier updates: it makes one optimizer step per batch; with "
+                "train.ppo_epochs or train.minibatch_size use cispo, which bounds the same gradient",
+            )
         if self.sampling.temperature == 0:
             raise SettingError("sampling.temperature", "0 explores nothing; training needs a temperature above 0")
         if self.model.use_peft and self.reference.mode != "static":
@@ -118,6 +140,16 @@ class LearnerSettings:
             )
         if self.model.use_peft and self.reference.path is not None:
             raise SettingError("reference.path", "has no use with LoRA, where the base model is the reference")
+
+    @property
+    def schedule(self) -> LearningRateSchedule:
+        return LearningRateSchedule(
+            name=self.train.lr_schedule,
+            peak=self.train.peak_learning_rate(use_peft=self.model.use_peft),
+            warmup_steps=self.train.warmup_steps,
+            total_steps=self.train.max_steps,
+            min_ratio=self.train.min_lr_ratio,
+        )
 
     @property
     def needs_reference(self) -> bool:

@@ -18,6 +18,7 @@ from bolt_ray.core.corrections import summarize_correction
 from bolt_ray.core.kl import kl_reward_penalty
 from bolt_ray.core.kl_controllers import KLController
 from bolt_ray.core.losses import entropy_threshold, summarize
+from bolt_ray.core.losses.registry import loss_type
 from bolt_ray.core.metric_names import declare_metrics
 from bolt_ray.core.records import TrainingBatch
 from bolt_ray.engines.learner.logprobs import Extra
@@ -40,6 +41,11 @@ declare_metrics(
         "policy/logprob_gap": (
             "nats",
             "mean |Δ log p| between learner and generator on the trained tokens, before the update",
+        ),
+        "policy/router_balance": (
+            "",
+            "load-balancing loss of a mixture of experts on the trained tokens (train.router_aux_loss_coef); it is the "
+            "number of experts that a token goes through where all are used evenly",
         ),
         "policy/logprob_gap_max": ("nats", "the largest such difference"),
     }
@@ -84,7 +90,12 @@ class BatchTrainer:
         self._engine, self._trainable, self._stage = engine, trainable, stage
         self._planner, self._device, self._settings = planner, device, settings
         self._controller, self._reference = controller, reference
-        self._options = UpdateOptions(loss=settings.loss, kl=settings.kl, correction=settings.correction)
+        self._options = UpdateOptions(
+            loss=settings.loss,
+            kl=settings.kl,
+            correction=settings.correction,
+            router_aux_loss_coef=settings.train.router_aux_loss_coef,
+        )
 
     def train(self, batch: TrainingBatch) -> BatchOutcome:
         """Pass over the batch's mini-batches until done or until a non-finite loss or gradient."""
@@ -137,7 +148,8 @@ class BatchTrainer:
         self, batch: TrainingBatch, columns: TokenColumns, active: NDArray[np.int64], *, several_updates: bool
     ) -> UpdateInputs:
         asked = self._settings.train.recompute_old_logprobs
-        recompute = several_updates if asked is None else asked
+        needed = several_updates or loss_type(self._settings.loss.type).own_old_policy
+        recompute = needed if asked is None else asked
         select = self._settings.loss.top_entropy_fraction < 1.0
         before: Column | None = None
         entropy: Column | None = None
@@ -210,7 +222,8 @@ class BatchTrainer:
             device=self._device,
         )
         sums, logprobs = _over_ranks(done.sums, done.logprobs)
-        return summarize(sums) | summarize_correction(sums), logprobs
+        balance = {"policy/router_balance": sums["router_balance"]} if "router_balance" in sums else {}
+        return summarize(sums) | summarize_correction(sums) | balance, logprobs
 
     def _optimizer_step(self) -> float | None:
         """Clip and step; the gradient norm before clipping, or None if it is not finite and no step was taken."""

@@ -15,6 +15,7 @@ class ArithmeticRewardSettings(RewardSettings):
     """``type: arithmetic`` - the embedded arithmetic task's own check."""
 
     shares_process = True
+    always_within = (0.0, 1.0)
 
 
 class ArithmeticReward:

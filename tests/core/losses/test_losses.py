@@ -277,7 +277,10 @@ def test_kl_term_is_added_with_its_coefficient_and_measured_without() -> None:
     mean_k2 = ((RATIO.log() ** 2 / 2) * MASK).sum().item() / 9
     assert with_kl.loss.item() == pytest.approx(-0.34777778 + 0.1 * mean_k2, abs=1e-8)
     metrics = summarize(add_sums([with_kl.metrics]))
-    assert metrics["adaptive_kl/raw_kl"] == metrics["adaptive_kl/adapted_kl"] == pytest.approx(mean_k2)
+    assert metrics["adaptive_kl/adapted_kl"] == pytest.approx(mean_k2)
+    # Raw is the KL itself, by k3 whatever is penalized: d = log π_ref − log π = −log r.
+    k3 = (1 / RATIO - 1 + RATIO.log()) * MASK
+    assert metrics["adaptive_kl/raw_kl"] == pytest.approx(k3.sum().item() / 9)
     for options in ({"kl_coef": 0.0}, {"kl_coef": 0.1, "kl_options": KLOptions(placement="reward")}):
         measured, _ = example(type="dapo", ref_logprobs=ref, **options)
         assert measured.loss.item() == pytest.approx(-0.34777778, abs=1e-8)
@@ -299,7 +302,7 @@ def test_sequence_unit_kl_is_the_mean_over_active_sequences() -> None:
     output, _ = example(type="dapo", ref_logprobs=OLD, kl_coef=1.0, kl_options=options)
     k2 = (RATIO.log() ** 2 / 2) * MASK
     assert output.metrics["kl_loss"].item() == pytest.approx(k2.sum().item() / 3)
-    assert output.metrics["kl_count"].item() == 3
+    assert output.metrics["adapted_kl_count"].item() == output.metrics["raw_kl_count"].item() == 3
 
 
 @pytest.mark.parametrize(

@@ -67,8 +67,8 @@ def test_a_model_that_mixes_packed_sequences_up_is_not_packed(
     module = load_policy(learner_settings(model_path=make_model(tmp_path)), dtype=torch.float32)
 
     def mixing(input_ids: Tensor, position_ids: Tensor | None, predict: Tensor, targets: Tensor) -> Any:
-        logprobs, entropy = module(input_ids, position_ids, predict, targets)
-        return logprobs + (0.0 if position_ids is None else shift), entropy
+        logprobs, *others = module(input_ids, position_ids, predict, targets)
+        return logprobs + (0.0 if position_ids is None else shift), *others
 
     assert packing_self_test(module, module, dtype=torch.float32, device=CPU)
     assert not packing_self_test(mixing, module, dtype=torch.float32, device=CPU)

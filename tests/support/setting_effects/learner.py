@@ -36,9 +36,10 @@ class Bigrams(torch.nn.Module):
 
     def forward(
         self, input_ids: torch.Tensor, position_ids: Any, predict: torch.Tensor, targets: torch.Tensor, extra: str
-    ) -> tuple[torch.Tensor, torch.Tensor]:
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         logprobs = torch.log_softmax(self.table[input_ids.reshape(-1)[predict]], dim=-1)
-        return logprobs.gather(1, targets[:, None])[:, 0], -(logprobs.exp() * logprobs).sum(-1)
+        # Its last number stands for the load of experts.
+        return logprobs.gather(1, targets[:, None])[:, 0], -(logprobs.exp() * logprobs).sum(-1), logprobs.exp()[0, 0]
 
     def set_gradient_accumulation_boundary(self, is_boundary: bool) -> None:
         """Gradients are added up until ``step``."""
@@ -227,6 +228,7 @@ EFFECTS: tuple[Effect, ...] = (
     effect("train.ppo_epochs", 2, trained),
     effect("train.minibatch_size", 4, trained),
     effect("train.recompute_old_logprobs", True, trained),
+    effect("train.router_aux_loss_coef", 1.0, trained),
     effect("train.max_bad_steps", 2, bad_steps),
     # loss
     effect("loss.type", "reinforce", trained),
@@ -245,6 +247,7 @@ EFFECTS: tuple[Effect, ...] = (
     effect("correction.level", "sequence", trained, train__recompute_old_logprobs=True),
     effect("correction.mode", "mask", trained, train__recompute_old_logprobs=True),
     effect("correction.cap", 1.01, trained, train__recompute_old_logprobs=True),
+    effect("correction.floor", 0.9, trained, train__recompute_old_logprobs=True, correction__mode="mask"),
     # kl
     effect("kl.estimator", "k2", trained, **KL),
     effect("kl.unbiased", False, trained, **KL),

@@ -150,7 +150,7 @@ EFFECTS: tuple[Effect, ...] = (
     *of("code", program, memory_mb_program=128, max_processes=4, output_kb=32, allow_unsafe=True),
     *of("function", called, function="own.py:second", batched=True, options={"a": 1}, concurrency=2),
     *of("callable", called, function=abs, batched=True, options={"a": 1}, concurrency=2),
-    *of("reward_model", model, model="another", output="sigmoid", label=1, batch_size=2, max_tokens=64),
+    *of("reward_model", model, model="another", output="score", label=1, batch_size=2, max_tokens=64),
     *of("reward_model", model, device="cpu" if torch.cuda.is_available() else "cuda", dtype="bfloat16"),
     *of("http", endpoint, **ENDPOINT, batch_size=4),
     *of("llm_judge", endpoint, **ENDPOINT, model="other", prompt="{completion}?", pattern=GRADE),
