@@ -3,7 +3,7 @@
     driver ──call(command)──▶ LearnerMailbox ◀──next_command(rank, after)── rank 0 … W-1
            ◀──rank 0's result──              ◀──answer(rank, number, result)──
 
-``TorchTrainer.fit`` blocks and its workers cannot be called, so long-lived workers *pull* their commands. Every
+Ray Train's ``fit`` blocks and its workers cannot be called, so long-lived workers *pull* their commands. Every
 rank gets the same commands in the same order, numbered from 1; a call returns when every rank has answered.
 """
 

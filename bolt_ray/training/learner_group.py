@@ -13,7 +13,7 @@ import numpy as np
 import ray
 from numpy.typing import NDArray
 from ray.train import FailureConfig, RunConfig, ScalingConfig
-from ray.train.torch import TorchConfig, TorchTrainer
+from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
 
 from bolt_ray.actors.learner_mailbox import (
     Command,
@@ -28,6 +28,7 @@ from bolt_ray.core.errors import BoltRayError, RunError, StallError
 from bolt_ray.core.records import StepReport, TrainingBatch
 from bolt_ray.engines.learner.settings import LearnerSettings
 from bolt_ray.training.learner_worker import PublishedWeights, WorkerSettings, train_worker
+from bolt_ray.training.process_group import ProcessGroupConfig
 
 POLL_S = 0.05
 
@@ -36,7 +37,7 @@ NOT_NEEDED = ("DatasetsCallback", "PlacementGroupCleanerCallback")
 groups that outlive their driver, which ours cannot."""
 
 
-class LeanTrainer(TorchTrainer):  # type: ignore[misc]  # Ray Train has no types
+class LeanTrainer(DataParallelTrainer):  # type: ignore[misc]  # Ray Train has no types
     """Starts two processes less, about 4 s of CPU time on a laptop; where Ray Train has other names, it starts them."""
 
     def _create_default_callbacks(self) -> list[Any]:
@@ -44,7 +45,7 @@ class LeanTrainer(TorchTrainer):  # type: ignore[misc]  # Ray Train has no types
 
 
 class LearnerGroup:
-    """W DeepSpeed ranks under ``TorchTrainer``; commands go through a ``LearnerMailbox``.
+    """W DeepSpeed ranks under Ray Train; commands go through a ``LearnerMailbox``.
 
     ``fit`` blocks, so it runs in its own thread; when it ends early, the call that waits raises its error. ``idle`` is
     called while a command runs: generation continues there when staleness allows.
@@ -91,7 +92,9 @@ class LearnerGroup:
             scaling_config=ScalingConfig(
                 num_workers=world_size, use_gpu=use_gpu, resources_per_worker=resources_per_worker
             ),
-            torch_config=TorchConfig(backend="nccl" if use_gpu else "gloo", timeout_s=int(collective_timeout_s)),
+            backend_config=ProcessGroupConfig(
+                backend="nccl" if use_gpu else "gloo", timeout_s=int(collective_timeout_s)
+            ),
             run_config=RunConfig(
                 name=run_name,
                 storage_path=str(storage_path),
@@ -176,7 +179,7 @@ class LearnerGroup:
             return cause
         return RunError(f"the learner ended while waiting for {what}: {self._error!r}")
 
-    def _fit(self, trainer: TorchTrainer) -> None:
+    def _fit(self, trainer: LeanTrainer) -> None:
         try:
             trainer.fit()
         except BaseException as error:  # noqa: BLE001 - handed to whoever waits

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import ray
 import ray.train
-import torch
 from numpy.typing import NDArray
 
 from bolt_ray.actors.learner_mailbox import (
@@ -20,9 +19,12 @@ from bolt_ray.actors.learner_mailbox import (
     TrainCommand,
 )
 from bolt_ray.core.errors import BoltRayError
-from bolt_ray.engines.learner.learner import DeepSpeedLearner
 from bolt_ray.engines.learner.settings import LearnerSettings
-from bolt_ray.engines.weight_buckets import WeightManifest, pack_buckets
+
+# Ray Train's controller imports this file for the name of ``train_worker`` alone; PyTorch comes with a rank.
+if TYPE_CHECKING:
+    from bolt_ray.engines.learner.learner import DeepSpeedLearner
+    from bolt_ray.engines.weight_buckets import WeightManifest
 
 BUCKET_BYTES = 256 * 1024 * 1024
 
@@ -59,7 +61,14 @@ class WorkerSettings:
 
 def train_worker(config: dict[str, Any]) -> None:
     """``train_loop_per_worker``: build the learner, register, then execute commands until ``StopCommand``."""
+    import ray.train.torch
+    import torch
+
+    from bolt_ray.engines.learner.learner import DeepSpeedLearner
+
     settings: WorkerSettings = config["settings"]
+    if torch.cuda.is_available():
+        torch.cuda.set_device(ray.train.torch.get_device())
     torch.set_num_threads(settings.num_threads)
     os.environ["OMP_NUM_THREADS"] = str(settings.num_threads)
     mailbox, rank = settings.mailbox, ray.train.get_context().get_world_rank()
@@ -98,6 +107,8 @@ def _execute(command: Command, *, learner: DeepSpeedLearner, rank: int) -> Any:
 
 def _publish(learner: DeepSpeedLearner, command: PublishCommand, *, rank: int) -> PublishedWeights | None:
     """Collective: every rank takes part in gathering; rank 0 returns the weights."""
+    from bolt_ray.engines.weight_buckets import pack_buckets
+
     plain, sampled = learner.probe(command.probes)
     manifest, buckets = None, []
     if command.adapter_directory is not None:

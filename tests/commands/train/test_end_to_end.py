@@ -58,12 +58,13 @@ def tied_run(ray_cluster: None, tied_model: Path, tmp_path_factory: pytest.TempP
 
 @pytest.fixture(scope="session")
 def untied_run(ray_cluster: None, untied_model: Path, tmp_path_factory: pytest.TempPathFactory) -> FinishedRun:
-    """Three steps of the preset baseline, which forgets nothing here."""
+    """Three steps of the preset baseline, which forgets nothing here, on two learner ranks."""
     return finish(
         tmp_path_factory.mktemp("untied"),
         model_path=untied_model,
         algo="baseline",
         train={"max_steps": 3, "learning_rate": 1e-3},
+        cluster={"num_learners": 2},
         baseline={"estimator": "beta", "forgetting": "constant", "rho_max": 1.0},
     )
 
