@@ -10,6 +10,9 @@ from typing import Literal
 from bolt_ray.core.baseline.settings import BaselineSettings
 from bolt_ray.core.settings import Settings, setting
 
+OWN_WARM_START = "auto"
+"""The warm start that a run makes itself."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ClusterSettings(Settings):
@@ -58,7 +61,12 @@ class ShardedBaselineSettings(BaselineSettings):
     skip_truncated: bool | None = setting(
         None, "truncated completions are no evidence for the baseline; default: as loss.mask_truncated"
     )
-    warm_start: str | None = setting(None, "a file written by 'bolt-ray precompute-baseline'")
+    warm_start: str | None = setting(
+        None,
+        "a file written by 'bolt-ray precompute-baseline', or auto: made before the first step of warm_start_samples "
+        "completions of every prompt (SPO)",
+    )
+    warm_start_samples: int = setting(8, "warm_start auto: n₀, completions per prompt", unit="completions", ge=1)
     warm_start_allow_pickle: bool = setting(False, "read the old .pkl form with a restricted reader")
 
     def __post_init__(self) -> None:

@@ -22,7 +22,7 @@ def print_validation(config: RunConfig, *, console: Console) -> None:
             learner or the generators would refuse, or a loss or strategy of the user's own cannot be loaded.
     """
     config = resolve_here(config)
-    check_inputs(config)
+    check_inputs(config, download=False)
     check_own_code(config)
     console.rule("resolved config")
     console.print(Syntax(dump_config(config), "yaml", background_color="default", word_wrap=True))

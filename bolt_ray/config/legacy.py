@@ -39,6 +39,9 @@ def translate(tree: Tree) -> Tree:
     Raises:
         ConfigError: a value is given under both its old and its new name, or switches contradict each other.
     """
+    cluster = tree.get("cluster")
+    if isinstance(cluster, dict) and isinstance(cluster.get("use_gpu"), bool):  # YAML's bare yes and no
+        tree = {**tree, "cluster": {**cluster, "use_gpu": "yes" if cluster["use_gpu"] else "no"}}
     kl = tree.get("kl")
     if isinstance(kl, dict) and "adaptation" in kl:
         tree = {**tree, "kl": {**kl, "adaptation": _one_or_several(kl["adaptation"])}}

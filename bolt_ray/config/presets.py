@@ -6,7 +6,7 @@
 | baseline    | persistent baseline advantages only, prompts drawn uniformly, K = 2 |
 | curriculum  | uncertainty curriculum only, group advantages, K = 8 |
 | grpo        | group advantages, prompts drawn uniformly, K = 8 (arXiv 2402.03300) |
-| spo         | Single-stream Policy Optimization (arXiv 2509.13232), K = 1 |
+| spo         | Single-stream Policy Optimization (arXiv 2509.13232), K = 1, from a warm start of 8 samples a prompt |
 | dapo        | DAPO (arXiv 2503.14476): group advantages, clip-higher, token mean, dynamic sampling, K = 8 |
 | reinforce   | the mean of the batch as baseline, prompts drawn uniformly, K = 1: what v̂ has to beat |
 | spo++       | SPO++ (arXiv 2608.24870): event forgetting, token normalization, dual clip, K = 1 |
@@ -55,7 +55,7 @@ PRESETS: dict[str, Tree] = {
     },
     "spo": {
         "rollout": {"group_size": 1},
-        "baseline": {"estimator": "beta", "forgetting": "kl", "d_half": 0.06},
+        "baseline": {"estimator": "beta", "forgetting": "kl", "d_half": 0.06, "warm_start": "auto"},
         "advantage": {"baseline": "tracker", "normalize": "batch"},
         "curriculum": {"strategy": "uncertainty"},
     },

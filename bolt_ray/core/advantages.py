@@ -121,6 +121,7 @@ def compute_advantages(
     lengths: ArrayLike,
     *,
     active: ArrayLike | None = None,
+    factors: ArrayLike | None = None,
     **options: Any,
 ) -> AdvantageOutput:
     """Advantages of a global batch of B sequences.
@@ -133,6 +134,8 @@ def compute_advantages(
             and without ``normalize="group"``.
         lengths: int [B], active tokens of each sequence.
         active: bool [B]; None means all.
+        factors: float [B], what the finished advantages are multiplied by, and so each sequence's policy loss; None
+            for 1.
         options: fields of `AdvantageOptions` by name.
 
     Raises:
@@ -147,6 +150,8 @@ def compute_advantages(
     raw = _subtract_baseline(batch, groups, baseline)
     scaled = _normalize(raw, batch, groups, normalize, center=baseline not in CENTERED)
     final = scaled if clip is None else np.clip(scaled, -clip, clip)
+    if factors is not None:
+        final = final * np.asarray(factors, dtype=np.float64)[batch.keep]
 
     advantages = np.zeros(batch.keep.shape[0], dtype=np.float32)
     advantages[batch.keep] = final
@@ -172,6 +177,7 @@ def advantages_of(
         inputs.group_ids,
         lengths,
         active=active,
+        factors=inputs.factors,
         **asdict(options),
     )
 

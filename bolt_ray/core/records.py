@@ -69,12 +69,14 @@ class DrawnPrompt:
         prompt: the row drawn.
         token_ids: int32 [P], the prompt after template and tokenizer.
         num_samples: completions to generate for this draw (K, or the curriculum's allocation).
+        weight: the weight it was drawn with, over the mean weight.
     """
 
     group_id: int
     prompt: Prompt
     token_ids: NDArray[np.int32]
     num_samples: int = 1
+    weight: float = 1.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -171,6 +173,7 @@ class ScoredRollout(ScoredCompletion):
         n_eff: effective sample count behind ``v_hat``.
         last_version: policy version of the prompt's newest outcome then; -1 if it was never trained on.
         policy_version: the learner's version at dispatch.
+        draw_weight: the weight its prompt was drawn with, over the mean weight.
     """
 
     prompt: Prompt
@@ -181,6 +184,7 @@ class ScoredRollout(ScoredCompletion):
     n_eff: float
     last_version: int
     policy_version: int
+    draw_weight: float = 1.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -239,12 +243,14 @@ class AdvantageInputs:
         rewards: float64 [B], scaled r̃ with shaping.
         v_hat, n_eff: float64 [B], the baseline at dispatch.
         group_ids: int64 [B], equal for completions of one draw.
+        factors: float64 [B], what each sequence's loss is multiplied by; None: 1.
     """
 
     rewards: NDArray[np.float64]
     v_hat: NDArray[np.float64]
     n_eff: NDArray[np.float64]
     group_ids: NDArray[np.int64]
+    factors: NDArray[np.float64] | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

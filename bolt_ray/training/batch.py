@@ -36,6 +36,11 @@ declare_metrics(
             "",
             "mean of √(v̂(1 − v̂)) over the step's completions: how open the prompts drawn were",
         ),
+        "curriculum/draw_ess": (
+            "share",
+            "(Σf)²/(n Σf²), f = mean weight / weight, over the step's draws: the uniform draws they are worth with "
+            "curriculum.importance 1",
+        ),
         "curriculum/drawn_{i}": (
             "share of completions",
             "of the step, whose prompt's v̂ lay in the i-th tenth when it was dispatched",
@@ -58,12 +63,13 @@ _ROUNDING = 1e-9
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BatchBuilder:
-    """How completions become a batch; the settings that it needs of ``advantage``, ``loss`` and ``baseline``."""
+    """How completions become a batch; what it needs of ``advantage``, ``baseline``, ``curriculum`` and ``loss``."""
 
     advantage: AdvantageOptions
     reward_range: tuple[float, float]
     mask_truncated: bool
     skip_truncated_evidence: bool
+    importance: float
 
     def build(self, rollouts: StepRollouts, *, step: int) -> tuple[TrainingBatch, AdvantageOutput]:
         """The batch of ``step``; sequences in the order of their requests."""
@@ -75,6 +81,7 @@ class BatchBuilder:
             v_hat=np.array([item.v_hat for item in items], dtype=np.float64),
             n_eff=np.array([item.n_eff for item in items], dtype=np.float64),
             group_ids=np.array([item.group_id for item in items], dtype=np.int64),
+            factors=self._factors(items),
         )
         output = advantages_of(inputs, lengths, options=self.advantage, active=active)
         tokens = [part for item in items for part in (item.prompt_token_ids, item.token_ids)]
@@ -133,6 +140,7 @@ class BatchBuilder:
             **quality_metrics(items, scaled, version=version),
             "curriculum/drawn_uncertainty": float(np.sqrt(v_hat * (1.0 - v_hat)).mean()),
             **{f"curriculum/drawn_{i}": share for i, share in enumerate(shares_by_tenth(v_hat))},
+            "curriculum/draw_ess": _effective_share(np.array([item.draw_weight for item in items])),
             "rollout/stale_dropped": float(sum(item.reason == "stale" for item in rollouts.dropped)),
             "rollout/refilled": float(rollouts.refilled),
             "rollout/completions": float(held),
@@ -156,6 +164,12 @@ class BatchBuilder:
         scaled = scale_rewards(_earned(items), low, high, bounded=self.advantage.baseline not in CENTERED)
         return scaled + shaping / (high - low)
 
+    def _factors(self, items: Sequence[ScoredRollout]) -> NDArray[np.float64] | None:
+        """(w / mean w)^-κ, what makes up for prompts drawn more often than others; None for κ = 0."""
+        if self.importance == 0.0:
+            return None
+        return np.array([item.draw_weight for item in items], dtype=np.float64) ** -self.importance
+
     def _is_active(self, item: ScoredRollout) -> bool:
         return len(item.token_ids) > 0 and not (self.mask_truncated and item.truncated)
 
@@ -163,3 +177,8 @@ class BatchBuilder:
 def _earned(items: Sequence[ScoredRollout]) -> NDArray[np.float64]:
     """Raw rewards without shaping, float64 [n]."""
     return np.array([item.tracker_reward for item in items], dtype=np.float64)
+
+
+def _effective_share(weights: NDArray[np.float64]) -> float:
+    factors = 1.0 / weights
+    return float(factors.sum() ** 2 / (factors.size * (factors**2).sum()))

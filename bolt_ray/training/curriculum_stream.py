@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bolt_ray.core.advantages import scale_rewards
-from bolt_ray.core.curriculum import Curriculum, PromptColumns, allocate_rollouts
+from bolt_ray.core.curriculum import Curriculum, PromptColumns, TrainedDraws, allocate_rollouts
 from bolt_ray.core.errors import DataError
 from bolt_ray.core.records import DrawnPrompt, ScoredRollout
 from bolt_ray.data.store import PromptStore
@@ -126,7 +126,13 @@ class CurriculumPrompts:
         rows = np.array([request.row for request in requests], dtype=np.int64)
         tokenized = read_tokenized(self._store, rows, self._tokenize)
         return [
-            DrawnPrompt(group_id=request.group_id, prompt=prompt, token_ids=token_ids, num_samples=request.num_samples)
+            DrawnPrompt(
+                group_id=request.group_id,
+                prompt=prompt,
+                token_ids=token_ids,
+                num_samples=request.num_samples,
+                weight=request.weight,
+            )
             for request, (prompt, token_ids) in zip(requests, tokenized, strict=True)
         ]
 
@@ -168,9 +174,14 @@ class CurriculumPrompts:
         rows = np.array([item.prompt.row for item in items], dtype=np.int64)
         rewards = np.array([item.tracker_reward for item in items], dtype=np.float64)
         v_hat = np.array([item.v_hat for item in items], dtype=np.float64)
+        scaled = scale_rewards(rewards, *self._schedule.reward_range)
         self._curriculum.observe(
-            categories=None if self._categories is None else self._categories[rows],
-            abs_advantages=np.abs(scale_rewards(rewards, *self._schedule.reward_range) - v_hat),
+            TrainedDraws(
+                rows=np.searchsorted(self._rows, rows),
+                rewards=scaled,
+                abs_advantages=np.abs(scaled - v_hat),
+                categories=None if self._categories is None else self._categories[rows],
+            )
         )
 
 

@@ -27,6 +27,7 @@ class SavedRequest:
     sample_index: int
     num_samples: int
     seed: int
+    weight: float = 1.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,6 +61,7 @@ def saved_request(planned: PlannedRequest) -> SavedRequest:
         sample_index=planned.sample_index,
         num_samples=drawn.num_samples,
         seed=planned.seed,
+        weight=drawn.weight,
     )
 
 
@@ -79,4 +81,5 @@ def join(request: DispatchedRequest, outcome: Outcome) -> Rollout:
         n_eff=request.n_eff,
         last_version=request.last_version,
         policy_version=request.policy_version,
+        draw_weight=drawn.weight,
     )

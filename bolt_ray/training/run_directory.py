@@ -6,6 +6,7 @@
           checkpoints/step-000100/   what resume needs, with the model in Hugging Face format
           draws/            the prompts drawn for each refresh window
           baseline/         write-ahead logs of the baseline shards
+          warm_start.json   scores of the untrained model, where baseline.warm_start is auto
           final/            the trained model
 """
 
@@ -54,6 +55,10 @@ class RunDirectory:
     @property
     def baseline(self) -> Path:
         return self.root / "baseline"
+
+    @property
+    def warm_start(self) -> Path:
+        return self.root / "warm_start.json"
 
     @property
     def final_model(self) -> Path:

@@ -29,7 +29,6 @@ OTHER_THINGS: dict[Default, str] = {
     ("core/bins.py", "__init__", "ema_alpha"): "the public bin scheduler; its average is of rewards",
     ("core/bins.py", "__init__", "seed"): "the public bin scheduler",
     ("core/curriculum/binning.py", "bin_probabilities", "temperature"): "1 changes nothing: the neutral value",
-    ("core/curriculum/binning.py", "bin_weights", "temperature"): "1: the neutral value",
     (
         "core/losses/registry.py",
         "LossType",
@@ -37,6 +36,9 @@ OTHER_THINGS: dict[Default, str] = {
     ): "the range of a loss's authors, where the setting is not given",
     ("core/losses/registry.py", "LossType", "clip_high"): "the same",
     ("core/records.py", "DrawnPrompt", "num_samples"): "completions of one draw, not of an evaluation",
+    ("core/records.py", "DrawnPrompt", "weight"): "of a draw, not of a dataset or reward; 1: the neutral value",
+    ("training/in_flight.py", "SavedRequest", "weight"): "of a draw; checkpoints of earlier versions have none",
+    ("core/bins.py", "__init__", "binning"): "the public bin scheduler",
     ("data/store.py", "split_heldout", "size"): "0: no prompt is held out",
     ("engines/learner/logprobs.py", "LogitShape", "temperature"): "the neutral shape: logits as the model gives them",
     ("engines/learner/logprobs.py", "LogitShape", "min_p"): "the neutral shape",

@@ -56,9 +56,9 @@ def expected(model: Path, text: str) -> torch.Tensor:
 
 def test_batches_give_what_single_texts_give(model: Path) -> None:
     logits = [expected(model, f"two plus two\n{item.completion}") for item in inputs()]
-    score = make_reward("reward_model", model=str(model), label=1, batch_size=3).score(inputs())
+    score = make_reward("reward_model", model=str(model), output="score", label=1, batch_size=3).score(inputs())
     assert score == pytest.approx([float(row[1]) for row in logits], abs=1e-5)
-    sigmoid = make_reward("reward_model", model=str(model), output="sigmoid").score(inputs())
+    sigmoid = make_reward("reward_model", model=str(model)).score(inputs())
     assert sigmoid == pytest.approx([float(torch.sigmoid(row[0])) for row in logits], abs=1e-5)
     share = make_reward("reward_model", model=str(model), output="probability", label=1).score(inputs())
     assert share == pytest.approx([float(torch.softmax(row, 0)[1]) for row in logits], abs=1e-5)
@@ -73,7 +73,7 @@ def test_a_chat_template_is_used_where_there_is_one(model: Path, tmp_path: Path)
     tokenizer = AutoTokenizer.from_pretrained(tmp_path)
     tokenizer.chat_template = "{% for m in messages %}{{ m.role + ' ' + m.content + ' ' }}{% endfor %}"
     tokenizer.save_pretrained(tmp_path)
-    (score,) = make_reward("reward_model", model=str(tmp_path)).score(inputs()[:1])
+    (score,) = make_reward("reward_model", model=str(tmp_path), output="score").score(inputs()[:1])
     assert score == pytest.approx(float(expected(model, "user two plus two assistant is four")[0]), abs=1e-5)
 
 

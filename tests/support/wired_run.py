@@ -126,7 +126,9 @@ class PromptsPart(Part):
         self.calls.append(("draw", number))
         size = self.given["schedule"].rollout.group_size
         prompt = Prompt(row=number, key=f"key-{number}", prompt="1+1=", answer="2", source="rows")
-        return DrawnPrompt(group_id=number, prompt=prompt, token_ids=np.array([5, 6], dtype=np.int32), num_samples=size)
+        token_ids = np.array([5, 6], dtype=np.int32)
+        weight = 0.5 + number % 3
+        return DrawnPrompt(group_id=number, prompt=prompt, token_ids=token_ids, num_samples=size, weight=weight)
 
     def prefetch_next(self) -> None:
         """Nothing is built ahead."""

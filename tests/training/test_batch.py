@@ -18,6 +18,7 @@ BUILDER = BatchBuilder(
     reward_range=(0.0, 2.0),
     mask_truncated=True,
     skip_truncated_evidence=False,
+    importance=0.0,
 )
 
 
@@ -34,6 +35,7 @@ def scored(
     last_version: int = -1,
     version: int = 3,
     truncated: bool = False,
+    draw_weight: float = 1.0,
 ) -> ScoredRollout:
     """Its completion is ``tokens`` long, with token ids 0, 1, … and log-probs that count down from -1 - request_id."""
     return ScoredRollout(
@@ -55,6 +57,7 @@ def scored(
         n_eff=n_eff,
         last_version=last_version,
         policy_version=version,
+        draw_weight=draw_weight,
     )
 
 
@@ -111,6 +114,7 @@ def test_completions_of_one_draw_are_one_group() -> None:
         reward_range=(0.0, 1.0),
         mask_truncated=False,
         skip_truncated_evidence=False,
+        importance=0.0,
     )
     items = [scored("a", float(i == 0), request_id=i, group_id=i // 2) for i in range(4)]
     batch, output = builder.build(rollouts(*items), step=0)
@@ -147,6 +151,7 @@ def test_truncated_completions_can_be_no_outcomes() -> None:
         reward_range=(0.0, 1.0),
         mask_truncated=False,
         skip_truncated_evidence=True,
+        importance=0.0,
     )
     outcomes = builder.outcomes(rollouts(scored("a", 1.0, truncated=True), scored("b", 1.0)))
     assert outcomes.keys == ("b",)
@@ -191,3 +196,15 @@ def test_a_group_compares_rewards_that_are_not_cut(baseline: str, expected: list
     items = [scored("a", reward, v_hat=0.0, request_id=i, group_id=7) for i, reward in enumerate([2.5, 2.0])]
     batch, _ = builder.build(rollouts(*items), step=0)
     assert batch.advantages.tolist() == pytest.approx(expected)
+
+
+@pytest.mark.parametrize(("importance", "expected"), [(0.0, [0.5, 0.25]), (0.5, [0.25, 0.5]), (1.0, [0.125, 1.0])])
+def test_what_is_drawn_more_often_can_count_less(importance: float, expected: list[float]) -> None:
+    """Weights of 4 and 1/4 times the mean; the advantages 1/2 and 1/4."""
+    builder = dataclasses.replace(BUILDER, importance=importance)
+    items = [scored("a", 2.0, draw_weight=4.0), scored("b", 1.5, request_id=1, draw_weight=0.25)]
+    batch, output = builder.build(rollouts(*items), step=0)
+    assert batch.advantages.tolist() == pytest.approx(expected)
+    # f = 1/4 and 4: (17/4)² / (2 · 257/16)
+    metrics = builder.metrics(rollouts(*items), output, version=4)
+    assert metrics["curriculum/draw_ess"] == pytest.approx((17 / 4) ** 2 / (2 * 257 / 16))

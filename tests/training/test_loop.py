@@ -135,6 +135,7 @@ class Harness:
             reward_range=(0.0, 1.0),
             mask_truncated=False,
             skip_truncated_evidence=False,
+            importance=0.0,
         )
         display = ProgressDisplay(total_steps=3, first_step=0, console=Console(file=self.printed, width=1000))
         self.loop = TrainingLoop(

@@ -19,7 +19,11 @@ NO_ADVANTAGES = AdvantageOutput(
 
 def notices(said: list[str], *, kl_per_sequence: bool = False) -> Notices:
     builder = BatchBuilder(
-        advantage=AdvantageOptions(), reward_range=(0.0, 1.0), mask_truncated=False, skip_truncated_evidence=False
+        advantage=AdvantageOptions(),
+        reward_range=(0.0, 1.0),
+        mask_truncated=False,
+        skip_truncated_evidence=False,
+        importance=0.0,
     )
     watch = BaselineWatch(uses_tracker=True)
     return Notices(say=said.append, builder=builder, watch=watch, kl_per_sequence=kl_per_sequence)

@@ -65,7 +65,12 @@ def read_in_order(
         piece = rows[start : start + read_rows]
         return WindowReader(
             store=store,
-            draws=WindowDraws(window=start // read_rows, rows=piece, num_samples=np.ones(piece.size, dtype=np.int32)),
+            draws=WindowDraws(
+                window=start // read_rows,
+                rows=piece,
+                num_samples=np.ones(piece.size, dtype=np.int32),
+                weights=np.ones(piece.size),
+            ),
             offset=0,
             first_group_id=start,
             tokenize=tokenize,

@@ -92,8 +92,11 @@ def require_training_packages(config: RunConfig) -> None:
         )
 
 
-def check_inputs(config: RunConfig) -> None:
+def check_inputs(config: RunConfig, *, download: bool = True) -> None:
     """Whether the model directory and the dataset files are there; makes nothing.
+
+    Args:
+        download: a model of the Hugging Face hub is fetched where it is not in the cache; False leaves it unchecked.
 
     Raises:
         ModelError, DataError: one is missing.
@@ -101,7 +104,7 @@ def check_inputs(config: RunConfig) -> None:
     for dataset in (*config.datasets, *config.eval.datasets):
         if dataset.name != EMBEDDED and not is_hub_dataset(dataset):
             find_files(dataset)
-    if config.model.name_or_path != EMBEDDED:
+    if config.model.name_or_path != EMBEDDED and (download or not _is_hub_model(config.model.name_or_path)):
         model_context(_model_path(config, say=lambda text: None, show_progress=False))
 
 
@@ -134,9 +137,13 @@ def _model_path(config: RunConfig, *, say: Callable[[str], None], show_progress:
 
         return ensure_embedded_model(config.arithmetic, say=say, show_progress=show_progress)
     path = Path(name).expanduser().absolute()
-    if not path.is_dir() and "/" in name and not name.startswith((".", "/", "~")) and name.count("/") == 1:
-        return _from_hub(name, path)
-    return path
+    return _from_hub(name, path) if _is_hub_model(name) else path
+
+
+def _is_hub_model(name: str) -> bool:
+    """Whether it is no directory here, and looks like ``owner/model``."""
+    looks = name.count("/") == 1 and not name.startswith((".", "/", "~"))
+    return looks and not Path(name).is_dir()
 
 
 def _from_hub(name: str, path: Path) -> Path:

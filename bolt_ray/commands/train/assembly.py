@@ -21,6 +21,7 @@ from rich.console import Console
 from bolt_ray.actors.baseline_shards import BaselineShards
 from bolt_ray.actors.generator_pool import GeneratorPool
 from bolt_ray.actors.scorer_pool import ScorerPool
+from bolt_ray.actors.settings import OWN_WARM_START
 from bolt_ray.commands.shared.inference import launch_generators, start_scorers
 from bolt_ray.commands.shared.inputs import RunInputs
 from bolt_ray.commands.shared.prompts import heldout_problems, open_store, store_row_keys
@@ -170,7 +171,7 @@ class TrainingAssembly:
         if self._checkpoint is not None and self._state is not None:
             shards.restore(self._checkpoint / "baseline")
             prompts.load_state_dict(self._state["prompts"])
-        elif config.baseline.warm_start is not None:
+        elif config.baseline.warm_start not in (None, OWN_WARM_START):
             self._warm_start(shards, store)
         say(self._console, f"{store.report()}; {len(problems):,} held-out problems")
         prompts.stream.prefetch_next()
@@ -307,6 +308,7 @@ def _batch_builder(config: RunConfig) -> BatchBuilder:
         reward_range=config.baseline.scaled_from,
         mask_truncated=config.loss.mask_truncated,
         skip_truncated_evidence=bool(config.baseline.skip_truncated),
+        importance=config.curriculum.importance,
     )
 
 

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass, fields
+from collections.abc import Callable
+from dataclasses import dataclass, fields, replace
 from functools import partial
 from pathlib import Path
 
 from rich.console import Console
 
+from bolt_ray.actors.settings import OWN_WARM_START
+from bolt_ray.commands.precompute_baseline.precompute_baseline import precompute_baseline
 from bolt_ray.commands.shared.gpus import resolve_here
 from bolt_ray.commands.shared.inputs import check_inputs, prepare_inputs, require_training_packages
 from bolt_ray.commands.shared.ray_session import ray_session
@@ -18,6 +21,7 @@ from bolt_ray.commands.train.assembly import TrainingAssembly
 from bolt_ray.config.loading import dump_config
 from bolt_ray.config.own_code import check_own_code, with_absolute_files
 from bolt_ray.config.schema import RunConfig
+from bolt_ray.core.errors import ConfigError
 from bolt_ray.training.checkpoints import read_checkpoint
 from bolt_ray.training.interrupts import catch_interrupts
 from bolt_ray.training.loop import LoopOutcome
@@ -61,11 +65,15 @@ def train(config: RunConfig, *, console: Console | None = None) -> TrainingOutco
     config = with_absolute_files(config, Path.cwd())
     check_own_code(config)
     config = resolve_here(config)
+    if config.resume is None:
+        _check_warm_start(config.baseline.warm_start)
     run, checkpoint = _run_directory(config)
     state = read_checkpoint(checkpoint) if checkpoint is not None else None
     handler = open_log(run.log)
     try:
         inputs = prepare_inputs(config, say=partial(say, console))
+        if checkpoint is None and config.baseline.warm_start == OWN_WARM_START:
+            config = with_own_warm_start(config, run, console=console)
         run.config.write_text(dump_config(config), encoding="utf-8")
         say(console, f"Run directory: {shown(run.root)}")
         with ray_session(config.cluster, groups=resource_map(config)), catch_interrupts() as interrupts:
@@ -91,6 +99,28 @@ def train(config: RunConfig, *, console: Console | None = None) -> TrainingOutco
     )
     _report(outcome, run=run, console=console)
     return outcome
+
+
+def _check_warm_start(file: str | None) -> None:
+    if file not in (None, OWN_WARM_START) and not Path(str(file)).is_file():
+        raise ConfigError(
+            f"baseline.warm_start: there is no file {file}; write it with 'bolt-ray precompute-baseline', or say "
+            f"'{OWN_WARM_START}' to have it made before training"
+        )
+
+
+def with_own_warm_start(
+    config: RunConfig, run: RunDirectory, *, console: Console, precompute: Callable[..., None] = precompute_baseline
+) -> RunConfig:
+    """The configuration with a warm start made of the model about to be trained (``baseline.warm_start: auto``).
+
+    Raises:
+        UserError, RunError, Interrupted: as `precompute_baseline`; nothing was trained.
+    """
+    samples = config.baseline.warm_start_samples
+    say(console, f"Warm start: {samples} completions of every prompt first (baseline.warm_start: {OWN_WARM_START})")
+    precompute(config, output=run.warm_start, num_samples=samples, console=console)
+    return config.model_copy(update={"baseline": replace(config.baseline, warm_start=str(run.warm_start))})
 
 
 def _run_directory(config: RunConfig) -> tuple[RunDirectory, Path | None]:

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from bolt_ray.core.curriculum.modifiers import keep_probability, mix_with_uniform, staleness_factor
 from bolt_ray.core.curriculum.sampling import window_generator
 from bolt_ray.core.curriculum.settings import CurriculumSettings
+from bolt_ray.core.curriculum.strategies.base import TrainedDraws
 from bolt_ray.core.curriculum.strategies.registry import make_strategy
 from bolt_ray.core.errors import ConfigError
 from bolt_ray.core.metric_names import declare_metrics
@@ -86,11 +87,9 @@ class Curriculum:
             self._asked = shares_by_tenth(columns.v_hat, weights)
         return weights
 
-    def observe(
-        self, *, categories: NDArray[np.integer[Any]] | None, abs_advantages: NDArray[np.floating[Any]]
-    ) -> None:
-        """Hand the strategy one trained batch: ``[B]`` categories of the prompts, ``[B]`` |advantages|."""
-        self._strategy.observe(categories=categories, abs_advantages=abs_advantages)
+    def observe(self, batch: TrainedDraws) -> None:
+        """Hand the strategy one trained batch."""
+        self._strategy.observe(batch)
 
     def metrics(self) -> dict[str, float]:
         """``curriculum/mean_weight`` and ``asked_<i>``, over all prompts at the last refresh, and the strategy's own.

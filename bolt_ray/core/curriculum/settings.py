@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 from bolt_ray.core.curriculum.strategies.registry import check_strategy, strategy_names
 from bolt_ray.core.settings import SettingError, Settings, setting
@@ -34,7 +35,19 @@ class CurriculumSettings(Settings):
         0.5, "the success rate that thompson aims at and competence_based takes as competent", ge=0, le=1
     )
     temperature: float = setting(1.0, "easy_first, competence_based, cures, sec: lower is sharper", ge=MIN_TEMPERATURE)
-    num_bins: int = setting(5, "easy_first, competence_based: quantile bins of v̂", ge=1)
+    num_bins: int = setting(5, "easy_first, competence_based: bins of difficulty", ge=1)
+    binning: Literal["quantile", "compatible"] = setting(
+        "quantile",
+        "easy_first, competence_based: quantile: bins of equal size; compatible: as earlier systems cut them, which "
+        "leaves the first bin only the easiest prompt",
+    )
+    ema_alpha: float | None = setting(
+        None,
+        "easy_first, competence_based: bins of each prompt's own moving average of rewards, this the weight of the "
+        "newest; default: bins of v̂",
+        ge=0,
+        le=1,
+    )
     learning_rate: float = setting(0.5, "sec: step of the bandit's Q values", ge=0, le=1)
     category: str | None = setting(None, "sec: the metadata column that names a prompt's category")
     skip_solved: bool = setting(
@@ -44,6 +57,14 @@ class CurriculumSettings(Settings):
     staleness_bonus: float = setting(0.0, "by how much a prompt never seen is raised over one just seen; 0: off", ge=0)
     allocate_rollouts: bool = setting(
         False, "with K > 1: more completions for more uncertain prompts (CurES, arXiv 2510.01037)"
+    )
+
+    importance: float = setting(
+        0.0,
+        "κ: the loss of a draw is multiplied by (its weight / the mean weight)^-κ. 0: what is drawn more often counts "
+        "more; 1: the gradient expected is that of uniform draws",
+        ge=0,
+        le=1,
     )
 
     def __post_init__(self) -> None:

@@ -24,11 +24,14 @@ class WindowDraws:
         window: its number, from 0.
         rows: int64 [n], store rows in draw order.
         num_samples: int32 [n], completions asked of each draw.
+        weights: float64 [n], each draw's weight over the mean weight, among the rows of its source where sources are
+            mixed; 1 where all weights are equal.
     """
 
     window: int
     rows: NDArray[np.int64]
     num_samples: NDArray[np.int32]
+    weights: NDArray[np.float64]
 
 
 def window_rng(seed: int, window: int) -> np.random.Generator:
@@ -99,6 +102,23 @@ def draw_indices(
     return drawn
 
 
+def relative_weights(
+    weights: NDArray[np.float64], drawn: NDArray[np.int64], *, source_ids: NDArray[np.int32] | None = None
+) -> NDArray[np.float64]:
+    """float64 [m]: the weights of the rows drawn, over the mean weight of all rows, or of all rows of their source.
+
+    Args:
+        weights: float64 [n].
+        drawn: int64 [m], indices into them.
+        source_ids: int32 [n], where sources are mixed at shares of their own.
+    """
+    if source_ids is None:
+        source_ids = np.zeros(weights.size, dtype=np.int32)
+    means = np.bincount(source_ids, weights) / np.maximum(np.bincount(source_ids), 1)
+    relative: NDArray[np.float64] = weights[drawn] / means[source_ids[drawn]]
+    return relative
+
+
 def _quotas(
     source_weights: NDArray[np.float64], source_ids: NDArray[np.int32], size: int, rng: np.random.Generator
 ) -> NDArray[np.int64]:
@@ -129,7 +149,9 @@ class DrawLog:
         address = np.frombuffer(self._address.encode("ascii"), dtype=np.uint8)
         write_file_atomically(
             self._path(draws.window),
-            lambda file: np.savez(file, rows=draws.rows, num_samples=draws.num_samples, store=address),
+            lambda file: np.savez(
+                file, rows=draws.rows, num_samples=draws.num_samples, weights=draws.weights, store=address
+            ),
         )
 
     def read(self, window: int) -> WindowDraws:
@@ -142,7 +164,10 @@ class DrawLog:
         try:
             with np.load(path, allow_pickle=False) as saved:
                 address = saved["store"].tobytes().decode("ascii")
-                draws = WindowDraws(window=window, rows=saved["rows"], num_samples=saved["num_samples"])
+                rows = saved["rows"]
+                # Windows of earlier versions have no weights.
+                weights = saved["weights"] if "weights" in saved else np.ones(rows.size)
+                draws = WindowDraws(window=window, rows=rows, num_samples=saved["num_samples"], weights=weights)
         except (OSError, ValueError, KeyError, zipfile.BadZipFile, EOFError) as error:
             raise CheckpointError(
                 f"the draws of window {window} cannot be read from {path} ({error}); resume from an "

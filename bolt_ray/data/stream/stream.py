@@ -21,7 +21,14 @@ from bolt_ray.core.errors import CheckpointError, DataError
 from bolt_ray.core.metric_names import declare_metrics
 from bolt_ray.core.records import DrawnPrompt
 from bolt_ray.data.store import PromptStore
-from bolt_ray.data.stream.draw_log import DrawLog, WindowDraws, check_state, draw_window, window_rng
+from bolt_ray.data.stream.draw_log import (
+    DrawLog,
+    WindowDraws,
+    check_state,
+    draw_window,
+    relative_weights,
+    window_rng,
+)
 from bolt_ray.data.stream.window_reader import Tokenize, UnusableDraw, WindowReader
 
 declare_metrics(
@@ -245,7 +252,12 @@ class PromptStream(Iterator[DrawnPrompt]):
             num_samples = np.full(drawn.size, self._num_samples, dtype=np.int32)
         if num_samples.shape != drawn.shape or int(num_samples.min()) < 1:
             raise ValueError("every draw needs at least one completion")
-        return WindowDraws(window=window, rows=self._rows[drawn], num_samples=num_samples)
+        return WindowDraws(
+            window=window,
+            rows=self._rows[drawn],
+            num_samples=num_samples,
+            weights=relative_weights(weights, drawn, source_ids=self._source_ids),
+        )
 
     def _skip(self, drawn: UnusableDraw) -> None:
         if self._on_bad_row != "skip":

@@ -195,6 +195,7 @@ class WindowReader:
                 # A copy: a view would keep the whole block in the object store.
                 token_ids=values[offsets[number] : offsets[number + 1]].astype(np.int32, copy=True),
                 num_samples=int(self._draws.num_samples[place]),
+                weight=float(self._draws.weights[place]),
             )
 
 

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bolt_ray.core.baseline import BaselineStore
-from bolt_ray.core.curriculum import STRATEGIES, Curriculum, CurriculumSettings, PromptColumns
+from bolt_ray.core.curriculum import STRATEGIES, Curriculum, CurriculumSettings, PromptColumns, TrainedDraws
 from bolt_ray.core.curriculum.sampling import draw_without_replacement, window_generator
 
 
@@ -163,7 +163,13 @@ def test_the_numbers_of_the_baseline_stay_the_baselines(strategy: str) -> None:
 def test_state_survives_json_and_carries_the_bandit() -> None:
     columns = columns_of([0.5] * 6)
     left, right = curriculum(strategy="sec"), curriculum(strategy="sec")
-    left.observe(categories=np.array([0, 0, 2]), abs_advantages=np.array([1.0, 0.5, 0.25]))
+    batch = TrainedDraws(
+        rows=np.arange(3),
+        rewards=np.zeros(3),
+        abs_advantages=np.array([1.0, 0.5, 0.25]),
+        categories=np.array([0, 0, 2]),
+    )
+    left.observe(batch)
     left.weights(columns, **AT)
     right.load_state_dict(json.loads(json.dumps(left.state_dict())))
     np.testing.assert_array_equal(right.weights(columns, **AT), left.weights(columns, **AT))

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from bolt_ray.core.curriculum import CurriculumSettings, PromptColumns, make_strategy
+from bolt_ray.core.bins import CurriculumScheduler
+from bolt_ray.core.curriculum import CurriculumSettings, PromptColumns, TrainedDraws, make_strategy
 
 
 def columns_of(
@@ -22,6 +23,16 @@ def columns_of(
         solved_streak=np.zeros(n, dtype=np.int32),
         last_version=np.zeros(n, dtype=np.int32),
         category=None if category is None else np.array(category, dtype=np.int32),
+    )
+
+
+def trained(categories: list[int] | None, abs_advantages: list[float]) -> TrainedDraws:
+    n = len(abs_advantages)
+    return TrainedDraws(
+        rows=np.arange(n),
+        rewards=np.zeros(n),
+        abs_advantages=np.array(abs_advantages, dtype=np.float64),
+        categories=None if categories is None else np.array(categories, dtype=np.int64),
     )
 
 
@@ -136,8 +147,8 @@ def test_sec_learns_per_category() -> None:
 
     # All Q are 0: each category a third, whatever its size.
     np.testing.assert_allclose(p(), [1 / 12] * 4 + [1 / 3] * 2)
-    strategy.observe(categories=np.array([0, 1, 1]), abs_advantages=np.array([0.2, 1.0, 0.6]))
-    strategy.observe(categories=np.array([1]), abs_advantages=np.array([0.4]))
+    strategy.observe(trained([0, 1, 1], [0.2, 1.0, 0.6]))
+    strategy.observe(trained([1], [0.4]))
     # Q0 = .5 * .2 = .1; Q1 = .5 * .8 = .4, then .5 * .4 + .5 * .4 = .4; Q2 = 0
     assert strategy.state_dict() == {"q": pytest.approx([0.1, 0.4])}
     softmax = np.exp(np.array([0.1, 0.4, 0.0]) / 0.5)
@@ -152,10 +163,10 @@ def test_sec_learns_per_category() -> None:
 def test_sec_never_shuts_a_category_out() -> None:
     columns = columns_of([0.5] * 2, category=[0, 1])
     strategy = make_strategy(CurriculumSettings(strategy="sec", learning_rate=1.0, temperature=0.01))
-    strategy.observe(categories=np.array([0]), abs_advantages=np.array([1000.0]))
+    strategy.observe(trained([0], [1000.0]))
     weights = strategy.weights(columns, step=0, total_steps=1, rng=np.random.default_rng(0))
     assert weights[1] / weights[0] == pytest.approx(1e-10)
-    strategy.observe(categories=np.empty(0, dtype=np.int64), abs_advantages=np.empty(0))
+    strategy.observe(trained([], []))
     assert strategy.state_dict() == {"q": [1000.0]}
 
 
@@ -173,19 +184,18 @@ def test_sec_refuses_what_it_cannot_use() -> None:
         ([0], [-1.0], "finite and not negative"),
         ([-3], [1.0], "category -3 is negative"),
     ):
-        given = None if categories is None else np.array(categories)
         with pytest.raises(ValueError, match=message):
-            strategy.observe(categories=given, abs_advantages=np.array(advantages))
+            strategy.observe(trained(categories, advantages))
     for state in ({}, {"q": 3}, {"q": [np.nan]}, {"q": [], "more": 1}):
         with pytest.raises(ValueError, match="state of strategy 'sec'"):
             strategy.load_state_dict(state)
     assert strategy.state_dict() == {"q": []}
 
 
-@pytest.mark.parametrize("strategy", ["uniform", "uncertainty", "cures", "thompson", "easy_first"])
+@pytest.mark.parametrize("strategy", ["uniform", "uncertainty", "cures", "thompson"])
 def test_memoryless_strategies_keep_nothing(strategy: str) -> None:
     made = make_strategy(CurriculumSettings(strategy=strategy))
-    made.observe(categories=None, abs_advantages=np.array([1.0]))
+    made.observe(trained(None, [1.0]))
     assert made.state_dict() == {}
     assert made.metrics() == {}
     made.load_state_dict({})
@@ -200,3 +210,86 @@ def test_no_prompts_no_weights(strategy: str) -> None:
     made = make_strategy(CurriculumSettings(strategy=strategy))
     empty = columns_of([], category=[])
     assert made.weights(empty, step=0, total_steps=1, rng=np.random.default_rng(0)).shape == (0,)
+
+
+def binned(**settings: Any) -> Any:
+    return make_strategy(CurriculumSettings(**({"strategy": "easy_first", "num_bins": 3} | settings)))
+
+
+def observed(strategy: Any, rewards: list[tuple[int, float]]) -> None:
+    rows = np.array([row for row, _ in rewards])
+    values = np.array([reward for _, reward in rewards])
+    strategy.observe(TrainedDraws(rows=rows, rewards=values, abs_advantages=np.zeros(len(rewards))))
+
+
+OUTCOMES = [[(0, 1.0), (3, 0.0), (0, 0.0)], [(2, 0.5), (3, 1.0), (4, 1.0)], [(0, 1.0), (5, 0.25)]]
+
+
+@pytest.mark.parametrize("binning", ["quantile", "compatible"])
+@pytest.mark.parametrize("name", ["easy_first", "competence_based"])
+def test_moving_averages_give_the_bins_of_the_scheduler(name: str, binning: Any) -> None:
+    """The same rewards, one by one into `CurriculumScheduler` and by the batch into the strategy of a run."""
+    strategy = binned(strategy=name, binning=binning, ema_alpha=0.3, target=0.6)
+    scheduler = CurriculumScheduler(name, n_bins=3, ema_alpha=0.3, competence_threshold=0.6, binning=binning)
+    for batch in OUTCOMES:
+        observed(strategy, batch)
+        for row, reward in batch:
+            scheduler.update(str(row), reward)
+    columns = columns_of([0.5] * 8)
+    weights = strategy.weights(columns, step=20, total_steps=100, rng=np.random.default_rng(0))
+    bins = np.array([scheduler.get_item_bin(str(row)) for row in range(8)])
+    sizes = np.bincount(bins, minlength=3)
+    wanted = np.where(sizes > 0, scheduler.probabilities(20, 100), 0.0)
+    np.testing.assert_allclose(np.bincount(bins, weights, minlength=3) / 8, wanted / wanted.sum())
+    for number in range(3):
+        assert np.unique(weights[bins == number]).size <= 1
+    theirs = scheduler.metrics_dict()
+    assert strategy.metrics() == pytest.approx(theirs)
+    assert theirs["curriculum/items_tracked"] == 5.0 and theirs["curriculum/total_updates"] == 8.0
+
+
+def test_bins_of_v_hat_count_the_prompts_with_evidence() -> None:
+    columns = columns_of([0.9, 0.6, 0.5, 0.1])
+    columns.last_version[2] = -1
+    strategy = binned(num_bins=2)
+    strategy.weights(columns, step=0, total_steps=10, rng=np.random.default_rng(0))
+    assert strategy.metrics() == pytest.approx(
+        {
+            "curriculum/items_tracked": 3.0,
+            "curriculum/total_updates": 4.0,
+            "curriculum/mean_difficulty": (0.9 + 0.6 + 0.1) / 3,
+            "curriculum/min_difficulty": 0.1,
+            "curriculum/max_difficulty": 0.9,
+            "curriculum/bin_0_count": 2.0,
+            "curriculum/bin_1_count": 1.0,
+        }
+    )
+
+
+def test_moving_averages_are_resumed_with_their_numbers() -> None:
+    import json
+
+    first = binned(ema_alpha=0.3)
+    for batch in OUTCOMES:
+        observed(first, batch)
+    columns = columns_of([0.5] * 8)
+    weights = first.weights(columns, step=1, total_steps=10, rng=np.random.default_rng(0))
+    second = binned(ema_alpha=0.3)
+    second.load_state_dict(json.loads(json.dumps(first.state_dict())))
+    assert second.metrics() == first.metrics()
+    np.testing.assert_array_equal(
+        second.weights(columns, step=1, total_steps=10, rng=np.random.default_rng(0)), weights
+    )
+    with pytest.raises(ValueError, match=r"another curriculum\.ema_alpha"):
+        binned().load_state_dict(first.state_dict())
+    with pytest.raises(ValueError, match=r"another curriculum\.ema_alpha"):
+        second.load_state_dict({})
+    for bad in ({"rows": [1], "values": [], "counts": []}, {"rows": [1], "values": [float("nan")], "counts": [1]}):
+        with pytest.raises(ValueError, match="no finite average and count"):
+            second.load_state_dict({"averages": bad})
+    assert second.metrics() == first.metrics()
+
+
+def test_without_a_score_all_prompts_weigh_the_same() -> None:
+    weights = binned(ema_alpha=0.5).weights(columns_of([0.9, 0.1]), step=0, total_steps=9, rng=np.random.default_rng(0))
+    assert weights.tolist() == [1.0, 1.0]

@@ -6,11 +6,24 @@ import numpy as np
 import pytest
 
 from bolt_ray.core.errors import CheckpointError
-from bolt_ray.data.stream.draw_log import DrawLog, WindowDraws, check_state, draw_indices, draw_window, window_rng
+from bolt_ray.data.stream.draw_log import (
+    DrawLog,
+    WindowDraws,
+    check_state,
+    draw_indices,
+    draw_window,
+    relative_weights,
+    window_rng,
+)
 
 
 def draws(window: int, rows: list[int]) -> WindowDraws:
-    return WindowDraws(window=window, rows=np.array(rows, np.int64), num_samples=np.ones(len(rows), np.int32))
+    return WindowDraws(
+        window=window,
+        rows=np.array(rows, np.int64),
+        num_samples=np.ones(len(rows), np.int32),
+        weights=np.arange(1.0, len(rows) + 1.0),
+    )
 
 
 def test_the_generator_depends_on_seed_and_window_alone() -> None:
@@ -141,3 +154,35 @@ def test_no_row_comes_twice_within_the_distinct_draws() -> None:
     drawn = draw_window(np.ones(40), size=70, distinct=30, rng=window_rng(0, 0))
     assert [len(set(drawn[part].tolist())) for part in (slice(30), slice(30, 60), slice(60, 70))] == [30, 30, 10]
     assert len(set(drawn.tolist())) > 30
+
+
+def test_weights_of_draws_are_relative_to_the_mean() -> None:
+    weights = np.array([1.0, 2.0, 3.0, 10.0])
+    drawn = np.array([3, 0, 3])
+    assert relative_weights(weights, drawn).tolist() == [2.5, 0.25, 2.5]
+    # Sources come at shares of their own, which no weight undoes.
+    source_ids = np.array([0, 0, 1, 1], dtype=np.int32)
+    assert relative_weights(weights, drawn, source_ids=source_ids).tolist() == [10 / 6.5, 1 / 1.5, 10 / 6.5]
+
+
+def test_draws_divided_by_their_weights_are_worth_uniform_ones() -> None:
+    """What curriculum.importance 1 rests on: Σ f/(w/mean w) over draws by w estimates Σ f over uniform draws."""
+    weights = np.linspace(0.05, 0.55, 2000)
+    worth = np.linspace(0.0, 1.0, 2000) ** 2
+    corrected, plain = [], []
+    for window in range(300):
+        drawn = draw_indices(weights, size=64, rng=window_rng(0, window))
+        corrected.append((worth[drawn] / relative_weights(weights, drawn)).mean())
+        plain.append(worth[drawn].mean())
+    assert np.mean(corrected) == pytest.approx(worth.mean(), abs=0.01)
+    assert np.mean(plain) > worth.mean() + 0.1
+
+
+def test_windows_of_earlier_versions_have_no_weights(tmp_path: Path) -> None:
+    log = DrawLog(tmp_path, store_address="a")
+    written = draws(0, [4, 2])
+    log.write(written)
+    np.testing.assert_array_equal(log.read(0).weights, [1.0, 2.0])
+    address = np.frombuffer(b"a", dtype=np.uint8)
+    np.savez(tmp_path / "window-000001.npz", rows=written.rows, num_samples=written.num_samples, store=address)
+    np.testing.assert_array_equal(log.read(1).weights, [1.0, 1.0])

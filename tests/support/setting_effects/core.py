@@ -12,7 +12,7 @@ from bolt_ray.config.loading import build_config
 from bolt_ray.config.schema import RunConfig
 from bolt_ray.core.baseline import BaselineStore
 from bolt_ray.core.baseline.settings import BaselineSettings
-from bolt_ray.core.curriculum import Curriculum
+from bolt_ray.core.curriculum import Curriculum, TrainedDraws
 from bolt_ray.core.records import PromptColumns
 from bolt_ray.training.curriculum_stream import CurriculumPrompts
 
@@ -41,7 +41,13 @@ def weights(config: RunConfig, here: Workplace) -> Any:
         last_version=np.array([3, 1, 0, 0, -1, 2], dtype=np.int32),
         category=np.array([0, 1, 0, 1, 0, 1], dtype=np.int32),
     )
-    curriculum.observe(categories=np.array([0, 1]), abs_advantages=np.array([0.9, 0.1]))
+    batch = TrainedDraws(
+        rows=np.array([3, 1]),
+        rewards=np.array([1.0, 0.0]),
+        abs_advantages=np.array([0.9, 0.1]),
+        categories=np.array([0, 1]),
+    )
+    curriculum.observe(batch)
     found = curriculum.weights(columns, step=3, total_steps=10, window=0, version=4)
     return found / found.sum()
 
@@ -102,6 +108,8 @@ EFFECTS: tuple[Effect, ...] = (
     effect("curriculum.temperature", 0.5, weights, **SEC),
     effect("curriculum.num_bins", 2, weights, curriculum__strategy="easy_first"),
     effect("curriculum.num_bins", 2, weights, curriculum__strategy="competence_based"),
+    effect("curriculum.binning", "compatible", weights, curriculum__strategy="easy_first"),
+    effect("curriculum.ema_alpha", 0.5, weights, curriculum__strategy="easy_first"),
     effect("curriculum.learning_rate", 0.9, weights, **SEC),
     effect("curriculum.category", "topic", stream),
     effect("curriculum.skip_solved", True, weights),

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import io
+from pathlib import Path
 from typing import Any
 
+from rich.console import Console
 from support.effects import Effect, Look, Workplace, effect, state_of
 from support.wired_run import called, run_wired
 
@@ -11,7 +14,7 @@ from bolt_ray.actors.scorer_pool import ScorerPool, worst_case_s
 from bolt_ray.commands.shared.gpus import has_gpus, wants_gpu
 from bolt_ray.commands.shared.ray_session import ray_session
 from bolt_ray.commands.shared.resources import ProcessGroup, resource_map
-from bolt_ray.commands.train.train import _run_directory
+from bolt_ray.commands.train.train import _run_directory, with_own_warm_start
 from bolt_ray.config.schema import RunConfig
 from bolt_ray.core.errors import BoltRayError
 from bolt_ray.training.run_directory import RunDirectory, checkpoint_name
@@ -52,6 +55,18 @@ def scorer_pool(config: RunConfig, here: Workplace) -> Any:
 
 def scorer_limits(config: RunConfig, here: Workplace) -> Any:
     return [(spec.limit_s, spec.limit_mb) for spec in run_wired(config, here)["made"]["scorers"]["specs"]]
+
+
+def own_warm_start(config: RunConfig, here: Workplace) -> Any:
+    """What is asked for to make the warm start, and where it is read from."""
+    asked: list[Any] = []
+
+    def precompute(config: RunConfig, *, output: Path, num_samples: int, console: Console) -> None:
+        asked.append(num_samples)
+
+    run = RunDirectory(here.directory / "run")
+    made_of = with_own_warm_start(config, run, console=Console(file=io.StringIO()), precompute=precompute)
+    return [*asked, made_of.baseline.warm_start == str(run.warm_start)]
 
 
 def processes(config: RunConfig, here: Workplace) -> Any:
@@ -164,7 +179,9 @@ EFFECTS: tuple[Effect, ...] = (
     effect("baseline.num_shards", 3, made("shards", "num_shards"), processes),
     effect("baseline.warm_start", "scores.json", calls("shards", "warm_start")),
     effect("baseline.warm_start_allow_pickle", True, calls("shards", "warm_start"), baseline__warm_start="scores.json"),
+    effect("baseline.warm_start_samples", 3, own_warm_start, baseline__warm_start="auto"),
     effect("curriculum.allocate_rollouts", True, loop("_rollout", "_keep_groups"), rollout__group_size=2),
+    effect("curriculum.importance", 0.5, calls("learner", "batch")),
     # scorers
     effect("scoring.num_scorers", 3, scorer_pool, processes),
     effect("scoring.cpus_per_scorer", 0.5, scorer_pool, processes),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
@@ -14,6 +15,23 @@ MIN_N_EFF = 1e-3
 """Evidence decays towards nothing; less than this counts as this, which keeps weights finite."""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainedDraws:
+    """A trained batch as a strategy sees it: B completions.
+
+    Attributes:
+        rows: int64 ``[B]``, the places of their prompts in the columns.
+        rewards: float64 ``[B]``, scaled to [0, 1], without shaping.
+        abs_advantages: float64 ``[B]``, |reward - v_hat|.
+        categories: int ``[B]``, of their prompts; None when the data has no categories.
+    """
+
+    rows: NDArray[np.int64]
+    rewards: NDArray[np.float64]
+    abs_advantages: NDArray[np.float64]
+    categories: NDArray[np.integer[Any]] | None = None
+
+
 class Strategy(Protocol):
     """Turns what is known about every prompt into weights to draw prompts by."""
 
@@ -23,10 +41,8 @@ class Strategy(Protocol):
         """float64 ``[n]``, all positive and finite, in any scale."""
         ...
 
-    def observe(
-        self, *, categories: NDArray[np.integer[Any]] | None, abs_advantages: NDArray[np.floating[Any]]
-    ) -> None:
-        """Learn from one trained batch: ``[B]`` categories of the prompts, ``[B]`` |advantages|."""
+    def observe(self, batch: TrainedDraws) -> None:
+        """Learn from one trained batch."""
         ...
 
     def metrics(self) -> dict[str, float]:
@@ -45,9 +61,7 @@ class Strategy(Protocol):
 class MemorylessStrategy:
     """Base of the strategies without state: they read the columns alone."""
 
-    def observe(
-        self, *, categories: NDArray[np.integer[Any]] | None, abs_advantages: NDArray[np.floating[Any]]
-    ) -> None:
+    def observe(self, batch: TrainedDraws) -> None:
         """Nothing to learn: the strategy depends on the columns alone."""
 
     def metrics(self) -> dict[str, float]:

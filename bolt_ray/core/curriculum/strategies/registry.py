@@ -18,8 +18,8 @@ STRATEGIES: Mapping[str, str] = {
     "uniform": f"{_HERE}.uniform:Uniform",
     "uncertainty": f"{_HERE}.uncertainty:Uncertainty",
     "thompson": f"{_HERE}.thompson:Thompson",
-    "easy_first": f"{_HERE}.easy_first:EasyFirst",
-    "competence_based": f"{_HERE}.competence_based:CompetenceBased",
+    "easy_first": f"{_HERE}.bins:EasyFirst",
+    "competence_based": f"{_HERE}.bins:CompetenceBased",
     "cures": f"{_HERE}.cures:Cures",
     "sec": f"{_HERE}.sec:Sec",
 }

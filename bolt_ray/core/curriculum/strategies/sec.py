@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from bolt_ray.core.curriculum.binning import MIN_PROBABILITY
 from bolt_ray.core.curriculum.settings import CurriculumSettings
+from bolt_ray.core.curriculum.strategies.base import TrainedDraws
 from bolt_ray.core.metric_names import declare_metrics
 from bolt_ray.core.records import PromptColumns
 
@@ -55,18 +56,13 @@ class Sec:
         per_prompt: NDArray[np.float64] = p / p.sum() / np.maximum(sizes, 1) * columns.num_prompts
         return per_prompt[columns.category]
 
-    def observe(
-        self, *, categories: NDArray[np.integer[Any]] | None, abs_advantages: NDArray[np.floating[Any]]
-    ) -> None:
+    def observe(self, batch: TrainedDraws) -> None:
         """Move Q by one trained batch.
-
-        Args:
-            categories: ``[B]``, category of each sequence's prompt.
-            abs_advantages: ``[B]``, |advantage| of each sequence.
 
         Raises:
             ValueError: No categories, unequal lengths, or a value that is negative or not finite; Q is kept.
         """
+        categories, abs_advantages = batch.categories, batch.abs_advantages
         if categories is None:
             raise ValueError("strategy 'sec' learns per category, but the batch carries none")
         if categories.shape != abs_advantages.shape:

@@ -1,0 +1,196 @@
+"""How many completions, tokens and seconds a method needs to learn as much as GRPO: runs, tables and curves.
+
+Every method learns from the same model with as many completions a step, at the best of three learning rates, which is
+chosen on a seed of its own. Held-out problems are answered once each at temperature 1, every 25 steps. The whole table
+takes hours: what is done is kept, and the same command goes on where it was interrupted, within a run too.
+
+    python jobs/benchmarks/learning.py --out runs/learning
+    python jobs/benchmarks/learning.py --out runs/learning --only arithmetic-4000/256 --methods bolt,grpo --seeds 3
+    python jobs/benchmarks/learning.py --out runs/learning --report docs/learning
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import json
+import shutil
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import ray
+from learning_report import write_report
+
+from bolt_ray.commands.train.train import train
+from bolt_ray.config.loading import build_config
+from bolt_ray.training.interrupts import Interrupted
+from bolt_ray.training.telemetry import read_metrics
+
+EVERY = 25
+RATES = (1e-4, 3e-4, 1e-3)
+TUNING_SEED = 100
+COLUMNS = ("step", "completions", "tokens", "seconds", "score")
+
+TASKS: dict[str, dict[str, Any]] = {
+    "arithmetic-4000": {"arithmetic": {"num_train": 4_000}},
+    "arithmetic-20000": {"arithmetic": {"num_train": 20_000}},
+}
+METHODS: dict[str, dict[str, Any]] = {
+    name: {"algo": name} for name in ("bolt", "grpo", "reinforce", "spo", "baseline", "curriculum", "dapo")
+}
+STEPS = {256: 200, 64: 500}
+MAIN = ("bolt", "grpo", "reinforce")
+PLAN: tuple[tuple[str, int, tuple[str, ...], int], ...] = (
+    ("arithmetic-4000", 256, MAIN, 5),
+    ("arithmetic-20000", 256, MAIN, 5),
+    ("arithmetic-4000", 64, MAIN, 5),
+    ("arithmetic-4000", 256, ("spo", "baseline", "curriculum", "dapo"), 3),
+)
+"""Task, completions a step, methods, seeds."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Trial:
+    """One training."""
+
+    task: str
+    batch: int
+    method: str
+    rate: float
+    seed: int
+
+    def directory(self, out: Path) -> Path:
+        return out / f"{self.task}/{self.batch}/{self.method}/rate-{self.rate:g}/seed-{self.seed}"
+
+    def config(self, directory: Path) -> Any:
+        resume = (directory / "checkpoints").is_dir() and any((directory / "checkpoints").iterdir())
+        tree: dict[str, Any] = {
+            "name": self.method,
+            "seed": self.seed,
+            "run_dir": None if resume else str(directory),
+            "resume": str(directory) if resume else None,
+            "model": {"name_or_path": "arithmetic", "dtype": "float32"},
+            "datasets": [{"name": "arithmetic"}],
+            "rewards": [{"type": "arithmetic"}],
+            "sampling": {"temperature": 1.0, "max_new_tokens": 48},
+            "rollout": {"rollouts_per_step": self.batch},
+            "train": {
+                "max_steps": STEPS[self.batch],
+                "learning_rate": self.rate,
+                "betas": [0.9, 0.95],
+                "warmup_steps": 5,
+            },
+            "scoring": {"num_scorers": 1, "cpus_per_scorer": 0.25},
+            "eval": {"every_steps": EVERY, "num_problems": 1024, "temperature": 1.0, "seed": 1234 + self.seed},
+            "checkpoint": {"every_steps": EVERY, "keep": 1},
+        }
+        return build_config(tree | TASKS[self.task] | METHODS[self.method])
+
+
+def curve_of(trial: Trial, out: Path) -> list[dict[str, float]]:
+    """The trial's evaluations; it is trained now if it was not yet."""
+    directory = trial.directory(out)
+    done = directory / "curve.csv"
+    if not done.exists():
+        print(f"--- {trial}", flush=True)
+        if directory.exists() and not (directory / "checkpoints").is_dir():
+            shutil.rmtree(directory)
+        if train(trial.config(directory)).interrupted:
+            raise Interrupted(f"{trial} is saved; the same command goes on")
+        rows = evaluations(read_metrics(directory / "metrics.jsonl"), before=warm_start_cost(directory))
+        temporary = directory / "curve.tmp"
+        with temporary.open("w", newline="", encoding="utf-8") as file:
+            writer = csv.DictWriter(file, COLUMNS)
+            writer.writeheader()
+            writer.writerows(rows)
+        temporary.rename(done)
+        for name in ("checkpoints", "final", "ray_train", "baseline", "draws"):
+            shutil.rmtree(directory / name, ignore_errors=True)
+    with done.open(encoding="utf-8") as file:
+        return [{name: float(value) for name, value in row.items()} for row in csv.DictReader(file)]
+
+
+def evaluations(records: Sequence[dict[str, Any]], *, before: int) -> list[dict[str, float]]:
+    """Scores, and what had been spent on them: completions and tokens generated for training, seconds of its steps.
+
+    Args:
+        before: completions of a warm start, of the mean length of the first step.
+    """
+    spent = {"completions": 0.0, "tokens": 0.0, "seconds": 0.0}
+    rows = []
+    for record in records:
+        if "reward/mean" in record:
+            made = record["rollout/completions"] + record["rollout/refilled"] + record["rollout/stale_dropped"]
+            made += before
+            spent["completions"] += made
+            spent["tokens"] += made * record["completions/mean_length"]
+            spent["seconds"] += record["time/step"]
+            before = 0
+        if "eval/pass@1" in record:
+            rows.append({"step": float(record["step"]), **spent, "score": record["eval/pass@1"]})
+    return rows
+
+
+def warm_start_cost(directory: Path) -> int:
+    """Completions of a warm start that the run made itself."""
+    file = directory / "warm_start.json"
+    if not file.exists():
+        return 0
+    about = json.loads(file.read_text(encoding="utf-8"))["metadata"]
+    return int(about["n_prompts"]) * int(about["num_samples"])
+
+
+def final_score(rows: Sequence[dict[str, float]]) -> float:
+    """Mean of the last three evaluations."""
+    last = [row["score"] for row in rows[-3:]]
+    return sum(last) / len(last)
+
+
+def best_rate(task: str, batch: int, method: str, out: Path) -> float:
+    trials = [Trial(task=task, batch=batch, method=method, rate=rate, seed=TUNING_SEED) for rate in RATES]
+    return max(trials, key=lambda trial: final_score(curve_of(trial, out))).rate
+
+
+def trials_of(plan: Sequence[tuple[str, int, tuple[str, ...], int]], out: Path) -> Iterator[Trial]:
+    """Seed by seed, so that an interrupted table is whole up to some seed."""
+    for task, batch, methods, seeds in plan:
+        rates = {method: best_rate(task, batch, method, out) for method in methods}
+        for seed in range(seeds):
+            for method in methods:
+                yield Trial(task=task, batch=batch, method=method, rate=rates[method], seed=seed)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--out", type=Path, required=True, help="where runs are kept")
+    parser.add_argument("--only", help="one task and batch, as arithmetic-4000/256")
+    parser.add_argument("--methods", help="of these only, by commas")
+    parser.add_argument("--seeds", type=int, help="at most so many")
+    parser.add_argument("--report", type=Path, help="write PATH.md and PATH.png of what is done, and train nothing")
+    arguments = parser.parse_args()
+    out = arguments.out.absolute()
+    if arguments.report is not None:
+        write_report(out, arguments.report)
+        return
+    wanted = None if arguments.methods is None else arguments.methods.split(",")
+    plan = [
+        (task, batch, tuple(m for m in methods if wanted is None or m in wanted), min(seeds, arguments.seeds or seeds))
+        for task, batch, methods, seeds in PLAN
+        if arguments.only in (None, f"{task}/{batch}")
+    ]
+    ray.init(address="local", num_cpus=8, include_dashboard=False, log_to_driver=False)
+    try:
+        for trial in trials_of([entry for entry in plan if entry[2]], out):
+            curve_of(trial, out)
+    except Interrupted as signal:
+        print(signal)
+        sys.exit(130)
+    finally:
+        ray.shutdown()
+
+
+if __name__ == "__main__":
+    main()
