@@ -40,6 +40,7 @@ class PublishedWeights:
         probe_logprobs: per probe sequence of n tokens, float32 [n-1], log p of its tokens from the second on, by the
             model alone (temperature 1, nothing filtered out).
         sampled_logprobs: the same as sampled in training.
+        rounding: mean |Δ log p| of the first probe between two passes that lay it out differently, by the same weights.
     """
 
     manifest: WeightManifest | None
@@ -47,6 +48,7 @@ class PublishedWeights:
     adapter: str | None
     probe_logprobs: list[NDArray[np.float32]]
     sampled_logprobs: list[NDArray[np.float32]]
+    rounding: float
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -109,7 +111,7 @@ def _publish(learner: DeepSpeedLearner, command: PublishCommand, *, rank: int) -
     """Collective: every rank takes part in gathering; rank 0 returns the weights."""
     from bolt_ray.engines.weight_buckets import pack_buckets
 
-    plain, sampled = learner.probe(command.probes)
+    plain, sampled, rounding = learner.probe(command.probes)
     manifest, buckets = None, []
     if command.adapter_directory is not None:
         learner.save_adapter(command.adapter_directory)
@@ -127,4 +129,5 @@ def _publish(learner: DeepSpeedLearner, command: PublishCommand, *, rank: int) -
         adapter=command.adapter_directory,
         probe_logprobs=plain,
         sampled_logprobs=sampled,
+        rounding=rounding,
     )

@@ -44,7 +44,11 @@ declare_metrics(
             "nats",
             "largest |Δ log p| between a generator and the learner after the weight sync, over the compared tokens",
         ),
-        "policy/drift": ("nats", "mean |Δ log p| by which this version moved the policy on the compared tokens"),
+        "policy/drift": (
+            "nats",
+            "mean |Δ log p| by which this version moved the policy on the compared tokens, less policy/rounding",
+        ),
+        "policy/rounding": ("nats", "mean |Δ log p| between two passes of the learner with the same weights"),
         "time/eval": ("s", "one evaluation"),
     }
 )
@@ -201,7 +205,11 @@ class TrainingLoop:
         else:
             with timer.phase("sync"):
                 synced = self._sync.run(report.policy_version, choose_probes(batch, report))
-            record |= {"policy/sync_gap": synced.gap, "policy/drift": synced.drift}
+            record |= {
+                "policy/sync_gap": synced.gap,
+                "policy/drift": synced.drift,
+                "policy/rounding": synced.rounding,
+            }
             with timer.phase("baseline"):
                 self._baseline.commit(outcomes, update_id=f"step-{self._step}", drift=synced.drift)
             with timer.phase("curriculum"):

@@ -13,6 +13,7 @@ the baseline follows.
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -27,6 +28,8 @@ from bolt_ray.training.learner_worker import PublishedWeights
 
 NUM_PROBES = 4
 """Sequences compared at each sync: enough to find a wrong tensor, cheap enough for every step."""
+ROUNDINGS_KEPT = 20
+"""Syncs whose rounding is averaged: one sequence's is noisy."""
 ADAPTER_PROBE_TOKENS = 16
 """Longest probe of generators with adapters, which score token by token."""
 
@@ -51,11 +54,14 @@ class SyncReport:
     Attributes:
         gap: max |Δ log p| between generator and learner, both with the new weights.
         drift: mean over sequences of their tokens' mean |log π_new − log π_before|, the policy's move in this
-            version; 0 if nothing was known before.
+            version, less ``rounding``; 0 if nothing was known before.
+        rounding: mean |Δ log p| between passes of one policy over the same tokens, averaged over the last syncs: in
+            bfloat16 it is larger than a small step of the policy.
     """
 
     gap: float
     drift: float
+    rounding: float
 
 
 class Publisher(Protocol):
@@ -98,6 +104,7 @@ class WeightSync:
         self._release = release
         self._max_gap = max_gap
         self._timeout_s = timeout_s
+        self._roundings: deque[float] = deque(maxlen=ROUNDINGS_KEPT)
 
     def run(self, version: int, probes: Sequence[ParityProbe]) -> SyncReport:
         """Bring all generators to ``version``.
@@ -118,7 +125,11 @@ class WeightSync:
                 f"the limit is {self._max_gap:.2g} (generator.max_logprob_gap); run 'bolt-ray doctor'"
             )
         self._release(version)
-        return SyncReport(gap=gap, drift=_drift(probes, published.sampled_logprobs))
+        if probes:
+            self._roundings.append(published.rounding)
+        rounding = sum(self._roundings) / max(len(self._roundings), 1)
+        drift = max(0.0, _drift(probes, published.sampled_logprobs) - rounding)
+        return SyncReport(gap=gap, drift=drift, rounding=rounding)
 
     def _update_generators(
         self, published: PublishedWeights, version: int, probes: list[list[int]]

@@ -150,7 +150,7 @@ def test_a_legacy_switch_that_is_not_there_is_off(switches: dict[str, object], m
         ({"train": {"max_step": 3}}, r"train\.max_step: there is no such setting; did you mean 'max_steps'\?"),
         ({"tran": {}}, r"tran: there is no such setting; did you mean 'train'\?"),
         ({"train": {"max_steps": "many"}}, r"train\.max_steps: .*integer.*not 'many'"),
-        ({"train": {"learning_rate": -1}}, r"train\.learning_rate: .*greater than 0.*not -1"),
+        ({"train": {"learning_rate": -1}}, r"train\.learning_rate: must be auto or above 0, not -1"),
         ({"algo": "bold"}, r"algo: 'bold' is unknown; .* did you mean 'bolt'\?"),
         (
             {"rollout": {"rollouts_per_step": 10, "group_size": 4}},

@@ -48,7 +48,7 @@ def test_a_name_in_braces_stands_for_any() -> None:
 @pytest.mark.parametrize(
     ("key", "words"),
     [
-        ("train.learning_rate", ["peak of the learning rate", "default: 1e-06 for all weights, 1e-05 for an adapter"]),
+        ("train.learning_rate", ["peak of the learning rate", "default: auto"]),
         ("loss.type", ["grpo, dapo", "file.py:name", "default: dapo"]),
         ("rewards.math.decimals", ["places", "default: 6"]),
         ("eval.datasets.name", ["a file, a glob", "required"]),

@@ -113,6 +113,8 @@ def test_a_reward_model_s_score_has_no_bounds_and_its_default_has() -> None:
 @pytest.mark.parametrize(("given", "expected"), [({}, 1e-6), ({"use_peft": True}, 1e-5)])
 def test_an_adapter_learns_ten_times_as_fast(given: dict[str, Any], expected: float) -> None:
     assert resolve(config_of(model=given), use_gpu=False).train.learning_rate == expected
+    asked = config_of(model=given, train={"learning_rate": "auto"})
+    assert resolve(asked, use_gpu=False).train.learning_rate == expected
     assert resolve(config_of(model=given, train={"learning_rate": 3e-4}), use_gpu=False).train.learning_rate == 3e-4
 
 

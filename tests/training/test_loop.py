@@ -85,7 +85,7 @@ class FakeParts:
         assert self.rollout is not None
         self.generators.version = version
         self.rollout.release(version)
-        return SyncReport(gap=version / 1024, drift=version / 8)
+        return SyncReport(gap=version / 1024, drift=version / 8, rounding=0.0)
 
     def commit(self, outcomes: Outcomes, *, update_id: str, drift: float | None) -> None:
         self.calls.append(f"commit {update_id}")

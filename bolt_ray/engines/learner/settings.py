@@ -24,11 +24,10 @@ class TrainSettings(Settings):
     """``train:`` - the optimizer and how a step is cut into micro-batches."""
 
     max_steps: int = setting(200, "optimizer steps in all, those before a resume included", unit="steps", ge=1)
-    learning_rate: float | None = setting(
-        None,
-        f"peak of the learning rate (AdamW); default: {LEARNING_RATE:g} for all weights, {ADAPTER_LEARNING_RATE:g} "
-        "for an adapter",
-        gt=0,
+    learning_rate: float | Literal["auto"] = setting(
+        "auto",
+        f"peak of the learning rate (AdamW); auto: {LEARNING_RATE:g} for all weights, {ADAPTER_LEARNING_RATE:g} for an "
+        "adapter",
     )
     lr_schedule: ScheduleName = setting("constant", "what follows the warm-up")
     warmup_steps: int = setting(0, "steps over which the learning rate rises linearly", unit="steps", ge=0)
@@ -65,14 +64,18 @@ class TrainSettings(Settings):
 
     def __post_init__(self) -> None:
         Settings.__post_init__(self)
+        if self.learning_rate != "auto" and self.learning_rate <= 0:
+            raise SettingError("learning_rate", f"must be auto or above 0, not {self.learning_rate:g}")
         if self.offload_parameters and self.zero_stage != 3:
             raise SettingError("offload_parameters", f"needs zero_stage 3, not {self.zero_stage}")
         if self.offload_optimizer and self.zero_stage == 0:
             raise SettingError("offload_optimizer", "needs zero_stage 1, 2 or 3, not 0")
 
     def peak_learning_rate(self, *, use_peft: bool) -> float:
-        """The learning rate given, else the one for an adapter, or for all weights."""
-        return self.learning_rate or (ADAPTER_LEARNING_RATE if use_peft else LEARNING_RATE)
+        """The learning rate given; of ``auto`` the one for an adapter, or for all weights."""
+        if self.learning_rate == "auto":
+            return ADAPTER_LEARNING_RATE if use_peft else LEARNING_RATE
+        return self.learning_rate
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -136,11 +136,13 @@ def test_the_training_pass_tells_the_log_probs_before_the_update(learner_of: Any
         np.testing.assert_allclose(found[i], expected[i], atol=1e-5)
 
 
-def test_a_probe_gives_the_model_alone_and_as_sampled_in_one_pass(learner_of: Any) -> None:
+def test_a_probe_gives_the_model_alone_and_as_sampled_and_what_is_rounding(learner_of: Any) -> None:
     learner = learner_of(temperature=0.7, top_k=5)
     batch = make_batch()
     sequences = split_sequences(batch)
-    plain, sampled = learner.probe(sequences)
+    plain, sampled, rounding = learner.probe(sequences)
+    assert 0.0 <= rounding < 1e-5
+    assert learner.probe(sequences[:1])[2] == 0.0  # there is no other way to lay out one
     ones = [1] * len(sequences)
     for got, expected in zip(sampled, learner.logprobs(sequences, ones), strict=True):
         np.testing.assert_allclose(got, expected, atol=1e-6)
