@@ -69,7 +69,7 @@ class DrawnPrompt:
         prompt: the row drawn.
         token_ids: int32 [P], the prompt after template and tokenizer.
         num_samples: completions to generate for this draw (K, or the curriculum's allocation).
-        weight: the weight it was drawn with, over the mean weight.
+        weight: how often it is drawn, over how often uniform draws would draw it.
     """
 
     group_id: int
@@ -173,7 +173,7 @@ class ScoredRollout(ScoredCompletion):
         n_eff: effective sample count behind ``v_hat``.
         last_version: policy version of the prompt's newest outcome then; -1 if it was never trained on.
         policy_version: the learner's version at dispatch.
-        draw_weight: the weight its prompt was drawn with, over the mean weight.
+        draw_weight: how often its prompt is drawn, over how often uniform draws would draw it.
     """
 
     prompt: Prompt

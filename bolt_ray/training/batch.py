@@ -38,8 +38,8 @@ declare_metrics(
         ),
         "curriculum/draw_ess": (
             "share",
-            "(Σf)²/(n Σf²), f = mean weight / weight, over the step's draws: the uniform draws they are worth with "
-            "curriculum.importance 1",
+            "(Σf)²/(n Σf²) over the step's completions, f = 1/w, w how often a prompt is drawn over how often uniform "
+            "draws would: what curriculum.importance 1 would leave of them",
         ),
         "curriculum/drawn_{i}": (
             "share of completions",
@@ -56,6 +56,9 @@ declare_metrics(
         "rollout/completions": ("completions", "completions of the step, scored or not"),
     }
 )
+
+MAX_IMPORTANCE = 10.0
+"""Largest factor of `curriculum.importance`: a prompt hardly ever drawn must not be the whole step when it is."""
 
 _ROUNDING = 1e-9
 """Weighted sums that differ by less are equal."""
@@ -165,10 +168,12 @@ class BatchBuilder:
         return scaled + shaping / (high - low)
 
     def _factors(self, items: Sequence[ScoredRollout]) -> NDArray[np.float64] | None:
-        """(w / mean w)^-κ, what makes up for prompts drawn more often than others; None for κ = 0."""
+        """w^-κ, w how often a prompt is drawn over how often uniform draws would; None for κ = 0."""
         if self.importance == 0.0:
             return None
-        return np.array([item.draw_weight for item in items], dtype=np.float64) ** -self.importance
+        weights = np.array([item.draw_weight for item in items], dtype=np.float64)
+        factors: NDArray[np.float64] = np.minimum(weights**-self.importance, MAX_IMPORTANCE)
+        return factors
 
     def _is_active(self, item: ScoredRollout) -> bool:
         return len(item.token_ids) > 0 and not (self.mask_truncated and item.truncated)

@@ -11,9 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bolt_ray.core.advantages import scale_rewards
-from bolt_ray.core.curriculum import Curriculum, PromptColumns, TrainedDraws, allocate_rollouts
+from bolt_ray.core.curriculum import Curriculum, PromptColumns, ScoredDraws, allocate_rollouts
 from bolt_ray.core.errors import DataError
-from bolt_ray.core.records import DrawnPrompt, ScoredRollout
+from bolt_ray.core.records import DrawnPrompt
 from bolt_ray.data.store import PromptStore
 from bolt_ray.data.stream.stream import PromptStream
 from bolt_ray.data.stream.window_reader import Tokenize, read_tokenized
@@ -103,7 +103,7 @@ class CurriculumPrompts:
     def after_step(self, step: int, rollouts: StepRollouts, *, version: int) -> None:
         """Called once the baseline has learned from step ``step`` (counted from 1), with the policy's new version."""
         self._step, self._version = step, version
-        self._observe(rollouts.trainable)
+        self._observe(rollouts)
         _, offset = self.stream.position
         left = self._window_size - offset
         if step < self._schedule.max_steps and left <= self._schedule.rollout.prompts_per_step:
@@ -170,16 +170,18 @@ class CurriculumPrompts:
         columns = self._baseline.columns()
         return columns if self._categories is None else replace(columns, category=self._categories[self._rows])
 
-    def _observe(self, items: Sequence[ScoredRollout]) -> None:
+    def _observe(self, rollouts: StepRollouts) -> None:
+        items = (*rollouts.trainable, *rollouts.baseline_only)
         rows = np.array([item.prompt.row for item in items], dtype=np.int64)
         rewards = np.array([item.tracker_reward for item in items], dtype=np.float64)
         v_hat = np.array([item.v_hat for item in items], dtype=np.float64)
         scaled = scale_rewards(rewards, *self._schedule.reward_range)
         self._curriculum.observe(
-            TrainedDraws(
+            ScoredDraws(
                 rows=np.searchsorted(self._rows, rows),
                 rewards=scaled,
                 abs_advantages=np.abs(scaled - v_hat),
+                trained=np.arange(len(items)) < len(rollouts.trainable),
                 categories=None if self._categories is None else self._categories[rows],
             )
         )

@@ -40,7 +40,6 @@ class PublishedWeights:
         probe_logprobs: per probe sequence of n tokens, float32 [n-1], log p of its tokens from the second on, by the
             model alone (temperature 1, nothing filtered out).
         sampled_logprobs: the same as sampled in training.
-        rounding: mean |Δ log p| of the first probe between two passes that lay it out differently, by the same weights.
     """
 
     manifest: WeightManifest | None
@@ -48,7 +47,6 @@ class PublishedWeights:
     adapter: str | None
     probe_logprobs: list[NDArray[np.float32]]
     sampled_logprobs: list[NDArray[np.float32]]
-    rounding: float
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,8 +67,9 @@ def train_worker(config: dict[str, Any]) -> None:
     from bolt_ray.engines.learner.learner import DeepSpeedLearner
 
     settings: WorkerSettings = config["settings"]
-    if torch.cuda.is_available():
-        torch.cuda.set_device(ray.train.torch.get_device())
+    device = ray.train.torch.get_device()
+    if device.type == "cuda":  # without a GPU of its own a rank may still see the machine's
+        torch.cuda.set_device(device)
     torch.set_num_threads(settings.num_threads)
     os.environ["OMP_NUM_THREADS"] = str(settings.num_threads)
     mailbox, rank = settings.mailbox, ray.train.get_context().get_world_rank()
@@ -111,7 +110,7 @@ def _publish(learner: DeepSpeedLearner, command: PublishCommand, *, rank: int) -
     """Collective: every rank takes part in gathering; rank 0 returns the weights."""
     from bolt_ray.engines.weight_buckets import pack_buckets
 
-    plain, sampled, rounding = learner.probe(command.probes)
+    plain, sampled = learner.probe(command.probes)
     manifest, buckets = None, []
     if command.adapter_directory is not None:
         learner.save_adapter(command.adapter_directory)
@@ -129,5 +128,4 @@ def _publish(learner: DeepSpeedLearner, command: PublishCommand, *, rank: int) -
         adapter=command.adapter_directory,
         probe_logprobs=plain,
         sampled_logprobs=sampled,
-        rounding=rounding,
     )

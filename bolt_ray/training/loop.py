@@ -46,9 +46,8 @@ declare_metrics(
         ),
         "policy/drift": (
             "nats",
-            "mean |Δ log p| by which this version moved the policy on the compared tokens, less policy/rounding",
+            "mean |Δ log p| by which this version moved the policy on the compared tokens, without policy/rounding",
         ),
-        "policy/rounding": ("nats", "mean |Δ log p| between two passes of the learner with the same weights"),
         "time/eval": ("s", "one evaluation"),
     }
 )
@@ -155,10 +154,11 @@ class TrainingLoop:
         try:
             if self._evaluation.at_start and self._initial_score is None:
                 self._initial_score = self._evaluate("Baseline")
+            if self._step > 0:
+                self._evaluate_if_due()  # an interrupt may have cut it off after the step
             while self._step < self._max_steps:
                 self._one_step()
-                if self._due(self._evaluation.every_steps) and self._step < self._max_steps:
-                    self._evaluate(f"Step {self._step}")
+                self._evaluate_if_due()
                 if self._due(self._checkpoints.every_steps):
                     self._checkpoint()
                 self._interrupts.check()
@@ -204,12 +204,12 @@ class TrainingLoop:
             self._rollout.release(version)
         else:
             with timer.phase("sync"):
-                synced = self._sync.run(report.policy_version, choose_probes(batch, report))
-            record |= {
-                "policy/sync_gap": synced.gap,
-                "policy/drift": synced.drift,
-                "policy/rounding": synced.rounding,
-            }
+                synced = self._sync.run(
+                    report.policy_version,
+                    choose_probes(batch, report),
+                    rounding=report.metrics.get("policy/rounding", 0.0),
+                )
+            record |= {"policy/sync_gap": synced.gap, "policy/drift": synced.drift}
             with timer.phase("baseline"):
                 self._baseline.commit(outcomes, update_id=f"step-{self._step}", drift=synced.drift)
             with timer.phase("curriculum"):
@@ -221,6 +221,11 @@ class TrainingLoop:
         )
         self._metrics.write({"step": self._step, "policy_version": self._rollout.version} | record)
         self._display.step(self._step, record)
+
+    def _evaluate_if_due(self) -> None:
+        due = self._due(self._evaluation.every_steps) and self._step < self._max_steps
+        if due and self._step not in self._metrics.evaluated:
+            self._evaluate(f"Step {self._step}")
 
     def _evaluate(self, title: str) -> Score | None:
         if self._evaluator is None:

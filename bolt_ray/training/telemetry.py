@@ -29,13 +29,18 @@ class MetricsLog:
         """``keep_up_to_step``: after a resume, drop the records of steps that will be trained again."""
         self._jsonl, self._csv = run.metrics_jsonl, run.metrics_csv
         self._columns: list[str] = []
+        self.evaluated: set[int] = set()
+        """Steps whose evaluation is there."""
         kept = [] if keep_up_to_step is None else read_metrics(self._jsonl)
         kept = [record for record in kept if record["step"] <= (keep_up_to_step or 0)]
         self._jsonl.write_text("".join(json.dumps(record) + "\n" for record in kept), encoding="utf-8")
         self._write_table(kept)
+        self.evaluated = {int(record["step"]) for record in kept if _is_evaluation(record)}
 
     def write(self, record: Mapping[str, Any]) -> None:
         """Append one record; ``step`` is its number of finished optimizer steps."""
+        if _is_evaluation(record):
+            self.evaluated.add(int(record["step"]))
         with self._jsonl.open("a", encoding="utf-8") as file:
             file.write(json.dumps(record) + "\n")
         if set(record) <= set(self._columns):
@@ -50,6 +55,10 @@ class MetricsLog:
             writer = csv.DictWriter(file, self._columns)
             writer.writeheader()
             writer.writerows(records)
+
+
+def _is_evaluation(record: Mapping[str, Any]) -> bool:
+    return any(name.startswith("eval/") for name in record)
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:

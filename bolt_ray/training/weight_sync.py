@@ -13,7 +13,7 @@ the baseline follows.
 
 from __future__ import annotations
 
-from collections import deque
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -28,8 +28,6 @@ from bolt_ray.training.learner_worker import PublishedWeights
 
 NUM_PROBES = 4
 """Sequences compared at each sync: enough to find a wrong tensor, cheap enough for every step."""
-ROUNDINGS_KEPT = 20
-"""Syncs whose rounding is averaged: one sequence's is noisy."""
 ADAPTER_PROBE_TOKENS = 16
 """Longest probe of generators with adapters, which score token by token."""
 
@@ -54,14 +52,11 @@ class SyncReport:
     Attributes:
         gap: max |Δ log p| between generator and learner, both with the new weights.
         drift: mean over sequences of their tokens' mean |log π_new − log π_before|, the policy's move in this
-            version, less ``rounding``; 0 if nothing was known before.
-        rounding: mean |Δ log p| between passes of one policy over the same tokens, averaged over the last syncs: in
-            bfloat16 it is larger than a small step of the policy.
+            version, less what is rounding; 0 if nothing was known before.
     """
 
     gap: float
     drift: float
-    rounding: float
 
 
 class Publisher(Protocol):
@@ -104,10 +99,13 @@ class WeightSync:
         self._release = release
         self._max_gap = max_gap
         self._timeout_s = timeout_s
-        self._roundings: deque[float] = deque(maxlen=ROUNDINGS_KEPT)
 
-    def run(self, version: int, probes: Sequence[ParityProbe]) -> SyncReport:
+    def run(self, version: int, probes: Sequence[ParityProbe], *, rounding: float = 0.0) -> SyncReport:
         """Bring all generators to ``version``.
+
+        Args:
+            probes: sequences to compare on.
+            rounding: ``policy/rounding`` of the batch they are of.
 
         Raises:
             WeightSyncError: generator and learner disagree by more than the limit, or no generator is left.
@@ -125,11 +123,7 @@ class WeightSync:
                 f"the limit is {self._max_gap:.2g} (generator.max_logprob_gap); run 'bolt-ray doctor'"
             )
         self._release(version)
-        if probes:
-            self._roundings.append(published.rounding)
-        rounding = sum(self._roundings) / max(len(self._roundings), 1)
-        drift = max(0.0, _drift(probes, published.sampled_logprobs) - rounding)
-        return SyncReport(gap=gap, drift=drift, rounding=rounding)
+        return SyncReport(gap=gap, drift=_drift(probes, published.sampled_logprobs, rounding=rounding))
 
     def _update_generators(
         self, published: PublishedWeights, version: int, probes: list[list[int]]
@@ -152,13 +146,18 @@ def choose_probes(batch: TrainingBatch, report: StepReport) -> list[ParityProbe]
     return [ParityProbe(token_ids=sequences[known[i]], before=before[known[i]]) for i in places]
 
 
-def _drift(probes: Sequence[ParityProbe], after: Sequence[NDArray[np.float32]]) -> float:
+def _drift(probes: Sequence[ParityProbe], after: Sequence[NDArray[np.float32]], *, rounding: float) -> float:
+    """Squares of independent moves add up, so of the mean move the share √(1 − rounding²/RMS²) is the policy's."""
     moves = [
-        float(np.abs(new[-len(probe.before) :] - probe.before).mean())
+        np.abs(new[-len(probe.before) :] - probe.before).astype(np.float64)
         for probe, new in zip(probes, after, strict=True)
         if probe.before is not None
     ]
-    return sum(moves) / len(moves) if moves else 0.0
+    if not moves:
+        return 0.0
+    looks = float(np.mean([move.mean() for move in moves]))
+    square = float(np.mean(np.concatenate(moves) ** 2))
+    return looks * math.sqrt(max(0.0, 1.0 - rounding**2 / square)) if square > 0.0 else 0.0
 
 
 def _max_gap(expected: Sequence[NDArray[np.float32]], found: Sequence[NDArray[Any]]) -> float:

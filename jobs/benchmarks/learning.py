@@ -27,6 +27,7 @@ from learning_report import write_report
 from bolt_ray.commands.train.train import train
 from bolt_ray.config.loading import build_config
 from bolt_ray.training.interrupts import Interrupted
+from bolt_ray.training.run_directory import RunDirectory, list_checkpoints
 from bolt_ray.training.telemetry import read_metrics
 
 EVERY = 25
@@ -66,7 +67,7 @@ class Trial:
         return out / f"{self.task}/{self.batch}/{self.method}/rate-{self.rate:g}/seed-{self.seed}"
 
     def config(self, directory: Path) -> Any:
-        resume = (directory / "checkpoints").is_dir() and any((directory / "checkpoints").iterdir())
+        resume = bool(list_checkpoints(RunDirectory(directory)))
         tree: dict[str, Any] = {
             "name": self.method,
             "seed": self.seed,
@@ -96,11 +97,13 @@ def curve_of(trial: Trial, out: Path) -> list[dict[str, float]]:
     done = directory / "curve.csv"
     if not done.exists():
         print(f"--- {trial}", flush=True)
-        if directory.exists() and not (directory / "checkpoints").is_dir():
+        if directory.exists() and not list_checkpoints(RunDirectory(directory)):
             shutil.rmtree(directory)
         if train(trial.config(directory)).interrupted:
             raise Interrupted(f"{trial} is saved; the same command goes on")
         rows = evaluations(read_metrics(directory / "metrics.jsonl"), before=warm_start_cost(directory))
+        wanted = [float(step) for step in range(0, STEPS[trial.batch] + 1, EVERY)]
+        assert [row["step"] for row in rows] == wanted, f"{directory}: evaluations are missing"
         temporary = directory / "curve.tmp"
         with temporary.open("w", newline="", encoding="utf-8") as file:
             writer = csv.DictWriter(file, COLUMNS)
@@ -117,21 +120,29 @@ def evaluations(records: Sequence[dict[str, Any]], *, before: int) -> list[dict[
     """Scores, and what had been spent on them: completions and tokens generated for training, seconds of its steps.
 
     Args:
-        before: completions of a warm start, of the mean length of the first step.
+        before: completions of a warm start; they count as many tokens, and seconds, as those of the first step.
     """
     spent = {"completions": 0.0, "tokens": 0.0, "seconds": 0.0}
-    rows = []
+    steps = [record for record in records if "reward/mean" in record]
+    made = steps[0]["rollout/completions"] + steps[0]["rollout/refilled"] if steps else 1.0
+    for name, value in (_spent_in(steps[0]) if before else {}).items():
+        spent[name] += value * before / made
+    rows = {}
     for record in records:
         if "reward/mean" in record:
-            made = record["rollout/completions"] + record["rollout/refilled"] + record["rollout/stale_dropped"]
-            made += before
-            spent["completions"] += made
-            spent["tokens"] += made * record["completions/mean_length"]
-            spent["seconds"] += record["time/step"]
-            before = 0
-        if "eval/pass@1" in record:
-            rows.append({"step": float(record["step"]), **spent, "score": record["eval/pass@1"]})
-    return rows
+            for name, value in _spent_in(record).items():
+                spent[name] += value
+        if "eval/pass@1" in record:  # of one that was made again after an interrupt, the last
+            rows[record["step"]] = {"step": float(record["step"]), **spent, "score": record["eval/pass@1"]}
+    return list(rows.values())
+
+
+def _spent_in(step: dict[str, Any]) -> dict[str, float]:
+    return {
+        "completions": step["rollout/completions"] + step["rollout/refilled"] + step["rollout/stale_dropped"],
+        "tokens": step["throughput/tokens_per_second"] * step["time/step"],
+        "seconds": step["time/step"],
+    }
 
 
 def warm_start_cost(directory: Path) -> int:

@@ -53,21 +53,20 @@ def cost_to_reach(curves: Curves, target: float, cost: str, seeds: NDArray[np.in
 
 
 def ratio(method: Curves, grpo: Curves, cost: str) -> tuple[float, float, float]:
-    """What the method spends until it reaches GRPO's final score, over all that GRPO spends; and its 90 % interval.
-
-    Seeds of both are resampled together with their curves.
+    """What the method spends until it reaches GRPO's final score, over what GRPO spends until it does; and the 90 %
+    interval. Both by the same rule, so that GRPO itself is 1; seeds of both are resampled with their curves.
     """
     rng = np.random.default_rng(0)
 
     def once(mine: NDArray[np.int64], theirs: NDArray[np.int64]) -> float:
         target = float(grpo.finals()[theirs].mean())
-        return cost_to_reach(method, target, cost, mine) / float(grpo.columns[cost][theirs, -1].mean())
+        return cost_to_reach(method, target, cost, mine) / cost_to_reach(grpo, target, cost, theirs)
 
     whole = once(np.arange(method.seeds), np.arange(grpo.seeds))
-    drawn = [
-        once(rng.integers(method.seeds, size=method.seeds), rng.integers(grpo.seeds, size=grpo.seeds))
-        for _ in range(RESAMPLES)
-    ]
+    drawn = []
+    for _ in range(RESAMPLES):
+        theirs = rng.integers(grpo.seeds, size=grpo.seeds)
+        drawn.append(once(theirs if method is grpo else rng.integers(method.seeds, size=method.seeds), theirs))
     low, high = np.quantile(drawn, [0.05, 0.95], method="nearest")
     return whole, float(low), float(high)
 

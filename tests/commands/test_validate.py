@@ -26,3 +26,14 @@ def test_the_range_of_rewards_is_said_before_the_run(baseline: dict[str, Any], s
     text = describe_step(resolve(config, use_gpu=False))
     assert said in text
     assert ("Warning" in text) is warned
+
+
+def test_datasets_whose_rewards_differ_are_told() -> None:
+    sources = [{"name": "a.jsonl", "reward": "math"}, {"name": "b.jsonl", "reward": "exact"}]
+    config = build_config({"datasets": sources, "rewards": ["math", {"type": "exact", "weight": 3}]})
+    assert "the datasets' rewards differ (0 to 1, 0 to 3)" in describe_step(resolve(config, use_gpu=False))
+
+
+def test_a_warm_start_of_one_s_own_is_told() -> None:
+    config = build_config({"algo": "spo", "datasets": [{"name": "a.jsonl"}], "rewards": ["math"]})
+    assert "Before the first step: 8 completions of every prompt" in describe_step(resolve(config, use_gpu=False))

@@ -22,7 +22,7 @@ from bolt_ray.core.advantages import BASELINES, NORMALIZATIONS, compute_advantag
 from bolt_ray.core.correction_options import LEVELS, MODES, CorrectionOptions
 from bolt_ray.core.corrections import correction_weights
 from bolt_ray.core.curriculum.settings import CurriculumSettings
-from bolt_ray.core.curriculum.strategies.base import TrainedDraws
+from bolt_ray.core.curriculum.strategies.base import ScoredDraws
 from bolt_ray.core.curriculum.strategies.registry import STRATEGIES, make_strategy
 from bolt_ray.core.errors import ConfigError
 from bolt_ray.core.kl import estimate_kl, kl_terms, shape_kl
@@ -87,8 +87,12 @@ def columns() -> PromptColumns:
 
 def strategy_weights(name: str) -> NDArray[np.float64]:
     strategy = make_strategy(CurriculumSettings(strategy=name, category="topic"))
-    batch = TrainedDraws(
-        rows=np.arange(2), rewards=np.ones(2), abs_advantages=np.array([0.9, 0.1]), categories=np.array([0, 1])
+    batch = ScoredDraws(
+        rows=np.arange(2),
+        rewards=np.ones(2),
+        abs_advantages=np.array([0.9, 0.1]),
+        trained=np.ones(2, dtype=np.bool_),
+        categories=np.array([0, 1]),
     )
     strategy.observe(batch)
     weights = strategy.weights(columns(), step=3, total_steps=10, rng=np.random.default_rng(0))

@@ -81,7 +81,6 @@ class LearnerPart(Part):
             adapter=None,
             probe_logprobs=logprobs,
             sampled_logprobs=logprobs,
-            rounding=0.0,
         )
 
     def save(self, *, directory: Path, model_directory: Path, timeout_s: float) -> None:

@@ -10,7 +10,7 @@ import pytest
 
 from bolt_ray.core.advantages import AdvantageOptions
 from bolt_ray.core.records import Prompt, ScoredRollout, UnscoredReason, UnscoredRollout
-from bolt_ray.training.batch import BatchBuilder
+from bolt_ray.training.batch import MAX_IMPORTANCE, BatchBuilder
 from bolt_ray.training.rollout import StepRollouts
 
 BUILDER = BatchBuilder(
@@ -208,3 +208,9 @@ def test_what_is_drawn_more_often_can_count_less(importance: float, expected: li
     # f = 1/4 and 4: (17/4)² / (2 · 257/16)
     metrics = builder.metrics(rollouts(*items), output, version=4)
     assert metrics["curriculum/draw_ess"] == pytest.approx((17 / 4) ** 2 / (2 * 257 / 16))
+
+
+def test_a_prompt_hardly_ever_drawn_is_not_the_whole_step() -> None:
+    builder = dataclasses.replace(BUILDER, importance=1.0)
+    batch, _ = builder.build(rollouts(scored("a", 2.0, draw_weight=1e-9)), step=0)
+    assert batch.advantages.tolist() == [0.5 * MAX_IMPORTANCE]

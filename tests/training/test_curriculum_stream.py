@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -207,3 +208,14 @@ def test_a_group_is_divided_by_uncertainty(tmp_path: Path) -> None:
     odd = [one.num_samples for one in window if one.prompt.row % 2 == 1]
     assert min(even) >= max(odd) >= 1
     assert np.mean(even) > np.mean(odd) + 1
+
+
+def test_the_bins_averages_see_what_is_left_out_of_training(tmp_path: Path) -> None:
+    """A group that is all right is refilled, and is an outcome all the same; rows are counted without held-out ones."""
+    with opened(tmp_path, name="averages", strategy="easy_first", ema_alpha=0.5) as fixture:
+        first, second, *_ = [_scored(one) for one in fixture.prompts.stream.take(PER_STEP)]
+        step = replace(_step_of([first]), baseline_only=(second,))
+        fixture.prompts.after_step(1, step, version=1)
+        averages = fixture.prompts.state_dict()["curriculum"]["strategy_state"]["averages"]
+    wanted = {int(np.searchsorted(fixture.rows, one.prompt.row)): one.tracker_reward for one in (first, second)}
+    assert dict(zip(averages["rows"], averages["values"], strict=True)) == wanted

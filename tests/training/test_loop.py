@@ -77,7 +77,7 @@ class FakeParts:
             logprobs_before=batch.behavior_logprobs,
         )
 
-    def run(self, version: int, probes: Sequence[ParityProbe]) -> SyncReport:
+    def run(self, version: int, probes: Sequence[ParityProbe], *, rounding: float) -> SyncReport:
         self.calls.append(f"sync {version}")
         assert probes
         if version == self._sync_fails_at:
@@ -85,7 +85,7 @@ class FakeParts:
         assert self.rollout is not None
         self.generators.version = version
         self.rollout.release(version)
-        return SyncReport(gap=version / 1024, drift=version / 8, rounding=0.0)
+        return SyncReport(gap=version / 1024, drift=version / 8 - rounding)
 
     def commit(self, outcomes: Outcomes, *, update_id: str, drift: float | None) -> None:
         self.calls.append(f"commit {update_id}")
@@ -287,6 +287,15 @@ def test_checkpoints_and_evaluations_come_when_they_are_due(tmp_path: Path) -> N
     assert outcome.initial_score == outcome.final == Score(value=0.5, correct=1, total=2)
     assert (outcome.interrupted, outcome.steps) == (False, 7)
     assert sum(commit.counts.sum() for commit in parts.commits) == 28, "an evaluation teaches the baseline nothing"
+
+
+def test_an_evaluation_that_an_interrupt_cut_off_is_made_on_resume(tmp_path: Path) -> None:
+    score = Score(value=0.25, correct=1, total=4)
+    harness = Harness(
+        tmp_path, FakeParts(), reward_of=right, first_step=3, initial_score=score, max_steps=7, eval_every=3
+    )
+    harness.loop.run()
+    assert harness.evaluated_at() == [3, 6]
 
 
 def test_a_resumed_run_neither_evaluates_nor_saves_again_before_its_first_step(tmp_path: Path) -> None:

@@ -61,3 +61,12 @@ def test_phases_add_up() -> None:
         with timer.phase(name):
             pass
     assert timer.seconds == {"train": 6.0, "sync": 1.0}
+
+
+def test_what_was_evaluated_is_known_after_a_resume(tmp_path: Path) -> None:
+    run = RunDirectory(tmp_path)
+    log = MetricsLog(run)
+    for record in ({"step": 2, "eval/pass@1": 0.5}, {"step": 3, "reward/mean": 0.1}, {"step": 4, "eval/pass@1": 0.5}):
+        log.write(record)
+    assert log.evaluated == {2, 4}
+    assert MetricsLog(run, keep_up_to_step=3).evaluated == {2}

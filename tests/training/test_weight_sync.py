@@ -35,17 +35,13 @@ class FakeSides:
     Args:
         errors: of each generator, added to its last log-prob of the last sequence.
         adapter: the directory that is published in place of weights.
-        roundings: of each publication; 0 afterwards.
     """
 
-    def __init__(
-        self, *, errors: Sequence[float] = (0.0,), adapter: str | None = None, roundings: Sequence[float] = ()
-    ) -> None:
+    def __init__(self, *, errors: Sequence[float] = (0.0,), adapter: str | None = None) -> None:
         self.calls: list[str] = []
         self.asked: list[list[int]] = []
         self._errors = errors
         self._adapter = adapter
-        self._roundings = list(roundings)
 
     def publish(self, *, version: int, probes: Sequence[Any], timeout_s: float) -> PublishedWeights:
         self.calls.append(f"publish {version}")
@@ -56,7 +52,6 @@ class FakeSides:
             adapter=self._adapter,
             probe_logprobs=[model_logprobs(tokens.tolist()) for tokens in probes],
             sampled_logprobs=[2 * model_logprobs(tokens.tolist()) for tokens in probes],
-            rounding=self._roundings.pop(0) if self._roundings else 0.0,
         )
 
     def update_weights(self, manifest: Any, buckets: Any, version: int, *, probes: Any, timeout_s: float) -> Any:
@@ -101,7 +96,7 @@ def test_the_version_is_released_after_all_agree() -> None:
 def test_an_adapter_is_sent_alone_and_compared_on_the_first_tokens() -> None:
     sides = FakeSides(adapter="/run/adapters/version-5")
     long = probe(*range(3, 3 + 2 * ADAPTER_PROBE_TOKENS))
-    assert make_sync(sides).run(5, [long, probe(1, 2)]) == SyncReport(gap=0.0, drift=0.0, rounding=0.0)
+    assert make_sync(sides).run(5, [long, probe(1, 2)]) == SyncReport(gap=0.0, drift=0.0)
     assert sides.calls == ["publish 5", "adapter /run/adapters/version-5 5", "release 5"]
     assert sides.asked == [list(range(3, 3 + ADAPTER_PROBE_TOKENS)), [1, 2]]
 
@@ -123,7 +118,7 @@ def test_a_sync_that_no_generator_acknowledged_is_an_error() -> None:
 
 def test_without_probes_acknowledgement_is_all_there_is() -> None:
     sides = FakeSides()
-    assert make_sync(sides).run(5, []) == SyncReport(gap=0.0, drift=0.0, rounding=0.0)
+    assert make_sync(sides).run(5, []) == SyncReport(gap=0.0, drift=0.0)
     assert sides.calls == ["publish 5", "update 5", "release 5"]
 
 
@@ -147,11 +142,12 @@ def test_drift_is_the_mean_over_sequences_of_their_means() -> None:
 
 def test_rounding_is_no_drift() -> None:
     """In bfloat16 two passes over the same tokens differ by more than a small step moves the policy."""
-    sync = make_sync(FakeSides(roundings=[0.125, 0.375, 0.25]))
-    assert sync.run(4, [probe(1, 2, 3)]) == SyncReport(gap=0.0, drift=0.0, rounding=0.125)
-    report = sync.run(5, [moved([1, 2, 3], -0.25)])
-    assert (report.drift, report.rounding) == (pytest.approx(0.0), pytest.approx(0.25))
-    assert sync.run(6, [moved([1, 2, 3], 1.0)]).drift == pytest.approx(0.75)
+    sync = make_sync(FakeSides())
+    probes = [moved([1, 2, 3], 0.5, -0.5), moved([5, 4], 0.5)]
+    assert sync.run(5, probes, rounding=0.5).drift == 0.0
+    assert sync.run(6, probes, rounding=0.75).drift == 0.0
+    # Of a move of 5 whose rounding is 3, 4 is the policy's.
+    assert sync.run(7, probes, rounding=0.3).drift == pytest.approx(0.4)
 
 
 def make_trained(completion_lengths: list[int], before: list[float]) -> tuple[TrainingBatch, StepReport]:

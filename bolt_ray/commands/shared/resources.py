@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from bolt_ray.actors.settings import OWN_WARM_START
 from bolt_ray.config.schema import RunConfig
 from bolt_ray.rewards.settings import reward_range
 
@@ -85,6 +86,9 @@ def describe_step(config: RunConfig) -> str:
         f"every {config.curriculum.update_freq} steps ({window:,} prompts).",
     ]
     lines.append(_describe_rewards(config))
+    if config.baseline.warm_start == OWN_WARM_START:
+        samples = config.baseline.warm_start_samples
+        lines.append(f"Before the first step: {samples} completions of every prompt (baseline.warm_start: auto).")
     if config.kl.coef == 0:
         lines.append("kl.coef is 0: no reference model is loaded.")
     else:
@@ -100,4 +104,11 @@ def _describe_rewards(config: RunConfig) -> str:
     text = f"Rewards of {low:g} to {high:g} are scaled to 0 to 1 for v̂ (baseline.reward_range)."
     if lowest < low or highest > high:
         text += f" Warning: they can be {lowest:g} to {highest:g}; what lies outside is cut."
+    ranges = {reward_range(config.rewards, [dataset.reward]) for dataset in config.datasets}
+    if len(ranges) > 1:
+        own = ", ".join(f"{low:g} to {high:g}" for low, high in sorted(ranges))
+        text += (
+            f" Warning: the datasets' rewards differ ({own}): v̂ is a success rate only where they reach both ends; "
+            "give them weights that make them alike."
+        )
     return text

@@ -3,7 +3,7 @@
 from bolt_ray.core.curriculum.curriculum import Curriculum
 from bolt_ray.core.curriculum.modifiers import allocate_rollouts
 from bolt_ray.core.curriculum.settings import CurriculumSettings
-from bolt_ray.core.curriculum.strategies.base import MemorylessStrategy, Strategy, TrainedDraws
+from bolt_ray.core.curriculum.strategies.base import MemorylessStrategy, ScoredDraws, Strategy
 from bolt_ray.core.curriculum.strategies.registry import STRATEGIES, make_strategy
 from bolt_ray.core.records import PromptColumns
 
@@ -13,8 +13,8 @@ __all__ = [
     "CurriculumSettings",
     "MemorylessStrategy",
     "PromptColumns",
+    "ScoredDraws",
     "Strategy",
-    "TrainedDraws",
     "allocate_rollouts",
     "make_strategy",
 ]

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from bolt_ray.core.curriculum.modifiers import keep_probability, mix_with_uniform, staleness_factor
 from bolt_ray.core.curriculum.sampling import window_generator
 from bolt_ray.core.curriculum.settings import CurriculumSettings
-from bolt_ray.core.curriculum.strategies.base import TrainedDraws
+from bolt_ray.core.curriculum.strategies.base import ScoredDraws
 from bolt_ray.core.curriculum.strategies.registry import make_strategy
 from bolt_ray.core.errors import ConfigError
 from bolt_ray.core.metric_names import declare_metrics
@@ -87,7 +87,7 @@ class Curriculum:
             self._asked = shares_by_tenth(columns.v_hat, weights)
         return weights
 
-    def observe(self, batch: TrainedDraws) -> None:
+    def observe(self, batch: ScoredDraws) -> None:
         """Hand the strategy one trained batch."""
         self._strategy.observe(batch)
 

@@ -15,6 +15,12 @@ MAX_REJECTION_ROUNDS = 8
 """Rounds of draw-and-reject before the remaining draws are made by sorting random keys."""
 
 
+MAX_SOLVED = 50_000
+"""Weights on which the time of the k-th ring is found."""
+
+BISECTIONS = 60
+
+
 def draw_without_replacement(weights: NDArray[np.float64], k: int, rng: np.random.Generator) -> NDArray[np.int64]:
     """Draw k indices one after another, each with probability w_i / (weight of the indices not yet drawn).
 
@@ -53,6 +59,34 @@ def draw_without_replacement(weights: NDArray[np.float64], k: int, rng: np.rando
     if rest or not passes:
         passes.append(_draw_pass(weights, block_sums, rest, rng))
     return passes[0] if len(passes) == 1 else np.concatenate(passes)
+
+
+def expected_draws(weights: NDArray[np.float64], k: int) -> NDArray[np.float64]:
+    """float64 ``[n]``: how often each index is drawn by `draw_without_replacement`, in expectation; they sum to k.
+
+    Drawing one after another is the same as drawing those whose exponential clocks of rates w_i ring first, so an index
+    is drawn with probability 1 − e^(−t·w_i), t the time of the k-th ring. t is taken as fixed and found by bisection on
+    some of the weights, which is exact as n grows.
+
+    Args:
+        weights: as there.
+        k: number of draws, at least 0.
+    """
+    full_passes, rest = divmod(k, weights.size)
+    if rest == 0:
+        return np.full(weights.size, float(full_passes))
+    scaled = weights / weights.mean()
+    some = scaled[:: max(1, weights.size // MAX_SOLVED)]
+    share = rest / weights.size
+    low, high = np.log(share) - np.log(some.max()), np.log(-np.log1p(-share)) - np.log(some.min())
+    for _ in range(BISECTIONS):
+        middle = (low + high) / 2
+        if -np.expm1(-np.exp(middle) * some).mean() < share:
+            low = middle
+        else:
+            high = middle
+    drawn: NDArray[np.float64] = full_passes - np.expm1(-np.exp(high) * scaled)
+    return drawn
 
 
 def _block_sums(weights: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -61,8 +61,8 @@ class CurriculumSettings(Settings):
 
     importance: float = setting(
         0.0,
-        "κ: the loss of a draw is multiplied by (its weight / the mean weight)^-κ. 0: what is drawn more often counts "
-        "more; 1: the gradient expected is that of uniform draws",
+        "κ: the loss of a draw is multiplied by (how often it is drawn / how often uniform draws would)^-κ, at most by "
+        "10. 0: what is drawn more often counts more; 1: as if drawn uniformly",
         ge=0,
         le=1,
     )

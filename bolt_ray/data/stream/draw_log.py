@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from bolt_ray.core.curriculum.sampling import draw_without_replacement, window_generator
+from bolt_ray.core.curriculum.sampling import draw_without_replacement, expected_draws, window_generator
 from bolt_ray.core.errors import CheckpointError
 from bolt_ray.core.files import write_file_atomically
 
@@ -24,8 +24,7 @@ class WindowDraws:
         window: its number, from 0.
         rows: int64 [n], store rows in draw order.
         num_samples: int32 [n], completions asked of each draw.
-        weights: float64 [n], each draw's weight over the mean weight, among the rows of its source where sources are
-            mixed; 1 where all weights are equal.
+        weights: float64 [n], see `relative_draws`; 1 where all rows are drawn alike.
     """
 
     window: int
@@ -102,20 +101,35 @@ def draw_indices(
     return drawn
 
 
-def relative_weights(
-    weights: NDArray[np.float64], drawn: NDArray[np.int64], *, source_ids: NDArray[np.int32] | None = None
+def relative_draws(
+    weights: NDArray[np.float64],
+    drawn: NDArray[np.int64],
+    *,
+    distinct: int,
+    source_ids: NDArray[np.int32] | None = None,
+    source_weights: Sequence[float] | None = None,
 ) -> NDArray[np.float64]:
-    """float64 [m]: the weights of the rows drawn, over the mean weight of all rows, or of all rows of their source.
+    """float64 [m]: how often each row drawn is drawn in expectation, over the mean of all rows, or of its source's.
+
+    For few draws that is its weight over the mean weight; where most rows are drawn, nearly 1.
 
     Args:
         weights: float64 [n].
         drawn: int64 [m], indices into them.
-        source_ids: int32 [n], where sources are mixed at shares of their own.
+        distinct: draws among which no row comes twice.
+        source_ids, source_weights: where sources are mixed at shares of their own, which nothing undoes.
     """
-    if source_ids is None:
-        source_ids = np.zeros(weights.size, dtype=np.int32)
-    means = np.bincount(source_ids, weights) / np.maximum(np.bincount(source_ids), 1)
-    relative: NDArray[np.float64] = weights[drawn] / means[source_ids[drawn]]
+    if source_ids is None or source_weights is None:
+        return expected_draws(weights, distinct)[drawn] * (weights.size / distinct)
+    relative = np.ones(drawn.size)
+    shares = np.asarray(source_weights, dtype=np.float64)
+    present = np.unique(source_ids)
+    for source in present.tolist():
+        members = np.flatnonzero(source_ids == source)
+        quota = max(1, round(distinct * float(shares[source] / shares[present].sum())))
+        here = source_ids[drawn] == source
+        places = np.searchsorted(members, drawn[here])
+        relative[here] = expected_draws(weights[members], quota)[places] * (members.size / quota)
     return relative
 
 

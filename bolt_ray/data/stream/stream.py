@@ -26,7 +26,7 @@ from bolt_ray.data.stream.draw_log import (
     WindowDraws,
     check_state,
     draw_window,
-    relative_weights,
+    relative_draws,
     window_rng,
 )
 from bolt_ray.data.stream.window_reader import Tokenize, UnusableDraw, WindowReader
@@ -256,7 +256,13 @@ class PromptStream(Iterator[DrawnPrompt]):
             window=window,
             rows=self._rows[drawn],
             num_samples=num_samples,
-            weights=relative_weights(weights, drawn, source_ids=self._source_ids),
+            weights=relative_draws(
+                weights,
+                drawn,
+                distinct=self._distinct_draws,
+                source_ids=self._source_ids,
+                source_weights=self._source_shares,
+            ),
         )
 
     def _skip(self, drawn: UnusableDraw) -> None:

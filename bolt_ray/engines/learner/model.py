@@ -171,8 +171,9 @@ class Router:
     active_experts: int
 
     def loss(self, logits: Sequence[Tensor], positions: Tensor) -> Tensor:
-        """Load-balancing loss (Switch Transformer, arXiv 2101.03961, eq. 4) over all layers, as Transformers counts it:
-        ``active_experts`` where all are used evenly, and no less.
+        """Load-balancing loss (Switch Transformer, arXiv 2101.03961, eq. 4), the mean over the layers, as Transformers
+        counts it: ``active_experts`` where each layer uses all evenly. (Transformers pools the layers first, where the
+        collapse of one may hide that of another.)
 
         Args:
             logits: per layer [R · L, experts].
@@ -180,9 +181,13 @@ class Router:
         """
         from transformers.models.mixtral.modeling_mixtral import load_balancing_loss_func
 
-        chosen: Any = tuple(layer.reshape(-1, self.num_experts).index_select(0, positions) for layer in logits)
-        loss: Any = load_balancing_loss_func(chosen, self.num_experts, self.active_experts)
-        return cast("Tensor", loss)
+        losses = [
+            load_balancing_loss_func(
+                (layer.reshape(-1, self.num_experts).index_select(0, positions),), self.num_experts, self.active_experts
+            )
+            for layer in logits
+        ]
+        return torch.stack(cast("list[Tensor]", losses)).mean()
 
 
 def router_of(model: Any) -> Router:

@@ -42,6 +42,10 @@ declare_metrics(
             "nats",
             "mean |Δ log p| between learner and generator on the trained tokens, before the update",
         ),
+        "policy/rounding": (
+            "nats",
+            "bfloat16: RMS of Δ log p between two passes over the same tokens by the same weights, of some sequences",
+        ),
         "policy/router_balance": (
             "",
             "load-balancing loss of a mixture of experts on the trained tokens (train.router_aux_loss_coef); it is the "
@@ -50,6 +54,9 @@ declare_metrics(
         "policy/logprob_gap_max": ("nats", "the largest such difference"),
     }
 )
+
+ROUNDING_SEQUENCES = 4
+"""Sequences passed over once more in bfloat16: as many as are compared at a weight sync."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -60,7 +67,7 @@ class BatchOutcome:
         applied: optimizer steps applied.
         bad: True if a non-finite loss or gradient ended the batch.
         metrics: one dict per applied optimizer step.
-        gap: `gap_metrics` of the policy before its first update.
+        gap: `gap_metrics` and, in bfloat16, ``policy/rounding`` of the policy before its first update.
         before: float32 [Σ completion_lengths], log-probs of the policy before its first update; NaN for tokens
             that no pass went over before it.
     """
@@ -106,6 +113,8 @@ class BatchTrainer:
             return outcome
         updates = self._updates(active, step=batch.step)
         inputs = self._inputs(batch, columns, active, several_updates=len(updates) > 1)
+        checked = _some(updates[0]) if self._settings.model.dtype == "bfloat16" else None
+        again = None if checked is None else self.score(columns, checked)[0]
         for number, indices in enumerate(updates):
             metrics, logprobs = self._accumulate(inputs, indices)
             if number == 0:
@@ -113,6 +122,8 @@ class BatchTrainer:
                 tokens = completion_tokens(columns, indices if inputs.before is None else active)
                 outcome.before[tokens] = known[tokens]
                 outcome.gap = gap_metrics(known, batch.behavior_logprobs, tokens)
+                if checked is not None and again is not None:
+                    outcome.gap |= rounding_metrics(known, again, completion_tokens(columns, checked))
             norm = self._optimizer_step()
             if norm is None:
                 outcome.bad = True
@@ -262,6 +273,24 @@ def gap_metrics(ours: Column, theirs: Column, tokens: NDArray[np.int64]) -> dict
     """
     gap = np.abs(ours[tokens] - theirs[tokens])
     return {"policy/logprob_gap": float(gap.mean()), "policy/logprob_gap_max": float(gap.max())}
+
+
+def rounding_metrics(ours: Column, again: Column, tokens: NDArray[np.int64]) -> dict[str, float]:
+    """``policy/rounding``: how far two passes by the same weights are apart, laid out differently. In bfloat16 that is
+    more than a small step moves the policy, and would be taken for such a step.
+
+    Args:
+        ours, again: float32 [Σ completion_lengths].
+        tokens: int64 [n], n ≥ 1, places in the columns to compare.
+    """
+    return {"policy/rounding": float(np.sqrt(np.mean((ours[tokens] - again[tokens]).astype(np.float64) ** 2)))}
+
+
+def _some(indices: NDArray[np.int64]) -> NDArray[np.int64]:
+    """A few of them, from all over."""
+    places = np.linspace(0, indices.shape[0] - 1, min(ROUNDING_SEQUENCES, indices.shape[0])).astype(np.int64)
+    some: NDArray[np.int64] = indices[places]
+    return some
 
 
 def _over_ranks(sums: Mapping[str, Tensor], logprobs: Column) -> tuple[dict[str, float], Column]:

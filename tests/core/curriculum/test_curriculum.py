@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bolt_ray.core.baseline import BaselineStore
-from bolt_ray.core.curriculum import STRATEGIES, Curriculum, CurriculumSettings, PromptColumns, TrainedDraws
+from bolt_ray.core.curriculum import STRATEGIES, Curriculum, CurriculumSettings, PromptColumns, ScoredDraws
 from bolt_ray.core.curriculum.sampling import draw_without_replacement, window_generator
 
 
@@ -163,10 +163,11 @@ def test_the_numbers_of_the_baseline_stay_the_baselines(strategy: str) -> None:
 def test_state_survives_json_and_carries_the_bandit() -> None:
     columns = columns_of([0.5] * 6)
     left, right = curriculum(strategy="sec"), curriculum(strategy="sec")
-    batch = TrainedDraws(
+    batch = ScoredDraws(
         rows=np.arange(3),
         rewards=np.zeros(3),
         abs_advantages=np.array([1.0, 0.5, 0.25]),
+        trained=np.ones(3, dtype=np.bool_),
         categories=np.array([0, 0, 2]),
     )
     left.observe(batch)

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from bolt_ray.core.curriculum import Curriculum, CurriculumSettings, PromptColumns, TrainedDraws
+from bolt_ray.core.curriculum import Curriculum, CurriculumSettings, PromptColumns, ScoredDraws
 from bolt_ray.core.errors import ConfigError
 
 STRATEGIES = '''
@@ -91,7 +91,14 @@ def test_modifiers_apply_to_it_too(tmp_path: Path) -> None:
 
 def test_its_state_is_resumed_wherever_its_file_lies_then(tmp_path: Path) -> None:
     first = curriculum(file_in(tmp_path / "a"), "Learning")
-    first.observe(TrainedDraws(rows=np.array([0, 2]), rewards=np.zeros(2), abs_advantages=np.array([0.5, 1.0])))
+    first.observe(
+        ScoredDraws(
+            rows=np.array([0, 2]),
+            rewards=np.zeros(2),
+            abs_advantages=np.array([0.5, 1.0]),
+            trained=np.ones(2, dtype=np.bool_),
+        )
+    )
     state = json.loads(json.dumps(first.state_dict()))
     resumed = curriculum(file_in(tmp_path / "b"), "Learning")
     resumed.load_state_dict(state)

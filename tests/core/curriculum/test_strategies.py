@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -9,7 +10,7 @@ import pytest
 from numpy.typing import NDArray
 
 from bolt_ray.core.bins import CurriculumScheduler
-from bolt_ray.core.curriculum import CurriculumSettings, PromptColumns, TrainedDraws, make_strategy
+from bolt_ray.core.curriculum import CurriculumSettings, PromptColumns, ScoredDraws, make_strategy
 
 
 def columns_of(
@@ -26,12 +27,13 @@ def columns_of(
     )
 
 
-def trained(categories: list[int] | None, abs_advantages: list[float]) -> TrainedDraws:
+def trained(categories: list[int] | None, abs_advantages: list[float]) -> ScoredDraws:
     n = len(abs_advantages)
-    return TrainedDraws(
+    return ScoredDraws(
         rows=np.arange(n),
         rewards=np.zeros(n),
         abs_advantages=np.array(abs_advantages, dtype=np.float64),
+        trained=np.ones(n, dtype=np.bool_),
         categories=None if categories is None else np.array(categories, dtype=np.int64),
     )
 
@@ -160,6 +162,13 @@ def test_sec_learns_per_category() -> None:
     }
 
 
+def test_sec_learns_from_what_is_trained() -> None:
+    strategy = make_strategy(CurriculumSettings(strategy="sec", learning_rate=0.5))
+    batch = trained([0, 1], [0.8, 0.4])
+    strategy.observe(replace(batch, trained=np.array([True, False])))
+    assert strategy.state_dict() == {"q": [0.4]}
+
+
 def test_sec_never_shuts_a_category_out() -> None:
     columns = columns_of([0.5] * 2, category=[0, 1])
     strategy = make_strategy(CurriculumSettings(strategy="sec", learning_rate=1.0, temperature=0.01))
@@ -217,9 +226,11 @@ def binned(**settings: Any) -> Any:
 
 
 def observed(strategy: Any, rewards: list[tuple[int, float]]) -> None:
+    """The averages are of every outcome, trained or not."""
     rows = np.array([row for row, _ in rewards])
     values = np.array([reward for _, reward in rewards])
-    strategy.observe(TrainedDraws(rows=rows, rewards=values, abs_advantages=np.zeros(len(rewards))))
+    untrained = np.zeros(len(rewards), dtype=np.bool_)
+    strategy.observe(ScoredDraws(rows=rows, rewards=values, abs_advantages=np.zeros(len(rewards)), trained=untrained))
 
 
 OUTCOMES = [[(0, 1.0), (3, 0.0), (0, 0.0)], [(2, 0.5), (3, 1.0), (4, 1.0)], [(0, 1.0), (5, 0.25)]]

@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from bolt_ray.core.curriculum.sampling import expected_draws
 from bolt_ray.core.errors import CheckpointError
 from bolt_ray.data.stream.draw_log import (
     DrawLog,
@@ -12,7 +13,7 @@ from bolt_ray.data.stream.draw_log import (
     check_state,
     draw_indices,
     draw_window,
-    relative_weights,
+    relative_draws,
     window_rng,
 )
 
@@ -156,26 +157,35 @@ def test_no_row_comes_twice_within_the_distinct_draws() -> None:
     assert len(set(drawn.tolist())) > 30
 
 
-def test_weights_of_draws_are_relative_to_the_mean() -> None:
-    weights = np.array([1.0, 2.0, 3.0, 10.0])
+def test_of_few_draws_it_is_the_weight_over_the_mean() -> None:
+    weights = np.tile([1.0, 2.0, 3.0, 10.0], 5_000)
     drawn = np.array([3, 0, 3])
-    assert relative_weights(weights, drawn).tolist() == [2.5, 0.25, 2.5]
+    np.testing.assert_allclose(relative_draws(weights, drawn, distinct=2), [2.5, 0.25, 2.5], rtol=1e-3)
     # Sources come at shares of their own, which no weight undoes.
-    source_ids = np.array([0, 0, 1, 1], dtype=np.int32)
-    assert relative_weights(weights, drawn, source_ids=source_ids).tolist() == [10 / 6.5, 1 / 1.5, 10 / 6.5]
+    source_ids = np.tile(np.array([0, 0, 1, 1], dtype=np.int32), 5_000)
+    found = relative_draws(weights, drawn, distinct=4, source_ids=source_ids, source_weights=[3.0, 1.0])
+    np.testing.assert_allclose(found, [10 / 6.5, 1 / 1.5, 10 / 6.5], rtol=2e-3)
 
 
-def test_draws_divided_by_their_weights_are_worth_uniform_ones() -> None:
-    """What curriculum.importance 1 rests on: Σ f/(w/mean w) over draws by w estimates Σ f over uniform draws."""
-    weights = np.linspace(0.05, 0.55, 2000)
-    worth = np.linspace(0.0, 1.0, 2000) ** 2
-    corrected, plain = [], []
+@pytest.mark.parametrize(("rows", "distinct"), [(2000, 64), (1000, 512), (500, 512), (64, 192)])
+def test_draws_divided_by_how_often_they_come_are_worth_uniform_ones(rows: int, distinct: int) -> None:
+    """What curriculum.importance 1 rests on, however many of the rows a step draws."""
+    weights = np.linspace(0.05, 0.55, rows)
+    worth = np.linspace(0.0, 1.0, rows) ** 2
+    corrected = []
     for window in range(300):
-        drawn = draw_indices(weights, size=64, rng=window_rng(0, window))
-        corrected.append((worth[drawn] / relative_weights(weights, drawn)).mean())
-        plain.append(worth[drawn].mean())
+        drawn = draw_indices(weights, size=distinct, rng=window_rng(0, window))
+        corrected.append((worth[drawn] / relative_draws(weights, drawn, distinct=distinct)).mean())
     assert np.mean(corrected) == pytest.approx(worth.mean(), abs=0.01)
-    assert np.mean(plain) > worth.mean() + 0.1
+
+
+def test_draws_of_a_skewed_curriculum_are_counted_right() -> None:
+    """Half the draws are of ten heavy rows, which all come every time."""
+    weights = np.concatenate([np.full(10, 1e6), np.full(990, 1.0)])
+    expected = expected_draws(weights, 20)
+    np.testing.assert_allclose(expected[:10], 1.0, atol=1e-6)
+    np.testing.assert_allclose(expected[10:], 10 / 990, rtol=0.05)
+    assert expected.sum() == pytest.approx(20, rel=1e-3)
 
 
 def test_windows_of_earlier_versions_have_no_weights(tmp_path: Path) -> None:

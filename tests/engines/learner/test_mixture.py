@@ -51,15 +51,15 @@ def mixture(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 def plain_balance(model: Any, batch: Any) -> torch.Tensor:
     """E·Σ_e f_e·P_e at the places that predict completion tokens, f_e the share of tokens that go to expert e and P_e
-    its mean probability, over both layers together (Switch Transformer, eq. 4)."""
+    its mean probability, the mean over both layers (Switch Transformer, eq. 4)."""
     chosen = []
     for tokens, prompt in zip(split_sequences(batch), batch.prompt_lengths, strict=True):
         ids = torch.from_numpy(tokens.astype("int64"))[None]
         logits = model.base_model(input_ids=ids, output_router_logits=True).router_logits
-        chosen.append(torch.stack([layer[prompt - 1 : -1] for layer in logits], dim=1))
-    probabilities = torch.softmax(torch.cat(chosen).reshape(-1, EXPERTS), dim=-1)
-    got = torch.zeros_like(probabilities).scatter(1, probabilities.topk(ACTIVE, dim=-1).indices, 1.0)
-    return EXPERTS * (got.mean(0) * probabilities.mean(0)).sum()
+        chosen.append(torch.stack([layer[prompt - 1 : -1] for layer in logits]))
+    probabilities = torch.softmax(torch.cat(chosen, dim=1), dim=-1)
+    got = torch.zeros_like(probabilities).scatter(2, probabilities.topk(ACTIVE, dim=-1).indices, 1.0)
+    return EXPERTS * (got.mean(1) * probabilities.mean(1)).sum(-1).mean()
 
 
 def test_its_log_probs_are_the_model_s_own(learner_of: Any, mixture: str) -> None:

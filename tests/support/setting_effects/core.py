@@ -12,7 +12,7 @@ from bolt_ray.config.loading import build_config
 from bolt_ray.config.schema import RunConfig
 from bolt_ray.core.baseline import BaselineStore
 from bolt_ray.core.baseline.settings import BaselineSettings
-from bolt_ray.core.curriculum import Curriculum, TrainedDraws
+from bolt_ray.core.curriculum import Curriculum, ScoredDraws
 from bolt_ray.core.records import PromptColumns
 from bolt_ray.training.curriculum_stream import CurriculumPrompts
 
@@ -41,10 +41,11 @@ def weights(config: RunConfig, here: Workplace) -> Any:
         last_version=np.array([3, 1, 0, 0, -1, 2], dtype=np.int32),
         category=np.array([0, 1, 0, 1, 0, 1], dtype=np.int32),
     )
-    batch = TrainedDraws(
+    batch = ScoredDraws(
         rows=np.array([3, 1]),
         rewards=np.array([1.0, 0.0]),
         abs_advantages=np.array([0.9, 0.1]),
+        trained=np.ones(2, dtype=np.bool_),
         categories=np.array([0, 1]),
     )
     curriculum.observe(batch)

@@ -16,19 +16,21 @@ MIN_N_EFF = 1e-3
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class TrainedDraws:
-    """A trained batch as a strategy sees it: B completions.
+class ScoredDraws:
+    """The scored completions of a step as a strategy sees them, B in all.
 
     Attributes:
         rows: int64 ``[B]``, the places of their prompts in the columns.
         rewards: float64 ``[B]``, scaled to [0, 1], without shaping.
         abs_advantages: float64 ``[B]``, |reward - v_hat|.
+        trained: bool ``[B]``; False for what was left out of training, as a group without variance is.
         categories: int ``[B]``, of their prompts; None when the data has no categories.
     """
 
     rows: NDArray[np.int64]
     rewards: NDArray[np.float64]
     abs_advantages: NDArray[np.float64]
+    trained: NDArray[np.bool_]
     categories: NDArray[np.integer[Any]] | None = None
 
 
@@ -41,8 +43,8 @@ class Strategy(Protocol):
         """float64 ``[n]``, all positive and finite, in any scale."""
         ...
 
-    def observe(self, batch: TrainedDraws) -> None:
-        """Learn from one trained batch."""
+    def observe(self, batch: ScoredDraws) -> None:
+        """Learn from one step."""
         ...
 
     def metrics(self) -> dict[str, float]:
@@ -61,7 +63,7 @@ class Strategy(Protocol):
 class MemorylessStrategy:
     """Base of the strategies without state: they read the columns alone."""
 
-    def observe(self, batch: TrainedDraws) -> None:
+    def observe(self, batch: ScoredDraws) -> None:
         """Nothing to learn: the strategy depends on the columns alone."""
 
     def metrics(self) -> dict[str, float]:

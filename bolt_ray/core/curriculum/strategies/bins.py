@@ -16,7 +16,7 @@ from bolt_ray.core.curriculum.binning import (
     quantile_boundaries,
 )
 from bolt_ray.core.curriculum.settings import CurriculumSettings
-from bolt_ray.core.curriculum.strategies.base import TrainedDraws
+from bolt_ray.core.curriculum.strategies.base import ScoredDraws
 from bolt_ray.core.metric_names import declare_metrics
 from bolt_ray.core.records import PromptColumns
 
@@ -135,7 +135,7 @@ class _Binned:
         per_prompt: NDArray[np.float64] = p / p.sum() / np.maximum(sizes, 1) * columns.num_prompts
         return per_prompt[bins]
 
-    def observe(self, batch: TrainedDraws) -> None:
+    def observe(self, batch: ScoredDraws) -> None:
         """With ``ema_alpha``: the rewards enter the averages."""
         if self._averages is not None:
             self._averages.update(batch.rows, batch.rewards)

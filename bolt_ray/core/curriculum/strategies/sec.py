@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from bolt_ray.core.curriculum.binning import MIN_PROBABILITY
 from bolt_ray.core.curriculum.settings import CurriculumSettings
-from bolt_ray.core.curriculum.strategies.base import TrainedDraws
+from bolt_ray.core.curriculum.strategies.base import ScoredDraws
 from bolt_ray.core.metric_names import declare_metrics
 from bolt_ray.core.records import PromptColumns
 
@@ -56,17 +56,17 @@ class Sec:
         per_prompt: NDArray[np.float64] = p / p.sum() / np.maximum(sizes, 1) * columns.num_prompts
         return per_prompt[columns.category]
 
-    def observe(self, batch: TrainedDraws) -> None:
-        """Move Q by one trained batch.
+    def observe(self, batch: ScoredDraws) -> None:
+        """Move Q by what was trained of a step.
 
         Raises:
             ValueError: No categories, unequal lengths, or a value that is negative or not finite; Q is kept.
         """
-        categories, abs_advantages = batch.categories, batch.abs_advantages
-        if categories is None:
+        if batch.categories is None:
             raise ValueError("strategy 'sec' learns per category, but the batch carries none")
-        if categories.shape != abs_advantages.shape:
-            raise ValueError(f"{categories.shape} categories for {abs_advantages.shape} advantages")
+        if batch.categories.shape != batch.abs_advantages.shape:
+            raise ValueError(f"{batch.categories.shape} categories for {batch.abs_advantages.shape} advantages")
+        categories, abs_advantages = batch.categories[batch.trained], batch.abs_advantages[batch.trained]
         if categories.size == 0:
             return
         if not (np.isfinite(abs_advantages).all() and abs_advantages.min() >= 0.0):
