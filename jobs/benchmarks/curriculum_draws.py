@@ -3,7 +3,8 @@
     python jobs/benchmarks/curriculum_draws.py --sizes 10000 1000000 10000000
 
 Beside `draw_without_replacement` it times numpy's ``Generator.choice(replace=False, p=...)`` on the same
-weights, and a draw from weights so skewed (1 / rank^2) that rejection is given up for random keys.
+weights, a draw from weights so skewed (1 / rank^2) that rejection is given up for random keys, and a whole refresh
+window, which is drawn step by step.
 """
 
 from __future__ import annotations
@@ -19,6 +20,10 @@ from numpy.typing import NDArray
 
 from bolt_ray.core.curriculum import STRATEGIES, Curriculum, CurriculumSettings, PromptColumns
 from bolt_ray.core.curriculum.sampling import draw_without_replacement
+from bolt_ray.data.stream.draw_log import draw_window, relative_draws
+
+STEPS = 10
+"""Steps of a refresh window; within each of them no row is drawn twice."""
 
 
 def best_ms(work: Callable[[int], object], repeats: int) -> float:
@@ -40,6 +45,16 @@ def choice_ms(weights: NDArray[np.float64], k: int, repeats: int) -> float:
     """Milliseconds of the same draw by numpy."""
     p = weights / weights.sum()
     return best_ms(lambda i: np.random.default_rng(i).choice(p.size, k, replace=False, p=p), repeats)
+
+
+def window_ms(weights: NDArray[np.float64], k: int, steps: int, repeats: int) -> float:
+    """Milliseconds of a whole refresh window of ``steps`` steps as a run draws it, with how often each row comes."""
+
+    def draw(i: int) -> object:
+        drawn = draw_window(weights, size=k, distinct=k // steps, rng=np.random.default_rng(i))
+        return relative_draws(weights, drawn, distinct=k // steps)
+
+    return best_ms(draw, repeats)
 
 
 def weights_ms(strategy: str, columns: PromptColumns, repeats: int) -> float:
@@ -71,7 +86,9 @@ def main() -> None:
 
     print(f"{platform.machine()}, {os.cpu_count()} cores, numpy {np.__version__}; best of {args.repeats}, milliseconds")
     print(f"drawing {args.draws:,} without replacement")
-    print(f"{'weights':>12}{'draw':>10}{'ms per 1e6':>12}{'numpy choice':>14}{'ratio':>8}{'skewed':>10}")
+    print(
+        f"{'weights':>12}{'draw':>10}{'ms per 1e6':>12}{'numpy choice':>14}{'ratio':>8}{'skewed':>10}{'10 steps':>10}"
+    )
     for size in args.sizes:
         weights = np.random.default_rng(1).random(size) + 0.05
         skewed = (1.0 + np.arange(size)) ** -2.0
@@ -80,7 +97,9 @@ def main() -> None:
         theirs = choice_ms(weights, k, args.repeats)
         worst = draw_ms(skewed, k, 3)
         ratio = f"{theirs / ours:.1f}x"
-        print(f"{size:>12,}{ours:>10.2f}{1e6 * ours / size:>12.2f}{theirs:>14.2f}{ratio:>8}{worst:>10.1f}")
+        window = window_ms(weights, k, STEPS, 3)
+        line = f"{ours:>10.2f}{1e6 * ours / size:>12.2f}{theirs:>14.2f}{ratio:>8}{worst:>10.1f}{window:>10.1f}"
+        print(f"{size:>12,}{line}")
 
     print("\nweights of all prompts, once per refresh (skip_solved, staleness_bonus and exploration_floor on)")
     print(f"{'strategy':<20}" + "".join(f"{size:>14,}" for size in args.sizes))

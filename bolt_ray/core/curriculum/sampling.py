@@ -61,8 +61,10 @@ def draw_without_replacement(weights: NDArray[np.float64], k: int, rng: np.rando
     return passes[0] if len(passes) == 1 else np.concatenate(passes)
 
 
-def expected_draws(weights: NDArray[np.float64], k: int) -> NDArray[np.float64]:
-    """float64 ``[n]``: how often each index is drawn by `draw_without_replacement`, in expectation; they sum to k.
+def expected_draws(weights: NDArray[np.float64], k: int, indices: NDArray[np.int64]) -> NDArray[np.float64]:
+    """float64 ``[m]``: how often each of ``indices`` is drawn by `draw_without_replacement`, in expectation.
+
+    Of all n of them it sums to k. Costs a mean over the weights and the time for the m asked for.
 
     Drawing one after another is the same as drawing those whose exponential clocks of rates w_i ring first, so an index
     is drawn with probability 1 − e^(−t·w_i), t the time of the k-th ring. t is taken as fixed and found by bisection on
@@ -71,12 +73,13 @@ def expected_draws(weights: NDArray[np.float64], k: int) -> NDArray[np.float64]:
     Args:
         weights: as there.
         k: number of draws, at least 0.
+        indices: int64 ``[m]``.
     """
     full_passes, rest = divmod(k, weights.size)
     if rest == 0:
-        return np.full(weights.size, float(full_passes))
-    scaled = weights / weights.mean()
-    some = scaled[:: max(1, weights.size // MAX_SOLVED)]
+        return np.full(indices.size, float(full_passes))
+    mean = weights.mean()
+    some = weights[:: max(1, weights.size // MAX_SOLVED)] / mean
     share = rest / weights.size
     low, high = np.log(share) - np.log(some.max()), np.log(-np.log1p(-share)) - np.log(some.min())
     for _ in range(BISECTIONS):
@@ -85,7 +88,7 @@ def expected_draws(weights: NDArray[np.float64], k: int) -> NDArray[np.float64]:
             low = middle
         else:
             high = middle
-    drawn: NDArray[np.float64] = full_passes - np.expm1(-np.exp(high) * scaled)
+    drawn: NDArray[np.float64] = full_passes - np.expm1(-np.exp(high) * (weights[indices] / mean))
     return drawn
 
 

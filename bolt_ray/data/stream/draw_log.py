@@ -120,7 +120,7 @@ def relative_draws(
         source_ids, source_weights: where sources are mixed at shares of their own, which nothing undoes.
     """
     if source_ids is None or source_weights is None:
-        return expected_draws(weights, distinct)[drawn] * (weights.size / distinct)
+        return expected_draws(weights, distinct, drawn) * (weights.size / distinct)
     relative = np.ones(drawn.size)
     shares = np.asarray(source_weights, dtype=np.float64)
     present = np.unique(source_ids)
@@ -129,7 +129,7 @@ def relative_draws(
         quota = max(1, round(distinct * float(shares[source] / shares[present].sum())))
         here = source_ids[drawn] == source
         places = np.searchsorted(members, drawn[here])
-        relative[here] = expected_draws(weights[members], quota)[places] * (members.size / quota)
+        relative[here] = expected_draws(weights[members], quota, places) * (members.size / quota)
     return relative
 
 
