@@ -92,12 +92,35 @@ def write_report(out: Path, target: Path) -> None:
     """``target``.md and ``target``.png."""
     found = read_curves(out)
     lines = []
-    for place, methods in sorted(found.items()):
+    for place, tried in sorted(read_tuning(out).items()):
         task, batch = place.split("/")
-        lines += [f"### {task}, {batch} completions a step", "", *table(methods), ""]
+        lines += [f"### {task}, {batch} completions a step", ""]
+        if place in found:
+            lines += [*table(found[place]), ""]
+        lines += ["Final score by learning rate, on the seed that chooses it:", "", *tuning_table(tried), ""]
     target.with_suffix(".md").write_text("\n".join([f"{platform.platform()}", "", *lines]), encoding="utf-8")
     draw(target.with_suffix(".png"), found)
     print("\n".join(lines))
+
+
+def read_tuning(out: Path) -> dict[str, dict[str, dict[float, float]]]:
+    """By task and batch, by method: the final score at each learning rate, of the seed that chooses one."""
+    found: dict[str, dict[str, dict[float, float]]] = defaultdict(lambda: defaultdict(dict))
+    for path in sorted(out.glob(f"*/*/*/rate-*/{TUNING}/curve.csv")):
+        task, batch, method, rate = path.parts[-6:-2]
+        with path.open(encoding="utf-8") as file:
+            scores = [float(row["score"]) for row in csv.DictReader(file)]
+        found[f"{task}/{batch}"][method][float(rate.removeprefix("rate-"))] = float(np.mean(scores[-LAST:]))
+    return found
+
+
+def tuning_table(tried: Mapping[str, Mapping[float, float]]) -> list[str]:
+    rates = sorted({rate for scores in tried.values() for rate in scores})
+    lines = [f"| method | {' | '.join(f'{rate:g}' for rate in rates)} |", "|---" * (len(rates) + 1) + "|"]
+    for method, scores in tried.items():
+        cells = [f"{100 * scores[rate]:.1f} %" if rate in scores else "–" for rate in rates]
+        lines.append(f"| {method} | {' | '.join(cells)} |")
+    return lines
 
 
 def table(methods: Mapping[str, Curves]) -> list[str]:
