@@ -29,8 +29,7 @@ from bolt_ray.core.curriculum.binning import (
     MIN_TEMPERATURE,
     assign_bins,
     bin_probabilities,
-    compatible_boundaries,
-    quantile_boundaries,
+    cut_bins,
 )
 
 BINNINGS = ("compatible", "quantile")
@@ -53,7 +52,7 @@ class CurriculumScheduler:
         competence_threshold: the score taken as "competent". With ``binning="quantile"`` the bin in which an
             item of this score lies is where ``competence_based`` stands half-way through the run; unused by
             ``binning="compatible"``.
-        binning: "compatible" or "quantile", see `compatible_boundaries` and `quantile_boundaries`.
+        binning: "compatible" or "quantile", see `binning.cut_bins`.
         seed: seeds the sampling of bins and items.
 
     Raises:
@@ -227,16 +226,12 @@ class CurriculumScheduler:
             for index, old in reversed(self._journal):
                 if index < self._items_when_due:
                     scores[index] = old
-            self._boundaries = self._cut(scores)
+            self._boundaries = cut_bins(scores, self.n_bins, self.binning)
             self._rebin_due = False
             self._journal.clear()
         elif self._boundaries is None:
-            self._boundaries = self._cut(np.array(self._scores))
+            self._boundaries = cut_bins(np.array(self._scores), self.n_bins, self.binning)
         return self._boundaries
-
-    def _cut(self, scores: NDArray[np.float64]) -> NDArray[np.float64]:
-        cut = compatible_boundaries if self.binning == "compatible" else quantile_boundaries
-        return cut(scores, self.n_bins)
 
     def metrics_dict(self) -> dict[str, float]:
         """``curriculum/`` numbers: items and updates, items per bin, difficulties if any."""

@@ -117,10 +117,9 @@ def with_own_warm_start(
     Raises:
         UserError, RunError, Interrupted: as `precompute_baseline`; nothing was trained.
     """
-    if not run.warm_start.exists():
-        samples = config.baseline.warm_start_samples
-        say(console, f"Warm start: {samples} completions of every prompt first (baseline.warm_start: {OWN_WARM_START})")
-        precompute(config, output=run.warm_start, num_samples=samples, console=console)
+    samples = config.baseline.warm_start_samples
+    say(console, f"Warm start: {samples} completions of every prompt first (baseline.warm_start: {OWN_WARM_START})")
+    precompute(config, output=run.warm_start, num_samples=samples, console=console)
     return config.model_copy(update={"baseline": replace(config.baseline, warm_start=str(run.warm_start))})
 
 

@@ -45,6 +45,12 @@ def compatible_boundaries(scores: NDArray[np.floating[Any]], n_bins: int) -> NDA
     return boundaries
 
 
+def cut_bins(scores: NDArray[np.floating[Any]], n_bins: int, binning: str) -> NDArray[np.float64]:
+    """float64 ``[n_bins]``: `compatible_boundaries` or `quantile_boundaries`, as ``binning`` says."""
+    cut = compatible_boundaries if binning == "compatible" else quantile_boundaries
+    return cut(scores, n_bins)
+
+
 def assign_bins(scores: NDArray[np.floating[Any]], boundaries: NDArray[np.float64]) -> NDArray[np.int64]:
     """int64 ``[n]``: the first i with score >= boundaries[i], else the last bin."""
     first = np.searchsorted(-boundaries, -np.asarray(scores, dtype=np.float64), side="left")

@@ -88,7 +88,7 @@ class Curriculum:
         return weights
 
     def observe(self, batch: ScoredDraws) -> None:
-        """Hand the strategy one trained batch."""
+        """Hand the strategy what was scored of a step."""
         self._strategy.observe(batch)
 
     def metrics(self) -> dict[str, float]:

@@ -12,8 +12,7 @@ from bolt_ray.core.curriculum.binning import (
     MIN_PROBABILITY,
     assign_bins,
     bin_probabilities,
-    compatible_boundaries,
-    quantile_boundaries,
+    cut_bins,
 )
 from bolt_ray.core.curriculum.settings import CurriculumSettings
 from bolt_ray.core.curriculum.strategies.base import ScoredDraws
@@ -112,8 +111,7 @@ class _Binned:
         known = scores if self._averages is None else scores[tracked]
         if known.size == 0:
             return np.ones(columns.num_prompts)
-        cut = compatible_boundaries if settings.binning == "compatible" else quantile_boundaries
-        boundaries = cut(known, num_bins)
+        boundaries = cut_bins(known, num_bins, settings.binning)
         bins = assign_bins(scores, boundaries)
         if self._averages is not None:
             bins = np.where(tracked, bins, num_bins // 2)
