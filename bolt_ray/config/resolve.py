@@ -72,11 +72,13 @@ def engine_settings(config: RunConfig, *, model_path: str, context_tokens: int) 
 
 
 def eval_sampling(config: RunConfig) -> SamplingSettings:
-    """How an evaluation draws: its own temperature, top_p and length, and training's stop texts."""
+    """How an evaluation draws: its own temperature, cuts and length, and training's stop texts."""
     evaluation = config.eval
     return SamplingSettings(
         temperature=evaluation.temperature,
         top_p=evaluation.top_p,
+        top_k=evaluation.top_k,
+        min_p=evaluation.min_p,
         max_new_tokens=evaluation.max_new_tokens or config.sampling.max_new_tokens,
         stop=config.sampling.stop,
     )

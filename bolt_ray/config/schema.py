@@ -15,6 +15,7 @@ from bolt_ray.core.correction_options import CorrectionOptions
 from bolt_ray.core.curriculum.settings import CurriculumSettings
 from bolt_ray.core.kl_options import KLSettings
 from bolt_ray.core.losses.options import LossOptions
+from bolt_ray.core.settings import nearest_hint
 from bolt_ray.data.settings import DatasetSettings, DataSettings
 from bolt_ray.engines.learner.settings import LearnerSettings, ReferenceSettings, TrainSettings
 from bolt_ray.engines.settings import ModelSettings, SamplingSettings
@@ -113,6 +114,11 @@ class RunConfig(BaseModel):
         for place, datasets in (("datasets", self.datasets), ("eval.datasets", self.eval.datasets)):
             wanted = [dataset.reward for dataset in datasets if dataset.reward is not None]
             check_reward_references(names, wanted, place=place)
+        part = self.eval.success_part
+        if part is not None and part not in names:
+            raise ValueError(
+                f"eval.success_part: no reward is named {part!r}{nearest_hint(part, names)}; known: {', '.join(names)}"
+            )
         return self
 
     @model_validator(mode="after")
@@ -133,6 +139,8 @@ class RunConfig(BaseModel):
             raise ValueError(
                 "advantage.normalize 'group' needs rollout.group_size of 2 or more; with 1 use 'token' or 'batch'"
             )
+        if self.advantage.diversity_bonus and self.advantage.diversity_within == "group" and k < 2:
+            raise ValueError("advantage.diversity_within 'group' needs rollout.group_size of 2 or more; use 'step'")
         if self.rollout.dynamic_sampling and self.advantage.baseline not in ("group", "rloo"):
             raise ValueError("rollout.dynamic_sampling refills groups: it needs advantage.baseline 'group' or 'rloo'")
         return self

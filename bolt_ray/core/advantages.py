@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -104,6 +104,15 @@ class AdvantageOptions(Settings):
         "token: center and scale by length-weighted statistics (SPO++); batch: by statistics over sequences (SPO); "
         "group: divide by the group's standard deviation (GRPO); none",
         choices=lambda: list(NORMALIZATIONS),
+    )
+    diversity_bonus: float = setting(
+        0.0,
+        "added to the scaled reward, times that reward and times the share of the completion's runs of four tokens that"
+        " others lack: right answers found another way earn more, wrong ones nothing. Shapes the advantage only",
+        ge=0,
+    )
+    diversity_within: Literal["step", "group"] = setting(
+        "step", "with diversity_bonus: the others are the step's completions, or those of its own prompt"
     )
     clip: float | None = setting(None, "limit of the absolute value, after normalizing; default: none", gt=0)
 

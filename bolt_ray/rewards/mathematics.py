@@ -13,8 +13,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from bolt_ray.core.evaluation.answers import last_boxed, last_number
+from bolt_ray.core.evaluation.answers import last_boxed, last_number, marked_answer
 from bolt_ray.core.settings import setting
+from bolt_ray.rewards.math_steps import steps_share
 from bolt_ray.rewards.protocol import RewardInput, Unscored
 from bolt_ray.rewards.settings import RewardSettings
 
@@ -30,15 +31,30 @@ class MathSettings(RewardSettings):
 
     extract: Literal["auto", "boxed", "last_number"] = setting(
         "auto",
-        "where the completion's answer is: the last \\boxed{} (boxed), the last number (last_number), or the last "
-        "boxed one, else what math-verify finds (LaTeX, then plain expressions), else the last number (auto)",
+        "where the completion's answer is: the last \\boxed{} (boxed), the last number (last_number), or the last box "
+        "or line `#### …`, else what math-verify finds (LaTeX, then plain expressions), else the last number (auto)",
+    )
+    partial: float = setting(
+        0.0,
+        "most that a wrong answer earns for right intermediate steps: times the share of the worked solution's results "
+        "that the completion arrives at in equations that hold",
+        ge=0,
+        lt=1,
+    )
+    solution_column: str = setting(
+        "solution",
+        "with partial: the metadata column of the worked solution; a row without it: its answer",
+        min_length=1,
+    )
+    unfinished: bool = setting(
+        False, "look for an answer in a completion cut at the length limit, and in a \\boxed{ that is not closed, too"
     )
     decimals: int = setting(6, "places to which decimal numbers are compared", ge=0, le=15)
     parse_timeout_s: int = setting(3, "math-verify's own limit on one parse and on one comparison", unit="s", ge=1)
 
 
 class MathReward:
-    """1.0 if the completion's answer equals the row's, 0.0 if not or if it gives none.
+    """1.0 if the completion's answer equals the row's; if not, or if it gives none, 0.0 or ``partial`` of its steps.
 
     Unscored: the row has no answer, the answer cannot be read, or the comparison took too long.
     """
@@ -52,6 +68,9 @@ class MathReward:
 
         self._math_verify = math_verify
         self._extract = settings.extract
+        self._unfinished = settings.unfinished
+        self._partial = settings.partial
+        self._solution_column = settings.solution_column
         self._decimals = settings.decimals
         self._timeout_s = settings.parse_timeout_s
         logging.getLogger("math_verify").setLevel(logging.ERROR)
@@ -67,30 +86,36 @@ class MathReward:
         gold = self._parse_answer(last_boxed(reference) or reference)
         if not gold:
             return Unscored("bad_answer", f"the reference answer {reference!r} cannot be read")
-        found = self._find(item.completion)
+        found = self._find(item)
         if found and self._math_verify.verify(
             gold, found, float_rounding=self._decimals, timeout_seconds=self._timeout_s, strict=True
         ):
             return 1.0
         if time.monotonic() - started >= self._timeout_s:
             return Unscored("timeout", f"math-verify did not finish within {self._timeout_s} s")
-        return 0.0
+        if not self._partial:
+            return 0.0
+        return self._partial * steps_share(
+            item.completion, str(item.metadata.get(self._solution_column) or item.answer)
+        )
 
-    def _find(self, completion: str) -> list[Any]:
+    def _find(self, item: RewardInput) -> list[Any]:
         """The completion's answer as math-verify's candidates; [] if it has none."""
-        tagged = _ANSWER_TAG.findall(completion)
-        text = tagged[-1] if tagged else completion
-        boxed = last_boxed(text)
-        if self._extract == "last_number":
-            number = last_number(text)
-            return self._parse_answer(number) if number else []
-        if boxed is not None:
-            return self._parse_answer(boxed)
-        if self._extract == "boxed":
+        if item.truncated and not self._unfinished:
             return []
-        found = self._parse(text)
+        tagged = _ANSWER_TAG.findall(item.completion)
+        text = tagged[-1] if tagged else item.completion
+        if self._extract != "last_number":
+            marked = last_boxed(text) if self._extract == "boxed" else marked_answer(text)
+            if marked:
+                return self._parse_answer(marked)
+            if self._extract == "boxed" or (marked == "" and not self._unfinished):
+                return []
+            found = self._parse(text)
+            if found:
+                return found
         number = last_number(text)
-        return found or (self._parse_answer(number) if number else [])
+        return self._parse_answer(number) if number else []
 
     def _parse_answer(self, answer: str) -> list[Any]:
         """A text that is an answer and nothing else."""

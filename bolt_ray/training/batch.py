@@ -5,13 +5,14 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from bolt_ray.core.advantages import CENTERED, AdvantageOptions, AdvantageOutput, advantages_of, scale_rewards
 from bolt_ray.core.curriculum.curriculum import shares_by_tenth
+from bolt_ray.core.diversity import diversity
 from bolt_ray.core.metric_names import declare_metrics
 from bolt_ray.core.records import AdvantageInputs, Outcomes, ScoredRollout, TrainingBatch
 from bolt_ray.rewards.unscored import count_reasons, unscored_metric
@@ -25,6 +26,10 @@ declare_metrics(
         "reward/clipped_fraction": (
             "share of completions",
             "completions whose reward without shaping lies outside baseline.reward_range, where v̂ sees it cut",
+        ),
+        "reward/diversity": (
+            "share",
+            "mean share of a completion's runs of four tokens that another one lacks; with advantage.diversity_bonus",
         ),
         "reward/part/{name}": ("reward", "mean value of one reward, before its weight"),
         "reward/unscored_fraction": ("share of completions", "completions no reward could be given to"),
@@ -79,14 +84,21 @@ class BatchBuilder:
         items = rollouts.trainable
         lengths = np.array([len(item.token_ids) for item in items], dtype=np.int32)
         active = np.array([self._is_active(item) for item in items], dtype=np.bool_)
+        rewards = self._advantage_rewards(items)
+        extra: dict[str, float] = {}
+        if self.advantage.diversity_bonus:
+            found = self._diversity(items)
+            rewards = rewards + self.advantage.diversity_bonus * self.scaled(items) * found
+            extra["reward/diversity"] = float(found.mean())
         inputs = AdvantageInputs(
-            rewards=self._advantage_rewards(items),
+            rewards=rewards,
             v_hat=np.array([item.v_hat for item in items], dtype=np.float64),
             n_eff=np.array([item.n_eff for item in items], dtype=np.float64),
             group_ids=np.array([item.group_id for item in items], dtype=np.int64),
             factors=self._factors(items),
         )
         output = advantages_of(inputs, lengths, options=self.advantage, active=active)
+        output = replace(output, metrics=output.metrics | extra)
         tokens = [part for item in items for part in (item.prompt_token_ids, item.token_ids)]
         batch = TrainingBatch(
             step=step,
@@ -166,6 +178,12 @@ class BatchBuilder:
         shaping = np.array([item.reward - item.tracker_reward for item in items], dtype=np.float64)
         scaled = scale_rewards(_earned(items), low, high, bounded=self.advantage.baseline not in CENTERED)
         return scaled + shaping / (high - low)
+
+    def _diversity(self, items: Sequence[ScoredRollout]) -> NDArray[np.float64]:
+        """How far each completion differs from the others of the step, or of its prompt; float64 [n] in [0, 1]."""
+        whole = self.advantage.diversity_within == "step"
+        groups = np.array([0 if whole else item.group_id for item in items], dtype=np.int64)
+        return diversity([item.token_ids for item in items], groups)
 
     def _factors(self, items: Sequence[ScoredRollout]) -> NDArray[np.float64] | None:
         """w^-κ, w how often a prompt is drawn over how often uniform draws would; None for κ = 0."""

@@ -16,6 +16,7 @@ from typing import Protocol
 import xxhash
 
 from bolt_ray.actors.scorer_actor import ScoringRequest, ScoringResult
+from bolt_ray.core.evaluation.summary import Outcome
 from bolt_ray.core.records import (
     Completion,
     GenerationRequest,
@@ -28,8 +29,6 @@ from bolt_ray.core.records import (
 )
 from bolt_ray.engines.settings import SamplingSettings
 from bolt_ray.rewards.protocol import RewardInput
-
-Outcome = ScoredCompletion | UnscoredCompletion
 
 POLL_S = 0.2
 BOTH_BUSY_S = 0.01

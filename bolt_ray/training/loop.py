@@ -20,12 +20,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
+from bolt_ray.core.evaluation.summary import Score
 from bolt_ray.core.metric_names import declare_metrics
 from bolt_ray.core.records import Outcomes, StepReport, TrainingBatch
 from bolt_ray.rewards.unscored import UnscoredCheck, count_reasons
 from bolt_ray.training.batch import BatchBuilder
 from bolt_ray.training.completions import CompletionService
-from bolt_ray.training.evaluator import Evaluator, Score
+from bolt_ray.training.evaluator import Evaluator
 from bolt_ray.training.interrupts import Interrupted, InterruptFlag
 from bolt_ray.training.notices import Notices
 from bolt_ray.training.rollout import RolloutLoop, StepRollouts

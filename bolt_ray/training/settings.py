@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from bolt_ray.core.settings import Settings, setting
+from bolt_ray.core.settings import SettingError, Settings, setting
 from bolt_ray.data.settings import DatasetSettings
 
 
@@ -45,14 +45,31 @@ class EvalSettings(Settings):
     num_problems: int | None = setting(None, "default: all held-out problems", ge=1)
     num_samples: int = setting(1, "completions per problem", ge=1)
     success_reward: float = setting(1.0, "a completion is right when its reward reaches this")
+    success_part: str | None = setting(
+        None,
+        "name of the reward whose own value, before its weight, must reach success_reward, where it applies; default: "
+        "the weighted sum without shaping",
+        min_length=1,
+    )
     temperature: float = setting(1.0, "of sampling; 0: always the most likely token", ge=0)
     top_p: float = setting(1.0, "draw from the smallest set of tokens with this much probability", gt=0, le=1)
+    top_k: int = setting(0, "draw from the k most likely tokens; 0: all", ge=0)
+    min_p: float = setting(0.0, "leave out tokens below this share of the most likely one's probability", ge=0, lt=1)
     max_new_tokens: int | None = setting(
         None, "length limit of a completion; default: sampling.max_new_tokens", unit="tokens", ge=1
     )
     seed: int = setting(1234, "of the completions: the same at every evaluation, so that scores compare", ge=0)
     at_start: bool = setting(True, "evaluate before the first step")
     at_end: bool = setting(True, "evaluate after the last step")
+
+    def __post_init__(self) -> None:
+        Settings.__post_init__(self)
+        if self.num_samples > 1 and self.temperature == 0:
+            raise SettingError(
+                "num_samples",
+                f"{self.num_samples} at temperature 0 gives every problem {self.num_samples} equal completions; set "
+                "eval.temperature above 0, or eval.num_samples to 1",
+            )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

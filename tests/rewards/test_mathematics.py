@@ -50,6 +50,59 @@ def test_a_reference_counts_from_its_last_mark_on(answer: str, value: str) -> No
     assert one(make_reward("math"), r"\boxed{5}", answer) == 0.0
 
 
+# Written in the form of GSM8K's own solutions (arXiv 2110.14168): worked steps, then the answer after four marks.
+GSM8K_STYLE = [
+    ("Of 43 questions she answered all but 3, so she answered 43-3=<<43-3=40>>40 questions.\n#### 40", "40"),
+    ("Each box holds 6, so there are 4*6=<<4*6=24>>24 eggs.\nHe eats 2: the answer is 24-2=22, of 24.\n#### 22", "22"),
+    ("The answer to the first part is $15.\nTogether they pay $15+$20=$<<15+20=35>>35.\n#### 35", "35"),
+    ("They drive 2*600=<<2*600=1200>>1,200 miles.\n#### 1,200", "1200"),
+    ("Half of 5 is 5/2=<<5/2=2.5>>2.5 pounds.\n#### 2.5", "2.5"),
+    ("The final answer is not 7 but 7-12=<<7-12=-5>>-5 degrees.\n#### -5", "-5"),
+]
+
+
+@pytest.mark.parametrize(("solution", "answer"), GSM8K_STYLE)
+def test_a_solution_in_the_form_of_gsm8k_is_right_and_its_neighbours_wrong(solution: str, answer: str) -> None:
+    reward = make_reward("math")
+    assert one(reward, solution, answer) == 1.0
+    assert one(reward, solution, solution) == 1.0
+    assert one(reward, solution.rpartition("####")[0] + "#### 77", answer) == 0.0
+
+
+@pytest.mark.parametrize(
+    ("text", "truncated"),
+    [
+        ("First 10 / 2 = 5", True),
+        (r"It is \boxed{5}", True),
+        (r"It is 5, so \boxed{5", False),
+        (r"\boxed{5} and then \boxed{5", False),
+    ],
+)
+@pytest.mark.parametrize("extract", ["auto", "boxed"])
+def test_what_is_not_finished_is_no_answer_unless_asked_for(text: str, truncated: bool, extract: str) -> None:
+    item = RewardInput(prompt="", completion=text, answer="5", truncated=truncated)
+    assert make_reward("math", extract=extract).score([item]) == [0.0]
+    if extract == "auto":
+        assert make_reward("math", unfinished=True).score([item]) == [1.0]
+
+
+def test_right_steps_earn_a_part_of_the_reward() -> None:
+    solution = "She sold 48/2 = <<48/2=24>>24 in May, 48+24 = <<48+24=72>>72 in all.\n#### 72"
+    reward = make_reward("math", partial=0.5)
+
+    def earned(completion: str, metadata: dict[str, str] | None = None, answer: str = "72") -> Verdict:
+        return reward.score([RewardInput(prompt="", completion=completion, answer=answer, metadata=metadata or {})])[0]
+
+    worked = {"solution": solution}
+    assert earned("48/2 = 24, and 48 + 24 = 72. #### 72\n\\boxed{72}", worked) == 1.0
+    assert earned("48/2 = 24, so 48 - 24 = 24. \\boxed{24}", worked) == 0.25
+    assert earned("\\frac{48}{2} = 24 \\boxed{3}", answer=solution) == 0.25
+    assert earned("48/2 = 25. \\boxed{25}", worked) == 0.0
+    assert earned("24 and 72. \\boxed{24}", worked) == 0.0  # stated, not worked out
+    assert earned(" ".join(f"{n}+0={n}" for n in range(100)) + " \\boxed{1}", worked) == 0.0  # a list of numbers
+    assert earned("48/2 = 24 \\boxed{3}", {}) == 0.0  # nothing to compare with
+
+
 def test_the_last_answer_tag_counts() -> None:
     text = "<answer>3</answer> no, <answer>4</answer>"
     assert one(make_reward("math"), text, "4") == 1.0

@@ -17,6 +17,12 @@ from bolt_ray.rewards.reward_set import RewardResult
 RewardOf = Callable[[ScoringRequest], float | None]
 """The reward of a completion; None if it cannot be scored."""
 
+
+def no_two_alike(pairs: Sequence[tuple[str, str]]) -> list[bool]:
+    """A comparison of answers that finds none equal."""
+    return [False] * len(pairs)
+
+
 TIMEOUT = UnscoredReason(reward="fake", kind="timeout", detail="after 1 s")
 
 

@@ -214,3 +214,20 @@ def test_a_prompt_hardly_ever_drawn_is_not_the_whole_step() -> None:
     builder = dataclasses.replace(BUILDER, importance=1.0)
     batch, _ = builder.build(rollouts(scored("a", 2.0, draw_weight=1e-9)), step=0)
     assert batch.advantages.tolist() == [0.5 * MAX_IMPORTANCE]
+
+
+def test_right_answers_found_another_way_earn_a_bonus_and_the_baseline_does_not_see_it() -> None:
+    own_way = scored("a", 2.0, tokens=8, group_id=1)
+    short = scored("b", 2.0, tokens=4, group_id=1)  # what `own_way` begins with
+    wrong = dataclasses.replace(scored("c", 0.0, group_id=1), token_ids=np.array([7, 7, 7, 7], dtype=np.int32))
+    step = rollouts(own_way, short, wrong)
+    options = AdvantageOptions(normalize="none", diversity_bonus=0.5)
+    builder = dataclasses.replace(BUILDER, advantage=options)
+    batch, output = builder.build(step, step=0)
+    # Runs of own_way: one of five is shared with one of two others.
+    assert batch.advantages.tolist() == pytest.approx([0.5 + 0.5 * (4 + 0.5) / 5, 0.5 + 0.5 * 0.5, -0.5])
+    assert builder.metrics(step, output, version=3)["reward/diversity"] == pytest.approx((0.9 + 0.5 + 1.0) / 3)
+    assert builder.outcomes(step).reward_sums.tolist() == [1.0, 1.0, 0.0]
+    alone = dataclasses.replace(builder, advantage=dataclasses.replace(options, diversity_within="group"))
+    apart = rollouts(own_way, dataclasses.replace(short, group_id=2), dataclasses.replace(wrong, group_id=3))
+    assert alone.build(apart, step=0)[0].advantages.tolist() == pytest.approx([0.5, 0.5, -0.5])

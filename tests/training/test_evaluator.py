@@ -12,13 +12,15 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 from rich.console import Console
-from support.fakes import FakeScorers, answer
+from support.fakes import FakeScorers, answer, no_two_alike
 
 from bolt_ray.actors.scorer_actor import ScoringRequest
 from bolt_ray.commands.evaluate.predictions import write_predictions
 from bolt_ray.commands.evaluate.report import EvaluationReport, compare_with_first
 from bolt_ray.commands.model_source import ModelSource
 from bolt_ray.core.errors import StallError
+from bolt_ray.core.evaluation.summary import Estimate, EvaluationResult, Success, summarize
+from bolt_ray.core.evaluation.voting import SameAnswers
 from bolt_ray.core.records import (
     Completion,
     DrawnPrompt,
@@ -27,10 +29,11 @@ from bolt_ray.core.records import (
     ScoredCompletion,
     UnscoredCompletion,
     UnscoredReason,
+    fields_of,
 )
 from bolt_ray.engines.settings import SamplingSettings
 from bolt_ray.training.completions import CompletionService, Outcome, request_seed
-from bolt_ray.training.evaluator import EvaluationResult, Evaluator, summarize
+from bolt_ray.training.evaluator import Evaluator
 from bolt_ray.training.settings import EvalSettings
 
 
@@ -58,11 +61,15 @@ def outcome(text: str, reward: float | None, *, tokens: int = 2, cut: bool = Fal
 
 
 def summary_of(
-    groups: Sequence[Sequence[Outcome]], *, threshold: float = 1.0, k: int | None = None
+    groups: Sequence[Sequence[Outcome]],
+    *,
+    threshold: float = 1.0,
+    k: int | None = None,
+    same_answers: SameAnswers = no_two_alike,
 ) -> EvaluationResult:
     """Of problems 0, 1, …, from the third on of source "b"."""
     problems = [problem(row, "a" if row < 2 else "b") for row in range(len(groups))]
-    return summarize(problems, groups, threshold=threshold, k=k)
+    return summarize(problems, groups, success=Success(reward=threshold), same_answers=same_answers, k=k)
 
 
 def four_samples() -> list[list[Outcome]]:
@@ -117,6 +124,35 @@ def test_votes_go_by_the_answer_not_by_the_text() -> None:
     assert result.overall.k == 4
     assert result.overall.maj_at_k is not None
     assert result.overall.maj_at_k.value == 1.0
+
+
+def test_answers_that_are_equal_mathematically_vote_together() -> None:
+    written = [r"\frac{1}{2}", r"\dfrac{1}{2}", r"\frac12", "0.5", "x", "x"]
+    group = [outcome(f"\\boxed{{{text}}}", float(place < 4)) for place, text in enumerate(written)]
+
+    def halves(pairs: Sequence[tuple[str, str]]) -> list[bool]:
+        return [not {"x"} & set(pair) for pair in pairs]
+
+    assert [summary_of([group], same_answers=same).overall.maj_at_k for same in (no_two_alike, halves)] == [
+        Estimate(value=0.0, low=0.0, high=pytest.approx(0.793, abs=1e-3)),
+        Estimate(value=1.0, low=pytest.approx(0.207, abs=1e-3), high=1.0),
+    ]
+
+
+def test_a_sum_of_weights_that_add_up_to_one_in_decimals_only_is_a_success() -> None:
+    perfect = 0.7 * 1.0 + 0.2 * 1.0 + 0.1 * 1.0
+    assert perfect < 1.0
+    assert summary_of([[outcome("x", perfect)]]).score.correct == 1
+    assert summary_of([[outcome("x", 0.999)]]).score.correct == 0
+
+
+def test_one_reward_can_mean_success_where_it_applies() -> None:
+    right = ScoredCompletion(**{**fields_of(outcome("x", 0.4)), "parts": {"math": 1.0, "style": -0.6}})
+    wrong = ScoredCompletion(**{**fields_of(outcome("x", 1.0)), "parts": {"math": 0.0, "style": 1.0}})
+    of_another_dataset = ScoredCompletion(**{**fields_of(outcome("x", 1.0)), "parts": {"style": 1.0}})
+    by_math = Success(reward=1.0, part="math")
+    assert [by_math.holds(item) for item in (right, wrong, of_another_dataset)] == [True, False, True]
+    assert [Success(reward=1.0).holds(item) for item in (right, wrong)] == [False, True]
 
 
 def test_the_bootstrap_resamples_problems() -> None:
@@ -226,7 +262,9 @@ def test_predictions_as_jsonl_and_parquet(tmp_path: Path) -> None:
         [replace(outcome("3\n", None, tokens=1, cut=True), reason=UnscoredReason(reward="own", kind="crash"))]
     )
     prompts = [problem(0), problem(1), problem(2, "b"), chat]
-    write_predictions(summarize(prompts, groups, threshold=1.0), tmp_path, name="model")
+    write_predictions(
+        summarize(prompts, groups, success=Success(reward=1.0), same_answers=no_two_alike), tmp_path, name="model"
+    )
     rows = [json.loads(line) for line in (tmp_path / "model.jsonl").read_text().splitlines()]
     assert len(rows) == 13
     assert [row["source"] for row in rows[::4]] == ["a", "a", "b", "c"]
@@ -293,6 +331,7 @@ def evaluator(
         sampling=SamplingSettings(temperature=0.5),
         settings=EvalSettings(num_samples=3, seed=11),
         stall_s=stall_s,
+        same_answers=no_two_alike,
         k=k,
     )
 

@@ -12,18 +12,19 @@ from typing import Any
 import numpy as np
 import pytest
 from rich.console import Console
-from support.fakes import FakeBaseline, FakeGenerators, FakeScorers, RewardOf, tokens_of
+from support.fakes import FakeBaseline, FakeGenerators, FakeScorers, RewardOf, no_two_alike, tokens_of
 
 from bolt_ray.actors.scorer_actor import ScoringRequest
 from bolt_ray.core.advantages import AdvantageOptions
 from bolt_ray.core.errors import UnhealthyTrainingError, WeightSyncError
+from bolt_ray.core.evaluation.summary import Score
 from bolt_ray.core.records import DrawnPrompt, Outcomes, Prompt, StepReport, TrainingBatch, UnscoredReason
 from bolt_ray.engines.settings import SamplingSettings
 from bolt_ray.rewards.unscored import check_unscored
 from bolt_ray.training.baseline_quality import BaselineWatch
 from bolt_ray.training.batch import BatchBuilder
 from bolt_ray.training.completions import CompletionService
-from bolt_ray.training.evaluator import Evaluator, Score
+from bolt_ray.training.evaluator import Evaluator
 from bolt_ray.training.interrupts import InterruptFlag
 from bolt_ray.training.loop import TrainingLoop
 from bolt_ray.training.notices import Notices
@@ -156,6 +157,7 @@ class Harness:
                 sampling=SamplingSettings(),
                 settings=EvalSettings(num_samples=1, seed=0),
                 stall_s=5.0,
+                same_answers=no_two_alike,
             ),
             metrics=MetricsLog(self.run_directory),
             display=display,

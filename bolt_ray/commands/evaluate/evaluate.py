@@ -25,7 +25,7 @@ from bolt_ray.commands.evaluate.predictions import write_predictions
 from bolt_ray.commands.evaluate.report import EvaluationReport, compare_with_first
 from bolt_ray.commands.model_source import ModelSource, find_model
 from bolt_ray.commands.shared.gpus import resolve_here
-from bolt_ray.commands.shared.inference import launch_generators, start_scorers
+from bolt_ray.commands.shared.inference import launch_generators, math_equality, start_scorers
 from bolt_ray.commands.shared.inputs import RunInputs, check_inputs, prepare_inputs, require_vllm
 from bolt_ray.commands.shared.prompts import heldout_problems, open_store
 from bolt_ray.commands.shared.ray_session import ray_session
@@ -34,12 +34,13 @@ from bolt_ray.config.own_code import with_own_rewards
 from bolt_ray.config.resolve import eval_sampling
 from bolt_ray.config.schema import RunConfig
 from bolt_ray.core.errors import ConfigError
+from bolt_ray.core.evaluation.summary import EvaluationResult
 from bolt_ray.core.records import DrawnPrompt, UnscoredCompletion
 from bolt_ray.data.ingest.read_plan import preset_of
 from bolt_ray.engines.tokenizer import PromptTokenizer
 from bolt_ray.rewards.unscored import check_unscored, count_reasons
 from bolt_ray.training.completions import CompletionService
-from bolt_ray.training.evaluator import EvaluationResult, Evaluator
+from bolt_ray.training.evaluator import Evaluator
 from bolt_ray.training.interrupts import Interrupted, InterruptFlag, catch_interrupts
 
 
@@ -132,6 +133,8 @@ class _Job:
         self._console = console
         self._stack = stack
         self._scorers: ScorerPool | None = None
+        self._same_answers = math_equality(config)
+        stack.callback(self._same_answers.close)
 
     def evaluate(self, source: ModelSource) -> EvaluationResult:
         config = _of_model(self._config, source)
@@ -162,6 +165,7 @@ class _Job:
             settings=config.eval,
             stall_s=config.deadlines.generation_s + config.deadlines.startup_s,
             k=self._k,
+            same_answers=self._same_answers,
         )
         bar = Progress(
             TextColumn("evaluate"),
@@ -233,10 +237,6 @@ def _check_numbers(config: RunConfig, *, k: int | None) -> None:
     samples = config.eval.num_samples
     if k is not None and not 1 <= k <= samples:
         raise ConfigError(f"--k {k} must lie between 1 and the samples per problem, {samples}; raise --samples")
-    if samples > 1 and config.eval.temperature == 0:
-        raise ConfigError(
-            f"at temperature 0 the {samples} samples of a problem are all the same; set --temperature, or --samples 1"
-        )
 
 
 def _sources(config: RunConfig, models: Sequence[str | Path], *, compare: bool) -> list[ModelSource]:

@@ -14,7 +14,7 @@ from rich.table import Table
 
 from bolt_ray.commands.model_source import ModelSource
 from bolt_ray.core.evaluation.bootstrap import PairedComparison, paired_bootstrap
-from bolt_ray.training.evaluator import BOOTSTRAP_SEED, Estimate, EvaluationResult, Summary
+from bolt_ray.core.evaluation.summary import BOOTSTRAP_SEED, Estimate, EvaluationResult, Summary
 
 Comparisons = Mapping[str, Mapping[str, PairedComparison]]
 """Model label → ``pass@k`` → against the first model."""
@@ -88,7 +88,9 @@ def summary_table(label: str, result: EvaluationResult) -> Table:
     title = f"{_plain(label)}: {samples} sample(s) per problem, 95 % intervals below"
     table = Table(box=box.SIMPLE_HEAD, title=title, title_justify="left", title_style="bold", padding=(0, 1))
     table.add_column("source", overflow="fold")
-    headings = ["pass@1"] if overall.k == 1 else ["pass@1", f"pass@{overall.k}", f"maj@{overall.k}"]
+    headings = ["pass@1" if samples == 1 else f"avg@{samples}"]
+    if overall.k > 1:
+        headings += [f"pass@{overall.k}", f"maj@{overall.k}"]
     for heading in ("n", *headings, "length", "cut", "unscored"):
         table.add_column(heading, justify="right", no_wrap=True)
     rows = dict(result.by_source)

@@ -11,6 +11,7 @@ from bolt_ray.config.resolve import engine_settings
 from bolt_ray.config.schema import RunConfig
 from bolt_ray.data.ingest.read_plan import source_names
 from bolt_ray.data.settings import DatasetSettings
+from bolt_ray.rewards.equivalence import MathEquality
 
 
 def launch_generators(
@@ -43,6 +44,17 @@ def start_scorers(
         settings=config.scoring,
         by_source=_rewards_by_source(inputs.train),
         eval_by_source=_rewards_by_source(inputs.heldout or inputs.train),
+    )
+
+
+def math_equality(config: RunConfig) -> MathEquality:
+    """What the votes of an evaluation are compared with; the caller closes it."""
+    scoring = config.scoring
+    return MathEquality(
+        reward=next((reward for reward in config.rewards if reward.type == "math"), None),
+        timeout_s=scoring.timeout_s,
+        memory_mb=scoring.memory_mb,
+        startup_timeout_s=scoring.startup_timeout_s,
     )
 
 

@@ -22,13 +22,14 @@ from bolt_ray.actors.baseline_shards import BaselineShards
 from bolt_ray.actors.generator_pool import GeneratorPool
 from bolt_ray.actors.scorer_pool import ScorerPool
 from bolt_ray.actors.settings import OWN_WARM_START
-from bolt_ray.commands.shared.inference import launch_generators, start_scorers
+from bolt_ray.commands.shared.inference import launch_generators, math_equality, start_scorers
 from bolt_ray.commands.shared.inputs import RunInputs
 from bolt_ray.commands.shared.prompts import heldout_problems, open_store, store_row_keys
 from bolt_ray.commands.shared.say import say
 from bolt_ray.config.resolve import eval_sampling
 from bolt_ray.config.schema import RunConfig
 from bolt_ray.core.curriculum import Curriculum
+from bolt_ray.core.evaluation.summary import Score
 from bolt_ray.core.records import DrawnPrompt
 from bolt_ray.data.ingest.read_plan import source_weights
 from bolt_ray.data.store import PromptStore
@@ -39,7 +40,7 @@ from bolt_ray.training.batch import BatchBuilder
 from bolt_ray.training.checkpoints import write_checkpoint
 from bolt_ray.training.completions import CompletionService
 from bolt_ray.training.curriculum_stream import CurriculumPrompts, PromptSchedule
-from bolt_ray.training.evaluator import Evaluator, Score
+from bolt_ray.training.evaluator import Evaluator
 from bolt_ray.training.interrupts import InterruptFlag
 from bolt_ray.training.learner_group import LearnerGroup
 from bolt_ray.training.loop import LoopOutcome, TrainingLoop
@@ -230,12 +231,15 @@ class TrainingAssembly:
         )
         first = prompts.first_token_ids(NUM_PROBES)
         sync.run(self._version, [ParityProbe(token_ids=token_ids) for token_ids in first if len(token_ids) >= 2])
+        same_answers = math_equality(config)
+        stack.callback(same_answers.close)
         evaluator = Evaluator(
             service=service,
             problems=problems,
             sampling=eval_sampling(config),
             settings=config.eval,
             stall_s=config.deadlines.generation_s + config.deadlines.startup_s,
+            same_answers=same_answers,
         )
         display = stack.enter_context(
             ProgressDisplay(total_steps=config.train.max_steps, first_step=self._first_step, console=self._console)

@@ -6,6 +6,7 @@ import re
 from fractions import Fraction
 
 _TAG = re.compile(r"<answer>((?:(?!</?answer>).)*)</answer>", re.DOTALL)
+_MARKED_LINE = re.compile(r"^[ \t]*####[ \t]*(\S[^\n]*)$", re.MULTILINE)
 _BRACES = re.compile(r"(\\(?:boxed|fbox)\s*\{)|\\.|([{}])", re.DOTALL)
 _NUMBER = re.compile(r"(?:(?<![\w)])[-+−])?\$?(?:\d{1,3}(?:,\d{3})+|\d+)?(?:\.\d+|(?<=\d))(?:\s?/\s?\d+)?(?:\s?\\?%)?")
 _PLAIN_NUMBER = re.compile(r"[-+]?(?:\d+\.?\d*|\.\d+)(?:/\d+)?")
@@ -16,18 +17,18 @@ _MAX_NUMBER_CHARS = 64
 def extract_answer(text: str) -> str | None:
     """The answer two completions must share to vote for the same.
 
-    It is the last ``<answer>…</answer>``, else the last ``\\boxed{…}``, else the last number, else the whole text;
-    ``\\boxed{…}`` inside the tags is opened too. White space is made one blank, ``$`` around it goes, and a number
-    is written one way: ``1,200.0`` is ``1200``, ``2/4`` is ``1/2``.
+    It is the last ``<answer>…</answer>``, else what the text marks as its answer (`marked_answer`), else the last
+    number, else the whole text; what is marked inside the tags is opened too. White space is made one blank, ``$``
+    around it goes, and a number is written one way: ``1,200.0`` is ``1200``, ``2/4`` is ``1/2``.
 
     Returns:
         None if there is nothing but white space.
     """
     tagged = _TAG.findall(text)
     inner = str(tagged[-1]) if tagged else text
-    boxed = last_boxed(inner)
-    if boxed is not None:
-        return normalize_answer(boxed)
+    marked = marked_answer(inner)
+    if marked is not None:
+        return normalize_answer(marked)
     if tagged:
         return normalize_answer(inner)
     return normalize_answer(last_number(text) or text)
@@ -47,10 +48,31 @@ def normalize_answer(answer: str) -> str | None:
     return plain or None
 
 
+def marked_answer(text: str) -> str | None:
+    """What a text marks as its answer: the later of its last ``\\boxed{…}`` and its last line ``#### …``.
+
+    The line is GSM8K's (arXiv 2110.14168).
+
+    Returns:
+        None if nothing is marked; "" where the last mark is a box that is empty, or opened and not closed.
+    """
+    start, marked = _last_box(text)
+    for line in _MARKED_LINE.finditer(text):
+        if line.start() > start:
+            marked = line.group(1).strip()
+    return marked
+
+
 def last_boxed(text: str) -> str | None:
-    """The content of the last closed ``\\boxed{…}`` (or ``\\fbox``), braces balanced; None if there is none."""
+    """The content of the last ``\\boxed{…}`` (or ``\\fbox``), braces balanced; "" if it does not close, None if there
+    is none."""
+    return _last_box(text)[1]
+
+
+def _last_box(text: str) -> tuple[int, str | None]:
+    """Where the last box begins, -1 for none, and what is in it, "" if it does not close."""
     opened: list[int | None] = []
-    found: tuple[int, int] | None = None
+    found: tuple[int, str | None] = (-1, None)
     for match in _BRACES.finditer(text):
         if match.group(1):
             opened.append(match.end())
@@ -58,9 +80,10 @@ def last_boxed(text: str) -> str | None:
             opened.append(None)
         elif match.group(2) == "}" and opened:
             start = opened.pop()
-            if start is not None and (found is None or start > found[0]):
-                found = (start, match.start())
-    return None if found is None else text[found[0] : found[1]].strip()
+            if start is not None and start > found[0]:
+                found = (start, text[start : match.start()].strip())
+    unclosed = max((start for start in opened if start is not None), default=-1)
+    return (unclosed, "") if unclosed > found[0] else found
 
 
 def last_number(text: str) -> str | None:

@@ -105,6 +105,17 @@ def value_of(expression: Expression) -> Fraction:
             return apply_binary(binary_operator, value_of(left), value_of(right))
 
 
+def count_operations(expression: Expression) -> int:
+    """How many operations a tree has."""
+    match expression:
+        case Unary(_, operand):
+            return 1 + count_operations(operand)
+        case Binary(_, left, right):
+            return 1 + count_operations(left) + count_operations(right)
+        case _:
+            return 0
+
+
 def render(expression: Expression) -> str:
     """The text of a tree with no parenthesis more than needed.
 

@@ -29,8 +29,11 @@ from bolt_ray.tasks.arithmetic.expressions import (
     UnaryOperator,
     apply_binary,
     apply_unary,
+    count_operations,
+    parse,
     reduce_once,
     render,
+    value_of,
 )
 from bolt_ray.tasks.arithmetic.settings import ProblemSettings
 
@@ -175,6 +178,29 @@ def is_correct(completion_text: str, answer: str) -> bool:
     if completion_text.count(ANSWER_OPEN) != 1:
         return False
     return _rational(_ANSWER.search(completion_text)) == expected
+
+
+def right_steps(prompt: str, completion_text: str) -> float:
+    """Share of a prompt's operations that a completion's scratchpad carries out before its first mistake, in [0, 1].
+
+    A link of the chain counts if it has the prompt's value and fewer operations than the link before it.
+    """
+    try:
+        tree = parse(prompt.strip().removesuffix(STEP_SEPARATOR))
+        value = value_of(tree)
+    except ValueError:
+        return 0.0
+    operations = left = count_operations(tree)
+    for link in completion_text.partition(ANSWER_OPEN)[0].split(STEP_SEPARATOR):
+        try:
+            tree = parse(link)
+            right = value_of(tree) == value and count_operations(tree) < left
+        except ValueError:
+            break
+        if not right:
+            break
+        left = count_operations(tree)
+    return (operations - left) / operations if operations else 0.0
 
 
 def _rational(found: re.Match[str] | None) -> Fraction | None:
