@@ -48,6 +48,13 @@ class ScoringSettings(Settings):
     timeout_s: float = setting(10.0, "wall-clock limit of one call of a reward", unit="s", gt=0)
     startup_timeout_s: float = setting(120.0, "limit on a scorer's start, with imports and models", unit="s", gt=0)
     memory_mb: int = setting(4096, "private memory of one reward process", unit="MiB", ge=64)
+    check_references: int = setting(
+        1000,
+        "rows, spread evenly, whose answers are scored against themselves at the start, where the reward knows how a "
+        "right completion is written; a dataset where most are wrong is refused. 0: none",
+        unit="rows",
+        ge=0,
+    )
     max_unscored_fraction: float = setting(
         0.5, "the run stops when a larger share of completions gets no verdict", ge=0, le=1
     )

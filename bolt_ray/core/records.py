@@ -160,6 +160,10 @@ class UnscoredCompletion(Completion):
     reason: UnscoredReason
 
 
+Outcome = ScoredCompletion | UnscoredCompletion
+"""A completion that went through the rewards."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ScoredRollout(ScoredCompletion):
     """A scored completion with what was read when it was dispatched: all that a step needs of it.

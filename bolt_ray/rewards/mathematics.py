@@ -6,6 +6,7 @@ thread only; reward processes score in theirs. What the alarm cannot stop is sto
 
 from __future__ import annotations
 
+import json
 import logging
 import re
 import time
@@ -52,6 +53,24 @@ class MathSettings(RewardSettings):
     decimals: int = setting(6, "places to which decimal numbers are compared", ge=0, le=15)
     parse_timeout_s: int = setting(3, "math-verify's own limit on one parse and on one comparison", unit="s", ge=1)
 
+    def right_completion(self, item: RewardInput) -> str | None:
+        answer = reference_answer(item.answer)
+        return answer if self.extract == "last_number" else f"\\boxed{{{answer}}}"
+
+
+def reference_answer(answer: str) -> str:
+    """The answer proper: what follows the last ``####`` of a worked solution, and of that what is boxed."""
+    reference = answer.rsplit(_GSM8K_MARK, 1)[-1].strip()
+    return last_boxed(reference) or reference
+
+
+def _is_object(reference: str) -> bool:
+    """Whether a reference is a JSON object: a nested column taken for an answer."""
+    try:
+        return isinstance(json.loads(reference), dict)
+    except (ValueError, RecursionError):
+        return False
+
 
 class MathReward:
     """1.0 if the completion's answer equals the row's; if not, or if it gives none, 0.0 or ``partial`` of its steps.
@@ -79,11 +98,12 @@ class MathReward:
         return [self._score_one(item) for item in inputs]
 
     def _score_one(self, item: RewardInput) -> float | Unscored:
-        reference = item.answer.rsplit(_GSM8K_MARK, 1)[-1].strip()
+        reference = reference_answer(item.answer)
         if not reference:
             return Unscored("no_answer", "the row has no reference answer")
         started = time.monotonic()
-        gold = self._parse_answer(last_boxed(reference) or reference)
+        # Math-verify would read an object as some expression, which no completion gives.
+        gold = [] if _is_object(reference) else self._parse_answer(reference)
         if not gold:
             return Unscored("bad_answer", f"the reference answer {reference!r} cannot be read")
         found = self._find(item)

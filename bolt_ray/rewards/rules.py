@@ -28,6 +28,9 @@ class ExactSettings(RewardSettings):
     ignore_case: bool = setting(False, "compare without regard to case")
     ignore_space: bool = setting(True, "runs of white space count as one blank, those at the ends not at all")
 
+    def right_completion(self, item: RewardInput) -> str | None:
+        return item.answer
+
 
 class ExactReward:
     """1.0 if the completion is the answer, else 0.0; unscored where the dataset has no answer."""
@@ -66,6 +69,9 @@ class ContainsSettings(RewardSettings):
         RewardSettings.__post_init__(self)
         if not all(self.texts):
             raise SettingError("texts", "has an empty text, which every completion contains")
+
+    def right_completion(self, item: RewardInput) -> str | None:
+        return None if self.texts else item.answer
 
 
 class ContainsReward:

@@ -13,9 +13,12 @@ from __future__ import annotations
 import math
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 from bolt_ray.core.settings import Settings, nearest_hint, setting
+
+if TYPE_CHECKING:
+    from bolt_ray.rewards.protocol import RewardInput
 
 UNKNOWN_BOUNDS = (0.0, 1.0)
 """What a reward is taken to give where it does not say."""
@@ -68,6 +71,11 @@ class RewardSettings(Settings):
     def bounds(self) -> tuple[float, float] | None:
         """Lowest and highest value it gives as it is set, before its weight; None where that is not known."""
         return self.always_within
+
+    def right_completion(self, item: RewardInput) -> str | None:
+        """A completion that must get the full reward by the row's answer alone; None where that is not known, or the
+        answer does not matter."""
+        return None
 
     @property
     def default_name(self) -> str:

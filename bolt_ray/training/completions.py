@@ -16,10 +16,10 @@ from typing import Protocol
 import xxhash
 
 from bolt_ray.actors.scorer_actor import ScoringRequest, ScoringResult
-from bolt_ray.core.evaluation.summary import Outcome
 from bolt_ray.core.records import (
     Completion,
     GenerationRequest,
+    Outcome,
     Prompt,
     RequestKind,
     ScoredCompletion,

@@ -8,9 +8,9 @@ from collections.abc import Callable, Sequence
 from bolt_ray.core.errors import StallError
 from bolt_ray.core.evaluation.summary import EvaluationResult, Success, summarize
 from bolt_ray.core.evaluation.voting import SameAnswers
-from bolt_ray.core.records import DrawnPrompt, GenerationRequest
+from bolt_ray.core.records import DrawnPrompt, GenerationRequest, Outcome
 from bolt_ray.engines.settings import SamplingSettings
-from bolt_ray.training.completions import POLL_S, CompletionService, Outcome, request_seed
+from bolt_ray.training.completions import POLL_S, CompletionService, request_seed
 from bolt_ray.training.settings import EvalSettings
 
 

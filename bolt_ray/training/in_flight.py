@@ -11,8 +11,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from bolt_ray.core.records import DrawnPrompt, ScoredRollout, UnscoredCompletion, UnscoredRollout, fields_of
-from bolt_ray.training.completions import Outcome
+from bolt_ray.core.records import DrawnPrompt, Outcome, ScoredRollout, UnscoredCompletion, UnscoredRollout, fields_of
 
 Rollout = ScoredRollout | UnscoredRollout
 

@@ -28,10 +28,11 @@ from bolt_ray.core.records import (
     DroppedRollout,
     DropReason,
     GenerationRequest,
+    Outcome,
     ScoredRollout,
     UnscoredRollout,
 )
-from bolt_ray.training.completions import POLL_S, CompletionService, Outcome, request_seed
+from bolt_ray.training.completions import POLL_S, CompletionService, request_seed
 from bolt_ray.training.in_flight import DispatchedRequest, PlannedRequest, Rollout, SavedRequest, join, saved_request
 from bolt_ray.training.settings import RolloutSettings
 

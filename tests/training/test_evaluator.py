@@ -25,6 +25,7 @@ from bolt_ray.core.records import (
     Completion,
     DrawnPrompt,
     GenerationRequest,
+    Outcome,
     Prompt,
     ScoredCompletion,
     UnscoredCompletion,
@@ -32,7 +33,7 @@ from bolt_ray.core.records import (
     fields_of,
 )
 from bolt_ray.engines.settings import SamplingSettings
-from bolt_ray.training.completions import CompletionService, Outcome, request_seed
+from bolt_ray.training.completions import CompletionService, request_seed
 from bolt_ray.training.evaluator import Evaluator
 from bolt_ray.training.settings import EvalSettings
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, replace
 from functools import partial
@@ -29,6 +29,7 @@ from bolt_ray.commands.shared.inference import launch_generators, math_equality,
 from bolt_ray.commands.shared.inputs import RunInputs, check_inputs, prepare_inputs, require_vllm
 from bolt_ray.commands.shared.prompts import heldout_problems, open_store
 from bolt_ray.commands.shared.ray_session import ray_session
+from bolt_ray.commands.shared.references import verify_references
 from bolt_ray.commands.shared.resources import resource_map
 from bolt_ray.config.own_code import with_own_rewards
 from bolt_ray.config.resolve import eval_sampling
@@ -145,7 +146,7 @@ class _Job:
             if self._scorers is None:
                 self._scorers = start_scorers(config, inputs)
                 self._stack.callback(self._scorers.close)
-            problems = read_problems(config, inputs)
+            problems = read_problems(config, inputs, say=say)
             say(f"{source.label}: {len(problems):,} problems × {config.eval.num_samples}")
             generators.wait_ready(idle=self._interrupts.check)
             if source.adapter is not None:
@@ -185,11 +186,11 @@ class _Job:
             return evaluator.run(pump=pump, on_progress=lambda done, total: bar.update(task, completed=done))
 
 
-def read_problems(config: RunConfig, inputs: RunInputs) -> list[DrawnPrompt]:
+def read_problems(config: RunConfig, inputs: RunInputs, *, say: Callable[[str], None]) -> list[DrawnPrompt]:
     """The held-out problems of a config, tokenized: those that training evaluates on.
 
     Raises:
-        ConfigError: the config holds none out.
+        ConfigError: the config holds none out, or most of their answers are wrong by their own reward.
         DataError: a dataset cannot be used, or a problem is too long.
     """
     rows = None
@@ -205,11 +206,12 @@ def read_problems(config: RunConfig, inputs: RunInputs) -> list[DrawnPrompt]:
             "data.heldout_size or data.heldout_fraction"
         )
     max_new_tokens = config.eval.max_new_tokens or config.sampling.max_new_tokens
+    rows = rows[: config.eval.num_problems]
+    verify_references(store, rows, config, inputs, evaluation=True, say=say)
     return heldout_problems(
         store,
         rows,
         tokenize=PromptTokenizer(path=str(inputs.model_path), trust_remote_code=config.model.trust_remote_code),
-        limit=config.eval.num_problems,
         max_tokens=min(config.data.max_prompt_tokens, inputs.context_tokens - max_new_tokens),
     )
 

@@ -12,8 +12,7 @@ import pyarrow.parquet as pq
 
 from bolt_ray.core.evaluation.answers import extract_answer
 from bolt_ray.core.evaluation.summary import EvaluationResult
-from bolt_ray.core.records import Prompt, ScoredCompletion
-from bolt_ray.training.completions import Outcome
+from bolt_ray.core.records import Outcome, Prompt, ScoredCompletion
 
 SCHEMA = pa.schema(
     [

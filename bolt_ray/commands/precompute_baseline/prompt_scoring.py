@@ -20,6 +20,7 @@ from bolt_ray.core.errors import DataError, StallError
 from bolt_ray.core.records import (
     DrawnPrompt,
     GenerationRequest,
+    Outcome,
     Prompt,
     ScoredCompletion,
     UnscoredCompletion,
@@ -29,7 +30,7 @@ from bolt_ray.data.store import PromptStore
 from bolt_ray.data.stream.draw_log import WindowDraws
 from bolt_ray.data.stream.window_reader import Tokenize, UnusableDraw, WindowReader
 from bolt_ray.rewards.unscored import UnscoredCheck, without_detail
-from bolt_ray.training.completions import POLL_S, CompletionService, Outcome, request_seed
+from bolt_ray.training.completions import POLL_S, CompletionService, request_seed
 
 READ_ROWS = 4096
 """Rows that are read at a time; as many again are read ahead."""

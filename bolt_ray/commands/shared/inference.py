@@ -42,8 +42,8 @@ def start_scorers(
     return start(
         specs=config.rewards,
         settings=config.scoring,
-        by_source=_rewards_by_source(inputs.train),
-        eval_by_source=_rewards_by_source(inputs.heldout or inputs.train),
+        by_source=rewards_by_source(inputs.train),
+        eval_by_source=rewards_by_source(inputs.heldout or inputs.train),
     )
 
 
@@ -58,7 +58,7 @@ def math_equality(config: RunConfig) -> MathEquality:
     )
 
 
-def _rewards_by_source(datasets: Sequence[DatasetSettings]) -> dict[str, list[str]]:
+def rewards_by_source(datasets: Sequence[DatasetSettings]) -> dict[str, list[str]]:
     """The rewards of the datasets that name theirs; the others get all of them."""
     return {
         source: [dataset.reward]

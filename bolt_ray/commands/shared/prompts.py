@@ -54,16 +54,15 @@ def heldout_problems(
     rows: NDArray[np.int64],
     *,
     tokenize: PromptTokenizer,
-    limit: int | None,
     max_tokens: int,
 ) -> list[DrawnPrompt]:
-    """The problems of an evaluation: the first ``limit`` of ``rows``.
+    """The problems of an evaluation, in the order of ``rows``.
 
     Raises:
         DataError: a problem is longer than ``max_tokens``.
     """
     problems = []
-    for index, (prompt, token_ids) in enumerate(read_tokenized(store, rows[:limit], tokenize)):
+    for index, (prompt, token_ids) in enumerate(read_tokenized(store, rows, tokenize)):
         if not 0 < len(token_ids) <= max_tokens:
             raise DataError(
                 f"{store.place(prompt.row)}: the held-out prompt has {len(token_ids):,} tokens; the limit is "

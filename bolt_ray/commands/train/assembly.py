@@ -25,6 +25,7 @@ from bolt_ray.actors.settings import OWN_WARM_START
 from bolt_ray.commands.shared.inference import launch_generators, math_equality, start_scorers
 from bolt_ray.commands.shared.inputs import RunInputs
 from bolt_ray.commands.shared.prompts import heldout_problems, open_store, store_row_keys
+from bolt_ray.commands.shared.references import verify_references
 from bolt_ray.commands.shared.say import say
 from bolt_ray.config.resolve import eval_sampling
 from bolt_ray.config.schema import RunConfig
@@ -62,6 +63,7 @@ class TrainingAssembly:
     start_shards = BaselineShards.start
     start_scorers = staticmethod(start_scorers)
     open_store = staticmethod(open_store)
+    verify_references = staticmethod(verify_references)
     prompt_stream = CurriculumPrompts
 
     def __init__(
@@ -149,14 +151,16 @@ class TrainingAssembly:
         tokenize = PromptTokenizer(path=str(inputs.model_path), trust_remote_code=config.model.trust_remote_code)
         max_tokens = min(config.data.max_prompt_tokens, inputs.context_tokens - config.sampling.max_new_tokens)
         rows, heldout_rows = store.split_heldout(fraction=config.data.heldout_fraction, size=config.data.heldout_size)
-        problems: list[DrawnPrompt] = []
-        limit = config.eval.num_problems
+        heldout = store
         if inputs.heldout:
             heldout = self.open_store(inputs.heldout, config)
-            everything = np.arange(heldout.num_rows, dtype=np.int64)
-            problems = heldout_problems(heldout, everything, tokenize=tokenize, limit=limit, max_tokens=max_tokens)
-        elif len(heldout_rows):
-            problems = heldout_problems(store, heldout_rows, tokenize=tokenize, limit=limit, max_tokens=max_tokens)
+            heldout_rows = np.arange(heldout.num_rows, dtype=np.int64)
+        problem_rows = heldout_rows[: config.eval.num_problems]
+        if self._checkpoint is None:
+            verify = partial(self.verify_references, config=config, inputs=inputs, say=partial(say, self._console))
+            verify(store, rows, evaluation=False)
+            verify(heldout, problem_rows, evaluation=True)
+        problems = heldout_problems(heldout, problem_rows, tokenize=tokenize, max_tokens=max_tokens)
         # Held-out prompts never get an outcome: the baseline and its curriculum know the others only.
         shards.register(store.keys().take(rows).to_pylist(), store.source_names(rows))
         prompts = self.prompt_stream(

@@ -12,9 +12,7 @@ from bolt_ray.core.evaluation.bootstrap import paired_bootstrap
 from bolt_ray.core.evaluation.pass_at_k import maj_at_k, pass_at_k, wilson_interval
 from bolt_ray.core.evaluation.voting import SameAnswers, merge_equal
 from bolt_ray.core.metric_names import declare_metrics
-from bolt_ray.core.records import Prompt, ScoredCompletion, UnscoredCompletion
-
-Outcome = ScoredCompletion | UnscoredCompletion
+from bolt_ray.core.records import Outcome, Prompt, ScoredCompletion
 
 declare_metrics(
     {

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from bolt_ray.core.settings import setting
 from bolt_ray.rewards.protocol import RewardInput
 from bolt_ray.rewards.settings import RewardSettings
-from bolt_ray.tasks.arithmetic.problems import is_correct, right_steps
+from bolt_ray.tasks.arithmetic.problems import ANSWER_CLOSE, ANSWER_OPEN, is_correct, right_steps
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -25,6 +25,9 @@ class ArithmeticRewardSettings(RewardSettings):
         ge=0,
         lt=1,
     )
+
+    def right_completion(self, item: RewardInput) -> str | None:
+        return f"{ANSWER_OPEN}{item.answer}{ANSWER_CLOSE}"
 
 
 class ArithmeticReward:

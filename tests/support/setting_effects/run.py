@@ -6,13 +6,16 @@ import io
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from rich.console import Console
 from support.effects import Effect, Look, Workplace, effect, state_of
-from support.wired_run import called, run_wired
+from support.wired_run import called, run_wired, store_here, write_rows
 
 from bolt_ray.actors.scorer_pool import ScorerPool, worst_case_s
 from bolt_ray.commands.shared.gpus import has_gpus, wants_gpu
+from bolt_ray.commands.shared.inputs import prepare_inputs
 from bolt_ray.commands.shared.ray_session import ray_session
+from bolt_ray.commands.shared.references import verify_references
 from bolt_ray.commands.shared.resources import ProcessGroup, resource_map
 from bolt_ray.commands.train.train import _run_directory, with_own_warm_start
 from bolt_ray.config.schema import RunConfig
@@ -67,6 +70,16 @@ def own_warm_start(config: RunConfig, here: Workplace) -> Any:
     run = RunDirectory(here.directory / "run")
     made_of = with_own_warm_start(config, run, console=Console(file=io.StringIO()), precompute=precompute)
     return [*asked, made_of.baseline.warm_start == str(run.warm_start)]
+
+
+def references(config: RunConfig, here: Workplace) -> Any:
+    """What is said of the reference answers."""
+    write_rows(here.directory)
+    said: list[str] = []
+    inputs = prepare_inputs(config, say=said.append, show_progress=False)
+    store = store_here(inputs.train, config)
+    verify_references(store, np.arange(store.num_rows), config, inputs, evaluation=False, say=said.append)
+    return said
 
 
 def processes(config: RunConfig, here: Workplace) -> Any:
@@ -201,6 +214,7 @@ EFFECTS: tuple[Effect, ...] = (
     effect("scoring.timeout_s", 3.0, scorer_limits),
     effect("scoring.startup_timeout_s", 7.0, scorer_pool),
     effect("scoring.memory_mb", 512, scorer_limits),
+    effect("scoring.check_references", 1, references),
     effect("scoring.max_unscored_fraction", 0.1, left("problem")),
     # the cluster
     effect("cluster.address", "ray://head:10001", ray_started),
