@@ -54,7 +54,9 @@ def test_mistakes_are_found_before_anything_starts(workplace: Path, monkeypatch:
             evaluate(config_of(workplace, **(over or {})), **request)
 
     refused(ConfigError, r"--k 3 must lie between 1 and the samples per problem, 1; raise --samples", k=3)
-    refused(ConfigError, "eval.num_samples: 4 at temperature 0 gives", over={"eval": {"num_samples": 4, "temperature": 0}})
+    refused(
+        ConfigError, "eval.num_samples: 4 at temperature 0 gives", over={"eval": {"num_samples": 4, "temperature": 0}}
+    )
     refused(ConfigError, "--compare needs two different models", compare=True)
     refused(ConfigError, "--compare needs two different models", compare=True, models=(str(workplace / "base"),))
     refused(ModelError, "there is no model directory .*/nowhere", models=("./nowhere",))
