@@ -7,11 +7,10 @@ from __future__ import annotations
 
 from typing import Any
 
+from bolt_ray.config.presets import PRESETS, Tree
 from bolt_ray.core.errors import ConfigError
 
-Tree = dict[str, Any]
-
-_MOVES: dict[str, tuple[str, str]] = {
+MOVES: dict[str, tuple[str, str]] = {
     "curriculum_epsilon": ("curriculum", "epsilon"),
     "curriculum_update_freq": ("curriculum", "update_freq"),
     "baseline_rho_min": ("baseline", "rho_min"),
@@ -27,6 +26,9 @@ _MOVES: dict[str, tuple[str, str]] = {
 
 SWITCHES = ("curriculum_enabled", "baseline_enabled", "use_baseline_advantages")
 
+REWARD_TYPES = {"math_reasoning": "math"}
+"""Types of rewards by their earlier name."""
+
 
 def translate(tree: Tree) -> Tree:
     """The tree with ``algo: BOLT``-style ``train:`` keys moved to their sections.
@@ -34,10 +36,11 @@ def translate(tree: Tree) -> Tree:
     The three switches pick the mode, and one that is not there is off: ``curriculum_enabled`` chooses the
     uncertainty strategy over uniform, ``use_baseline_advantages`` the tracker over group advantages, and
     ``baseline_enabled`` is always true here (the tracker learns in every mode). ``per_device_batch_size`` prompts ×
-    ``num_generations`` on each learner rank make ``rollouts_per_step``.
+    ``num_generations`` on each learner rank make ``rollouts_per_step``. A reward of an earlier type is one of today's.
 
     Raises:
-        ConfigError: a value is given under both its old and its new name, or switches contradict each other.
+        ConfigError: a value is given under both its old and its new name, switches contradict each other or are
+            neither true nor false, or a number of the batch is none.
     """
     cluster = tree.get("cluster")
     if isinstance(cluster, dict) and isinstance(cluster.get("use_gpu"), bool):  # YAML's bare yes and no
@@ -45,13 +48,15 @@ def translate(tree: Tree) -> Tree:
     kl = tree.get("kl")
     if isinstance(kl, dict) and "adaptation" in kl:
         tree = {**tree, "kl": {**kl, "adaptation": _one_or_several(kl["adaptation"])}}
+    if isinstance(tree.get("rewards"), list | tuple):
+        tree = {**tree, "rewards": [_reward(entry) for entry in tree["rewards"]]}
     train = tree.get("train")
     if not isinstance(train, dict):
         return tree
     train, moved = dict(train), {key: value for key, value in tree.items() if key != "train"}
 
     def put(old: str, section: str, key: str, value: Any) -> None:
-        target = dict(moved.get(section) or {})
+        target = _section(moved, section)
         if key in target and target[key] != value:
             raise ConfigError(
                 f"train.{old} = {value!r} and {section}.{key} = {target[key]!r} name the same setting; keep one"
@@ -59,26 +64,52 @@ def translate(tree: Tree) -> Tree:
         target[key] = value
         moved[section] = target
 
-    for old, (section, key) in _MOVES.items():
+    for old, (section, key) in MOVES.items():
         if old in train:
             value = train.pop(old)
             if value is not None:
                 put(old, section, key, value)
-    if "clip" in train:
-        clip = train.pop("clip")
+    clip = train.pop("clip", None)
+    if clip is not None:
         put("clip", "loss", "clip_low", clip)
         put("clip", "loss", "clip_high", clip)
     switched = any(train.get(name) is not None for name in SWITCHES)
     _switches(train, put)
-    if switched and "group_size" not in (moved.get("rollout") or {}):
+    if switched and "group_size" not in _section(moved, "rollout"):
         put("num_generations", "rollout", "group_size", _known_group_size(moved))
-    if "per_device_batch_size" in train:
-        prompts = train.pop("per_device_batch_size")
-        samples = (moved.get("rollout") or {}).get("group_size", 1)
-        ranks = (moved.get("cluster") or {}).get("num_learners", 1)
+    prompts = train.pop("per_device_batch_size", None)
+    if prompts is not None:
+        preset = PRESETS.get(str(tree.get("algo")), {}).get("rollout", {})
+        samples = (preset | _section(moved, "rollout")).get("group_size", 1)
+        ranks = _section(moved, "cluster").get("num_learners", 1)
+        numbers = {"per_device_batch_size": prompts, "num_generations": samples, "cluster.num_learners": ranks}
+        for name, number in numbers.items():
+            if isinstance(number, bool) or not isinstance(number, int):
+                raise ConfigError(f"train.per_device_batch_size needs {name} to be a whole number, not {number!r}")
         put("per_device_batch_size", "rollout", "rollouts_per_step", prompts * samples * ranks)
     moved["train"] = train
     return moved
+
+
+def _section(tree: Tree, name: str) -> Tree:
+    """A copy of a section; empty where it is not there.
+
+    Raises:
+        ConfigError: it is something else than a mapping.
+    """
+    section = tree.get(name)
+    if section is None:
+        return {}
+    if not isinstance(section, dict):
+        raise ConfigError(f"{name}: is a section of settings, not {section!r}")
+    return dict(section)
+
+
+def _reward(entry: Any) -> Any:
+    """An entry of ``rewards`` with its type's name of today."""
+    if isinstance(entry, dict) and isinstance(entry.get("type"), str):
+        return {**entry, "type": REWARD_TYPES.get(entry["type"], entry["type"])}
+    return REWARD_TYPES.get(entry, entry) if isinstance(entry, str) else entry
 
 
 def _one_or_several(names: Any) -> Any:
@@ -90,7 +121,11 @@ def _one_or_several(names: Any) -> Any:
 
 def _switches(train: Tree, put: Any) -> None:
     """The mode, if any of its switches is there; those that are not are off. K is what that mode is known with."""
-    curriculum, enabled, advantages = (train.pop(name, None) for name in SWITCHES)
+    given = {name: train.pop(name, None) for name in SWITCHES}
+    for name, value in given.items():
+        if value not in (None, True, False):
+            raise ConfigError(f"train.{name}: is true or false, not {value!r}")
+    curriculum, enabled, advantages = given.values()
     if curriculum is None and enabled is None and advantages is None:
         return
     if advantages and enabled is False:

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import typing
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import yaml
 from pydantic import ValidationError
 
+from bolt_ray.config.name_hints import unknown_key
 from bolt_ray.config.own_code import with_absolute_files
 from bolt_ray.config.presets import PRESETS, Tree, merge
 from bolt_ray.config.schema import RunConfig
-from bolt_ray.config.tree import known_keys
 from bolt_ray.core.errors import ConfigError
 from bolt_ray.core.settings import SettingError, nearest_hint
 
@@ -25,7 +25,7 @@ def load_config(path: Path | str, overrides: Sequence[str] = ()) -> RunConfig:
 
     Raises:
         ConfigError: the file is missing or not YAML, an override is not ``key.sub=value``, a key is unknown
-            (the message names the nearest), a value has the wrong type, or settings contradict each other.
+            (the message says what it could be), a value has the wrong type, or settings contradict each other.
     """
     path = Path(path)
     tree = read_yaml(path)
@@ -36,10 +36,13 @@ def load_config(path: Path | str, overrides: Sequence[str] = ()) -> RunConfig:
 
 def build_config(tree: Tree, *, where: str = "config") -> RunConfig:
     """Check a plain tree of settings; ``where`` begins every message."""
+    if isinstance(tree.get("algo"), dict):
+        said = [("algo", f"is one of {', '.join(PRESETS)}, not a section"), *unknown_key(("algo",), tree["algo"])[1:]]
+        raise ConfigError("\n".join(f"{where}: {key}: {message}" for key, message in said))
     algo = str(tree.get("algo", "bolt")).lower()
     if algo not in PRESETS:
         raise ConfigError(
-            f"{where}: algo: {tree['algo']!r} is unknown; one of {', '.join(PRESETS)}{_nearest(algo, PRESETS)}"
+            f"{where}: algo: {tree['algo']!r} is unknown; one of {', '.join(PRESETS)}{nearest_hint(algo, PRESETS)}"
         )
     try:
         return RunConfig.model_validate(tree)
@@ -108,7 +111,8 @@ def _explain(error: ValidationError, where: str) -> str:
             # Raised by the section's own check, which knows its field but not where the section stands.
             place, message = [*place, cause.key], cause.reason
         elif problem["type"] in ("extra_forbidden", "unexpected_keyword_argument"):
-            message = f"there is no such setting{_nearest(place[-1], known_keys(place[:-1]))}"
+            lines += [f"{where}: {key}: {said}" for key, said in unknown_key(place, problem["input"])]
+            continue
         elif "input" in problem and problem["type"] not in ("missing", "value_error"):
             message = f"{message[:1].lower()}{message[1:]}, not {problem['input']!r}"
         elif problem["type"] == "missing":
@@ -116,8 +120,3 @@ def _explain(error: ValidationError, where: str) -> str:
         key = ".".join(place)
         lines.append(f"{where}: {key}: {message}" if key else f"{where}: {message}")
     return "\n".join(dict.fromkeys(lines))
-
-
-def _nearest(word: str, known: Iterable[str]) -> str:
-    known = list(known)
-    return nearest_hint(word, known) or (f"; known here: {', '.join(known)}" if known else "")

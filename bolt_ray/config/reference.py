@@ -12,12 +12,12 @@ from typing import Any
 
 from pydantic import BaseModel
 
+from bolt_ray.config.name_hints import name_hint
 from bolt_ray.config.presets import PRESETS
 from bolt_ray.config.rewards import FROM_PYTHON
 from bolt_ray.config.schema import RunConfig
-from bolt_ray.config.tree import SettingField, file_rewards, known_keys, section_fields, sections_in, walk
+from bolt_ray.config.tree import SettingField, file_rewards, section_fields, sections_in, walk
 from bolt_ray.core.errors import ConfigError
-from bolt_ray.core.settings import nearest_hint
 from bolt_ray.rewards.registry import reward_class
 
 
@@ -25,7 +25,7 @@ def explain(key: str) -> str:
     """What the setting or section ``key`` (``train.learning_rate``, ``rewards[].math.decimals``, ``kl``) is, as text.
 
     Raises:
-        ConfigError: there is none; names the nearest, or the sections that have a key of that name.
+        ConfigError: there is none; says what it could be.
     """
     wanted = key.replace("[]", "").strip(".")
     found = [(place, field) for place, field in walk() if _dotted(place).replace("[]", "") == wanted]
@@ -33,12 +33,7 @@ def explain(key: str) -> str:
         found = [(place, field) for place, field in walk() if _dotted(place).replace("[]", "").startswith(f"{wanted}.")]
     if found:
         return "\n".join(_explained(place, field) for place, field in found)
-    last = wanted.rpartition(".")[2]
-    elsewhere = sorted({_dotted(place) for place, _ in walk() if place[-1] == last})
-    if elsewhere:
-        raise ConfigError(f"there is no setting {key!r}; there is {' and '.join(elsewhere)}")
-    names = [_dotted(place) for place, _ in walk()] + known_keys(())
-    raise ConfigError(f"there is no setting {key!r}{nearest_hint(wanted, names)}")
+    raise ConfigError(f"there is no setting {key!r}{name_hint(wanted.split('.'))}")
 
 
 def json_schema() -> dict[str, Any]:

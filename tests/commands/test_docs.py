@@ -90,6 +90,7 @@ def run_example(example: str, directory: Path, **environment: str) -> str:
         ("algorithm", ["my_loss.py:penalized", "my_strategy.py:Frontier"]),
         ("reward", ["my_reward.py:score"]),
         ("data", ["problems.jsonl", "more.csv"]),
+        ("names", ["problems.jsonl"]),
     ],
 )
 def test_an_example_is_accepted(tmp_path: Path, topic: str, names: list[str]) -> None:

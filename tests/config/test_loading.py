@@ -85,39 +85,98 @@ def test_a_dumped_config_reads_back_the_same(tmp_path: Path) -> None:
     assert load_config(write(tmp_path / "c.yaml", dump_config(config))) == config
 
 
-def test_settings_of_earlier_systems_load_by_name() -> None:
+EARLIER = """
+algo: {algo}
+model: {{name_or_path: Qwen/Qwen2.5-0.5B, use_peft: true, lora_r: 8, lora_alpha: 16}}
+datasets: [{{name: gsm8k, split: train}}]
+rewards: [{{type: math_reasoning, weight: 1.0}}]
+train:
+  curriculum_enabled: {curriculum}
+  curriculum_epsilon: 0.1
+  curriculum_update_freq: 20
+  baseline_enabled: {baseline}
+  baseline_rho_min: 0.8
+  baseline_rho_max: 0.9
+  baseline_D_half: 0.4
+  baseline_warm_start: {warm_start}
+  use_baseline_advantages: {advantages}
+  per_device_batch_size: 8
+  {generations}
+  learning_rate: 1e-5
+  max_steps: 10
+"""
+
+
+@pytest.mark.parametrize("algo", ["BOLT", "bolt"])
+@pytest.mark.parametrize(
+    ("curriculum", "baseline", "advantages", "k", "strategy", "against", "normalize"),
+    [
+        (True, False, False, 8, "uncertainty", "group", "group"),
+        (True, True, False, None, "uncertainty", "group", "group"),
+        (False, True, True, 2, "uniform", "tracker", "token"),
+        (False, True, True, None, "uniform", "tracker", "token"),
+        (True, True, True, 2, "uncertainty", "tracker", "token"),
+        (True, True, True, 1, "uncertainty", "tracker", "token"),
+        (False, False, False, None, "uniform", "group", "group"),
+    ],
+)
+def test_a_configuration_of_earlier_systems_loads_as_it_is(
+    tmp_path: Path,
+    algo: str,
+    curriculum: bool,
+    baseline: bool,
+    advantages: bool,
+    k: int | None,
+    strategy: str,
+    against: str,
+    normalize: str,
+) -> None:
+    """Each mode with every key; where num_generations is left out, K is what the mode is known with."""
+    text = EARLIER.format(
+        algo=algo,
+        curriculum=curriculum,
+        baseline=baseline,
+        advantages=advantages,
+        warm_start="null" if k is None else "warm.json",
+        generations="" if k is None else f"num_generations: {k}",
+    )
+    config = load_config(write(tmp_path / "c.yaml", text))
+    group_size = k or {"group": 8, "tracker": 2}[against]
+    assert (config.model.name_or_path, config.model.use_peft) == ("Qwen/Qwen2.5-0.5B", True)
+    assert (config.model.lora_r, config.model.lora_alpha) == (8, 16.0)
+    assert [(dataset.name, dataset.split) for dataset in config.datasets] == [("gsm8k", "train")]
+    assert [(reward.type, reward.weight) for reward in config.rewards] == [("math", 1.0)]
+    drawn = config.curriculum
+    assert (drawn.strategy, drawn.epsilon, drawn.update_freq) == (strategy, 0.1, 20)
+    kept = config.baseline
+    assert (kept.forgetting, kept.rho_min, kept.rho_max, kept.d_half) == ("kl", 0.8, 0.9, 0.4)
+    assert kept.warm_start == (None if k is None else "warm.json")
+    assert (config.advantage.baseline, config.advantage.normalize) == (against, normalize)
+    assert (config.rollout.group_size, config.rollout.rollouts_per_step) == (group_size, 8 * group_size)
+    assert (config.train.learning_rate, config.train.max_steps) == (1e-5, 10)
+
+
+def test_the_defaults_of_group_methods_elsewhere_load_by_name() -> None:
+    train = {"group_size": 4, "max_new_tokens": 512, "temperature": 0.8, "kl_coef": 0.1, "clip": 0.2}
+    config = build_config(BASE | {"algo": "grpo", "train": train | {"max_grad_norm": 1.0, "ppo_epochs": 2}})
+    assert (config.rollout.group_size, config.sampling.max_new_tokens, config.sampling.temperature) == (4, 512, 0.8)
+    assert (config.kl.coef, config.loss.clip_low, config.loss.clip_high) == (0.1, 0.2, 0.2)
+    assert (config.train.max_grad_norm, config.train.ppo_epochs) == (1.0, 2)
+    assert (config.checkpoint.every_steps, config.eval.every_steps) == (100, 50)
+
+
+def test_prompts_per_device_are_multiplied_by_what_the_preset_draws() -> None:
     config = build_config(
-        {
-            "algo": "BOLT",
-            "model": {"name_or_path": "Qwen/Qwen2.5-0.5B", "use_peft": True, "lora_r": 8, "lora_alpha": 16},
-            "datasets": [{"name": "gsm8k", "split": "train"}],
-            "rewards": [{"type": "math", "weight": 1.0}],
-            "train": {
-                "curriculum_enabled": True,
-                "curriculum_epsilon": 0.1,
-                "curriculum_update_freq": 20,
-                "baseline_enabled": True,
-                "baseline_rho_min": 0.8,
-                "baseline_rho_max": 0.9,
-                "baseline_D_half": 0.4,
-                "baseline_warm_start": None,
-                "use_baseline_advantages": True,
-                "per_device_batch_size": 8,
-                "num_generations": 2,
-                "learning_rate": 1e-5,
-                "max_steps": 10,
-            },
-        }
+        BASE | {"algo": "grpo", "train": {"per_device_batch_size": 8}, "cluster": {"num_learners": 2}}
     )
-    assert (config.curriculum.strategy, config.curriculum.epsilon, config.curriculum.update_freq) == (
-        "uncertainty",
-        0.1,
-        20,
-    )
-    assert (config.baseline.rho_min, config.baseline.rho_max, config.baseline.d_half) == (0.8, 0.9, 0.4)
-    assert (config.rollout.group_size, config.rollout.rollouts_per_step) == (2, 16)
-    assert config.advantage.baseline == "tracker"
-    assert config.model.lora_r == 8
+    assert (config.rollout.group_size, config.rollout.rollouts_per_step) == (8, 128)
+
+
+def test_an_earlier_name_of_a_reward_may_stand_alone() -> None:
+    assert [reward.type for reward in build_config(BASE | {"rewards": ["math_reasoning", "exact"]}).rewards] == [
+        "math",
+        "exact",
+    ]
 
 
 def test_legacy_curriculum_only_uses_group_advantages() -> None:
@@ -173,6 +232,10 @@ def test_a_legacy_switch_that_is_not_there_is_off(switches: dict[str, object], m
         ({"datasets": []}, "datasets: .*at least 1"),
         ({"train": {"baseline_enabled": False, "use_baseline_advantages": True}}, "one says yes, one says no"),
         ({"train": {"num_generations": 4}, "rollout": {"group_size": 2}}, "name the same setting; keep one"),
+        ({"train": {"per_device_batch_size": "8"}}, "needs per_device_batch_size to be a whole number, not '8'"),
+        ({"train": {"per_device_batch_size": 8, "num_generations": 1.5}}, "needs num_generations to be a whole number"),
+        ({"train": {"curriculum_enabled": "False"}}, "train.curriculum_enabled: is true or false, not 'False'"),
+        ({"train": {"num_generations": 4}, "rollout": 5}, "rollout: is a section of settings, not 5"),
     ],
 )
 def test_bad_settings_name_the_key_and_the_remedy(tree: dict[str, object], message: str) -> None:
