@@ -15,12 +15,14 @@ import xxhash
 from bolt_ray.core.errors import DataError
 from bolt_ray.data.ingest.fingerprints import FileScanner
 from bolt_ray.data.ingest.hub import hub_arguments, hub_fingerprint, load_hub
-from bolt_ray.data.ingest.known_datasets import KNOWN_NAMES
+from bolt_ray.data.ingest.known_datasets import known_dataset
 from bolt_ray.data.ingest.locate import DataFile, find_files, is_hub_dataset, open_filesystem
 from bolt_ray.data.ingest.normalize import RowRules, row_rules
 from bolt_ray.data.settings import DatasetSettings
 
-STORE_FORMAT = 1
+STORE_FORMAT = 2
+"""Raised when rows are read or kept in another way: a store of another format is built anew."""
+
 HUB_ROWS_PER_PIECE = 50_000
 
 
@@ -157,7 +159,8 @@ def preset_of(dataset: DatasetSettings) -> str | None:
         return dataset.preset
     if not is_hub_dataset(dataset) or dataset.data_files is not None:
         return None
-    return KNOWN_NAMES.get(dataset.name.rsplit("/", 1)[-1], (None, None))[0]
+    known = known_dataset(dataset.name)
+    return None if known is None else known.preset
 
 
 def _short(name: str) -> str:
