@@ -18,10 +18,16 @@ def hub_arguments(dataset: DatasetSettings) -> dict[str, Any]:
     return {
         "path": name,
         "name": config_name,
-        "split": dataset.split or ("train" if known is None else known.split),
+        "split": split_of(dataset),
         "revision": dataset.revision,
         "data_files": _absolute(dataset.data_files),
     }
+
+
+def split_of(dataset: DatasetSettings) -> str:
+    """The split asked for, else the one a known dataset has its rows in, else train."""
+    known = known_dataset(dataset.name)
+    return dataset.split or ("train" if known is None else known.split)
 
 
 def _absolute(data_files: Any) -> Any:

@@ -106,27 +106,27 @@ class KnownDataset:
     """What is used for a Hugging Face name where the dataset's entry says nothing: preset, configuration, split."""
 
     preset: str
+    split: str
     config_name: str | None = None
-    split: str = "train"
 
 
 KNOWN_NAMES: dict[str, KnownDataset] = {
-    "gsm8k": KnownDataset(preset="gsm8k", config_name="main"),
-    "competition_math": KnownDataset(preset="math"),
-    "hendrycks_math": KnownDataset(preset="math"),  # one configuration for each subject: to be named
-    "MATH-lighteval": KnownDataset(preset="math"),
-    "hendrycks-MATH-benchmark": KnownDataset(preset="math"),
+    "gsm8k": KnownDataset(preset="gsm8k", split="train", config_name="main"),
+    "competition_math": KnownDataset(preset="math", split="train"),
+    "hendrycks_math": KnownDataset(preset="math", split="train"),  # one configuration for each subject: to be named
+    "MATH-lighteval": KnownDataset(preset="math", split="train"),
+    "hendrycks-MATH-benchmark": KnownDataset(preset="math", split="train"),
     "MATH-500": KnownDataset(preset="math_500", split="test"),
-    "DAPO-Math-17k": KnownDataset(preset="dapo_math"),
-    "DAPO-Math-17k-Processed": KnownDataset(preset="dapo_math", config_name="all"),
-    "aime_2024": KnownDataset(preset="aime"),
-    "AIME_2024": KnownDataset(preset="aime"),
-    "AIME-2024": KnownDataset(preset="aime"),
+    "DAPO-Math-17k": KnownDataset(preset="dapo_math", split="train"),
+    "DAPO-Math-17k-Processed": KnownDataset(preset="dapo_math", split="train", config_name="all"),
+    "aime_2024": KnownDataset(preset="aime", split="train"),
+    "AIME_2024": KnownDataset(preset="aime", split="train"),
+    "AIME-2024": KnownDataset(preset="aime", split="train"),
     "aime24": KnownDataset(preset="aime", split="test"),
-    "aime_2025": KnownDataset(preset="aime"),
+    "aime_2025": KnownDataset(preset="aime", split="train"),
     "aime25": KnownDataset(preset="aime", split="test"),
     "AIME2025": KnownDataset(preset="aime", split="test"),  # AIME2025-I and AIME2025-II: to be named
-    "aimo-validation-aime": KnownDataset(preset="aime"),
+    "aimo-validation-aime": KnownDataset(preset="aime", split="train"),
 }
 """By the last part of the name: openai/gsm8k, HuggingFaceH4/MATH-500, BytedTsinghua-SIA/DAPO-Math-17k, …"""
 

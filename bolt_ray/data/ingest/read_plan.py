@@ -14,7 +14,7 @@ import xxhash
 
 from bolt_ray.core.errors import DataError
 from bolt_ray.data.ingest.fingerprints import FileScanner
-from bolt_ray.data.ingest.hub import hub_arguments, hub_fingerprint, load_hub
+from bolt_ray.data.ingest.hub import hub_arguments, hub_fingerprint, load_hub, split_of
 from bolt_ray.data.ingest.known_datasets import known_dataset
 from bolt_ray.data.ingest.locate import DataFile, find_files, is_hub_dataset, open_filesystem
 from bolt_ray.data.ingest.normalize import RowRules, row_rules
@@ -136,7 +136,7 @@ def source_names(datasets: Sequence[DatasetSettings]) -> list[str]:
     levels = [
         [dataset.source or _short(dataset.name) for dataset in datasets],
         [dataset.source or dataset.name for dataset in datasets],
-        [dataset.source or f"{dataset.name}:{dataset.split or 'train'}" for dataset in datasets],
+        [dataset.source or f"{dataset.name}:{split_of(dataset)}" for dataset in datasets],
     ]
     for names in levels:
         if len(set(names)) == len(names):
