@@ -202,6 +202,7 @@ def key_hash(key: str) -> int:
 
 def _prompt(row: Mapping[str, Any], rules: RowRules) -> tuple[str | Messages, str | None, str | None]:
     """The prompt, the assistant's reply behind it, and the one column it stands in; None for what there is not."""
+    where: str | None
     if rules.template is None:
         name = first_with_value(row, rules.prompts) or rules.prompts[0]
         value = column(row, name, looked_for=rules.prompts)
@@ -209,16 +210,14 @@ def _prompt(row: Mapping[str, Any], rules: RowRules) -> tuple[str | Messages, st
         if found is not None:
             messages, reply = read_messages(found, name)
             return _with_system_prompt(messages, rules), reply, name
-        text = text_of(value, name) + rules.instruction
-        blank = not text_of(value, name).strip()
-        where: str | None = name
+        text, where = text_of(value, name), name
     else:
         fields = {name: _scalar(column(row, name), name) for name in rules.template_fields}
-        text = rules.template.format_map(fields)
-        name, where, blank = rules.template_fields[0], None, not text.strip()
-    if blank:
+        text, name, where = rules.template.format_map(fields), rules.template_fields[0], None
+    if not text.strip():
         raise UnusableRowError("empty_prompt", f"column '{name}': the prompt is empty")
     check_unicode(text, name)
+    text += rules.instruction
     return (_with_system_prompt([{"role": "user", "content": text}], rules) if rules.chat else text), None, where
 
 
