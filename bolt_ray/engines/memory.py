@@ -48,7 +48,7 @@ class LearnerMemory:
         return self.weights + self.gradients + self.optimizer + self.reference + self.activations
 
 
-def model_size(model_dir: Path, *, trust_remote_code: bool = False) -> ModelSize:
+def model_size(model_dir: Path, *, trust_remote_code: bool) -> ModelSize:
     """The size of a model directory's model, built without storage.
 
     Raises:

@@ -77,7 +77,7 @@ def test_the_cache_of_a_token() -> None:
 
 def test_sizes_are_those_of_the_model(tmp_path: Path) -> None:
     path = make_model(tmp_path / "model", tie_embeddings=False)
-    size = model_size(path)
+    size = model_size(path, trust_remote_code=False)
     model = AutoModelForCausalLM.from_pretrained(path)
     assert size.parameters == model.num_parameters()
     adapted = peft.get_peft_model(model, peft.LoraConfig(r=4, target_modules="all-linear"))
