@@ -45,7 +45,7 @@ def resolve(config: RunConfig, *, use_gpu: bool) -> RunConfig:
         "baseline": replace(
             config.baseline,
             reward_range=config.baseline.reward_range
-            or reward_range(rewards, [dataset.reward for dataset in config.datasets]),
+            or reward_range(rewards, [name for dataset in config.datasets for name in dataset.rewards]),
             skip_truncated=config.loss.mask_truncated if truncated is None else truncated,
         ),
         "train": replace(config.train, learning_rate=learning_rate),

@@ -112,7 +112,7 @@ class RunConfig(BaseModel):
     def _reward_names(self) -> RunConfig:
         names = reward_names(self.rewards)
         for place, datasets in (("datasets", self.datasets), ("eval.datasets", self.eval.datasets)):
-            wanted = [dataset.reward for dataset in datasets if dataset.reward is not None]
+            wanted = [name for dataset in datasets for name in dataset.rewards if name is not None]
             check_reward_references(names, wanted, place=place)
         part = self.eval.success_part
         if part is not None and part not in names:

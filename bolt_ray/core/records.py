@@ -47,7 +47,8 @@ class Prompt:
         key: identity in the baseline store: the ``prompt_id`` column, else ``core.keys.prompt_key(prompt)``.
         prompt: plain text, or chat messages.
         answer: the reference answer handed to the reward functions; "" if the dataset has none.
-        source: name of the dataset the row comes from.
+        source: what metrics count the row under: its ``data_source``, else the name of its dataset.
+        dataset: name of the dataset's entry, which its rewards go by; "" where that is ``source``.
         metadata: the row's other columns.
     """
 
@@ -56,6 +57,7 @@ class Prompt:
     prompt: str | Messages
     answer: str = ""
     source: str = ""
+    dataset: str = ""
     metadata: Mapping[str, Any] = field(default_factory=dict)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import string
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -11,21 +12,32 @@ from bolt_ray.data.ingest.known_datasets import preset_names
 
 FileFormat = Literal["json", "jsonl", "parquet", "csv", "arrow"]
 BadRow = Literal["error", "skip"]
+LongPrompt = Literal["skip", "error"]
 
 AUTO = "auto"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ColumnSettings(Settings):
-    """``columns:`` - which column holds what. Columns named here must exist."""
+    """``columns:`` - which column holds what; a path (``reward_model.ground_truth``) names a part of a nested one.
 
-    prompt: str = setting(AUTO, "text, or chat messages [{role, content}]; auto: the preset's, else 'prompt'")
+    Columns named here must exist.
+    """
+
+    prompt: str = setting(
+        AUTO,
+        "text, or chat messages [{role, content}]; auto: the preset's, else the first with a value of 'prompt', "
+        "'messages', 'question', 'problem'",
+    )
     answer: str | None = setting(
         AUTO,
-        "the reference answer; auto: the preset's, else 'answer' where there is one; null: none",
+        "the reference answer; auto: the preset's, else 'answer', 'ground_truth', 'solution', 'label', 'labels' or "
+        "'reward_model.ground_truth', which must agree, else the reply that closes chat messages; null: none",
     )
     prompt_id: str | None = setting(
-        AUTO, "a unique id; auto: 'prompt_id' where there is one; null: the key is made from the prompt"
+        AUTO,
+        "a unique id; auto: 'prompt_id', else a key made from the prompt, behind 'extra_info.index' or 'id' where "
+        "there is one; null: a key made from the prompt alone",
     )
     metadata: tuple[str, ...] | None = setting(None, "columns kept as metadata; null: all the others")
 
@@ -62,11 +74,15 @@ class DatasetSettings(Settings):
     data_files: str | tuple[str, ...] | dict[str, str | tuple[str, ...]] | None = setting(
         None, "handed to datasets.load_dataset, e.g. with name 'json'"
     )
-    source: str | None = setting(None, "name in metrics and tables; default: from name", min_length=1)
+    source: str | None = setting(
+        None, "name in metrics and tables; default: the row's data_source, else from name", min_length=1
+    )
     weight: float | None = setting(
         None, "share of the draws beside the other datasets; none given: every row counts the same", gt=0
     )
-    reward: str | None = setting(None, "the one reward of this dataset; default: all of rewards")
+    reward: str | dict[str, str] | None = setting(
+        None, "the one reward of this dataset, or one for each data_source in it; default: all of rewards"
+    )
     format: FileFormat | None = setting(None, "default: from the file name")
     delimiter: str | None = setting(None, "of CSV; default: ',' or tab for .tsv", min_length=1, max_length=1)
     preset: str | None = setting(None, "columns, answer extraction and prompt of a known dataset", choices=preset_names)
@@ -85,6 +101,11 @@ class DatasetSettings(Settings):
         if self.system_prompt is not None and not self.chat:
             raise SettingError("system_prompt", "is a chat message: set chat: true beside it")
 
+    @property
+    def rewards(self) -> tuple[str | None, ...]:
+        """The rewards that its rows get, one each; None: all of them."""
+        return tuple(self.reward.values()) if isinstance(self.reward, Mapping) else (self.reward,)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DataSettings(Settings):
@@ -92,6 +113,9 @@ class DataSettings(Settings):
 
     on_bad_row: BadRow = setting("error", "skip: bad rows go to rejects.jsonl and are counted")
     max_prompt_tokens: int = setting(1024, "longest prompt after template and tokenizer", unit="tokens", ge=1)
+    on_long_prompt: LongPrompt = setting(
+        "skip", "a prompt longer than that (or than the model's context leaves) is left out and counted; error: stop"
+    )
     max_prompt_chars: int = setting(1_000_000, "a longer prompt is a bad row", unit="characters", ge=1)
     store_dir: str = setting(
         "~/.cache/bolt-ray/prompts",

@@ -26,11 +26,12 @@ class SourceReport:
     """What became of a dataset's rows.
 
     Attributes:
-        name: of the dataset, as in ``Prompt.source``.
+        name: of the dataset, as in ``Prompt.dataset``.
         rows: prompts in the store.
         read: rows read, good and bad.
         rejected: bad rows by reason; they stand in rejects.jsonl.
         filtered: rows left out by filters, by reason.
+        note: what else is to be told, or "".
     """
 
     name: str
@@ -38,11 +39,13 @@ class SourceReport:
     read: int
     rejected: Mapping[str, int]
     filtered: Mapping[str, int]
+    note: str = ""
 
     def __str__(self) -> str:
         left_out = [f"{count:,} rejected ({reason})" for reason, count in self.rejected.items()]
         left_out += [f"{count:,} left out ({reason})" for reason, count in self.filtered.items()]
-        return f"{self.name}: {self.rows:,} prompts of {self.read:,} rows" + "".join(f", {part}" for part in left_out)
+        told = [*left_out, self.note] if self.note else left_out
+        return f"{self.name}: {self.rows:,} prompts of {self.read:,} rows" + "".join(f", {part}" for part in told)
 
 
 class PromptStore:
@@ -57,6 +60,8 @@ class PromptStore:
         self._reader = PartsReader(directory, [part["rows"] for part in self._parts])
         self._index: NDArray[np.int64] = np.load(directory / "index.npy", mmap_mode="r")
         self._part_sources = np.array([part["source"] for part in self._parts], dtype=np.int32)
+        self._labels: list[str] = manifest["labels"]
+        self._label_ids: NDArray[np.int32] = np.load(directory / "label.npy", mmap_mode="r")
 
     @classmethod
     def open(cls, directory: str | Path) -> PromptStore:
@@ -85,7 +90,7 @@ class PromptStore:
             return pa.ipc.open_file(stream).read_all()["key"].combine_chunks()
 
     def key_hashes(self) -> NDArray[np.uint64]:
-        """uint64 [num_rows], memory-mapped: a hash of every row's key."""
+        """uint64 [num_rows], memory-mapped: a hash of every row's id, of its prompt where it has none."""
         hashes: NDArray[np.uint64] = np.load(self.directory / "key_hash.npy", mmap_mode="r")
         return hashes
 
@@ -95,9 +100,12 @@ class PromptStore:
         return ids
 
     def source_names(self, rows: NDArray[np.int64]) -> list[str]:
-        """The name of the dataset of each of ``rows``, int64 [n]."""
-        sources = self._part_sources[self._reader.part_of(np.asarray(self._index[rows], dtype=np.int64))]
-        return [self.sources[source].name for source in sources.tolist()]
+        """What each of ``rows``, int64 [n], is counted under: its data_source, else the name of its dataset."""
+        return [self._labels[number] for number in np.asarray(self._label_ids[rows]).tolist()]
+
+    def names_in(self, source: int) -> list[str]:
+        """The different :meth:`source_names` of a dataset's rows."""
+        return [self._labels[number] for number in np.unique(self._label_ids[self.source_ids() == source]).tolist()]
 
     def dataset_rows(self) -> NDArray[np.int64]:
         """int64 [num_rows]: every row's place among all rows of its own dataset, from 0, bad rows counted.
@@ -127,6 +135,7 @@ class PromptStore:
     def to_prompts(self, rows: NDArray[np.int64], table: pa.Table) -> list[Prompt]:
         """The records of rows already fetched with :meth:`table`."""
         names = self.source_names(rows)
+        sources = self._part_sources[self._reader.part_of(np.asarray(self._index[rows], dtype=np.int64))].tolist()
         columns = (table[name].to_pylist() for name in PROMPT_COLUMNS)
         return [
             Prompt(
@@ -134,10 +143,13 @@ class PromptStore:
                 key=key,
                 prompt=json.loads(prompt),
                 answer=answer,
-                source=source,
+                source=name,
+                dataset=self.sources[source].name,
                 metadata=json.loads(metadata),
             )
-            for row, source, key, prompt, answer, metadata in zip(rows.tolist(), names, *columns, strict=True)
+            for row, name, source, key, prompt, answer, metadata in zip(
+                rows.tolist(), names, sources, *columns, strict=True
+            )
         ]
 
     def place(self, row: int) -> str:

@@ -23,6 +23,7 @@ PART_SCHEMA = pa.schema(
         ("prompt", pa.large_string()),
         ("answer", pa.large_string()),
         ("metadata", pa.large_string()),
+        ("label", pa.string()),
         ("piece", pa.int32()),
         ("line", pa.int64()),
         ("record", pa.int64()),
@@ -30,7 +31,8 @@ PART_SCHEMA = pa.schema(
 )
 """One row of a part.
 
-prompt and metadata are JSON texts; piece, line: where the row stands; record: its number among all rows of
+key_hash: of what tells prompts apart, the row's id or the prompt; prompt and metadata are JSON texts; label: the data
+set the row says it is of, "" if it says none; piece, line: where the row stands; record: its number among all rows of
 its read unit, good or bad, from 0.
 """
 
@@ -95,20 +97,23 @@ class PartsReader:
     Args:
         directory: where the parts are.
         counts: rows of each part, in order.
+
+    Attributes:
+        starts: int64 [parts + 1], the first row of each part, and the number of rows.
     """
 
     def __init__(self, directory: Path, counts: Sequence[int]) -> None:
         self._directory = directory
-        self._starts = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
+        self.starts: NDArray[np.int64] = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
         self._files: dict[int, Any] = {}
 
     @property
     def num_rows(self) -> int:
-        return int(self._starts[-1])
+        return int(self.starts[-1])
 
     def part_of(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
         """The number of the part each physical row lies in."""
-        return np.searchsorted(self._starts, rows, side="right") - 1
+        return np.searchsorted(self.starts, rows, side="right") - 1
 
     def take(self, rows: NDArray[np.int64], columns: Sequence[str] | None = None) -> pa.Table:
         """Rows by physical number, in the order asked for; only the chunks they lie in are touched."""
@@ -116,7 +121,7 @@ class PartsReader:
         if rows.size == 0:
             return schema.empty_table()
         parts = self.part_of(rows)
-        chunks, places = np.divmod(rows - self._starts[parts], CHUNK_ROWS)
+        chunks, places = np.divmod(rows - self.starts[parts], CHUNK_ROWS)
         batches: dict[tuple[int, int], Any] = {}
         slices = []
         for part, chunk, place in zip(parts.tolist(), chunks.tolist(), places.tolist(), strict=True):
@@ -130,8 +135,8 @@ class PartsReader:
 
     def columns(self, names: Sequence[str]) -> Iterator[pa.Table]:
         """Some columns of all rows, one table per part that has rows."""
-        for number in range(len(self._starts) - 1):
-            if self._starts[number + 1] > self._starts[number]:
+        for number in range(len(self.starts) - 1):
+            if self.starts[number + 1] > self.starts[number]:
                 yield self._file(number).read_all().select(list(names))
 
     def _file(self, number: int) -> Any:

@@ -26,7 +26,8 @@ class RewardInput:
         completion: the model's answer as text, special tokens left out.
         answer: the dataset's reference answer; "" if it has none.
         metadata: the row's other columns, as JSON values (numbers, text, lists, mappings).
-        source: name of the dataset the row comes from.
+        source: the row's ``data_source``, else the name of its dataset.
+        dataset: name of the dataset's entry; "" where that is ``source``.
         truncated: True if the length limit cut the completion off.
         num_tokens: tokens in the completion, the end-of-sequence token counted.
         evaluation: True for a held-out problem.
@@ -37,6 +38,7 @@ class RewardInput:
     answer: str = ""
     metadata: Mapping[str, Any] = field(default_factory=dict)
     source: str = ""
+    dataset: str = ""
     truncated: bool = False
     num_tokens: int = 0
     evaluation: bool = False

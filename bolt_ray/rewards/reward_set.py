@@ -46,7 +46,8 @@ class RewardSet:
 
     Args:
         specs: all rewards, with distinct names.
-        by_source: names of the rewards that apply to a dataset; a dataset not in it gets all of them.
+        by_source: names of the rewards that apply to a dataset; a dataset not in it gets all of them. An entry
+            ``<dataset>: <source>`` is for the rows of one data_source in it.
         eval_by_source: the same for held-out problems, whose datasets may have the names of those trained on.
         startup_timeout_s: limit on the start of each reward process.
     """
@@ -118,7 +119,8 @@ class RewardSet:
             process.close()
 
     def _applies(self, spec: RewardSettings, item: RewardInput) -> bool:
-        names = (self._eval_by_source if item.evaluation else self._by_source).get(item.source)
+        applied = self._eval_by_source if item.evaluation else self._by_source
+        names = applied.get(f"{item.dataset}: {item.source}", applied.get(item.dataset or item.source))
         return names is None or spec.part_name in names
 
     def _sum(self, parts: Mapping[str, float]) -> RewardResult | UnscoredReason:

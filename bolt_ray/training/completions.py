@@ -69,6 +69,7 @@ def reward_input(prompt: Prompt, completion: Completion, *, kind: RequestKind) -
         answer=prompt.answer,
         metadata=prompt.metadata,
         source=prompt.source,
+        dataset=prompt.dataset,
         truncated=completion.truncated,
         num_tokens=int(completion.token_ids.shape[0]),
         evaluation=kind == "eval",

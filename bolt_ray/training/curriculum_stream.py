@@ -39,7 +39,7 @@ class PromptSchedule:
         seed: of the draws.
         source_weights: shares of the datasets by name; None: every prompt counts by its weight alone.
         max_prompt_tokens: longest prompt after template and tokenizer.
-        on_bad_row: "error" or "skip", for a prompt that is longer or has no tokens.
+        on_long_prompt: "skip" or "error", for a prompt that is longer or has no tokens.
         stall_timeout_s: longest wait for a prompt.
     """
 
@@ -49,7 +49,7 @@ class PromptSchedule:
     seed: int
     source_weights: Mapping[str, float] | None
     max_prompt_tokens: int
-    on_bad_row: str
+    on_long_prompt: str
     stall_timeout_s: float
 
 
@@ -96,7 +96,7 @@ class CurriculumPrompts:
             source_weights=schedule.source_weights,
             num_samples=self._allocate if settings.allocate_rollouts else schedule.rollout.group_size,
             max_prompt_tokens=schedule.max_prompt_tokens,
-            on_bad_row=schedule.on_bad_row,
+            on_long_prompt=schedule.on_long_prompt,
             stall_timeout_s=schedule.stall_timeout_s,
         )
 

@@ -140,7 +140,7 @@ def time_windows(store: PromptStore, draws_dir: Path, windows: int) -> tuple[flo
         seed=0,
         num_samples=1,
         max_prompt_tokens=1024,
-        on_bad_row="error",
+        on_long_prompt="error",
         stall_timeout_s=600.0,
     )
     firsts, wholes = [], []

@@ -97,6 +97,8 @@ def test_another_dataset_is_read_like_the_first_one(tmp_path: Path) -> None:
     # Nothing of the training data is read, so it need not be there.
     assert changed.datasets == (heldout,)
     assert heldout_only(config, None) is config
+    (known,) = heldout_only(config, "HuggingFaceH4/MATH-500").eval.datasets
+    assert (known.preset, known.chat, known.reward) == ("math_500", True, "regex")
 
 
 @pytest.mark.ray

@@ -297,7 +297,7 @@ def test_precompute_warm_start_and_inspect_on_the_real_parts(ray_cluster: None, 
     config = config_of(
         model={"name_or_path": str(tmp_path / "model"), "dtype": "float32"},
         datasets=[{"name": str(tmp_path / "train.jsonl")}],
-        data={"store_dir": str(tmp_path / "store"), "on_bad_row": "skip", "max_prompt_tokens": 32},
+        data={"store_dir": str(tmp_path / "store"), "max_prompt_tokens": 32},
         sampling={"max_new_tokens": 4},
         generator={"kv_cache_gib": 0.05, "max_num_seqs": 16},
         scoring={"num_scorers": 1, "cpus_per_scorer": 0.25},

@@ -69,6 +69,19 @@ def test_datasets_choose_their_rewards() -> None:
     ]
 
 
+def test_a_dataset_chooses_by_the_data_source_of_its_rows() -> None:
+    specs = [reward_spec(name="right", type="exact"), reward_spec(name="has", type="contains")]
+    names = [("mixed", "gsm8k"), ("mixed", "code"), ("mixed", "web"), ("plain", "gsm8k")]
+    inputs = [replace(item("is 4", source=source), dataset=dataset) for dataset, source in names]
+    results = score(specs, inputs, {"mixed": [], "mixed: gsm8k": ["has"], "mixed: code": ["right"], "plain": ["right"]})
+    assert [r.parts if isinstance(r, RewardResult) else r.kind for r in results] == [
+        {"has": 1.0},
+        {"right": 0.0},
+        "no_reward",
+        {"right": 0.0},
+    ]
+
+
 def test_a_heldout_dataset_of_the_same_name_chooses_its_own_rewards() -> None:
     specs = [reward_spec(name="right", type="exact"), reward_spec(name="has", type="contains")]
     rewards = RewardSet(specs=specs, eval_by_source={"a": ["right"]}, startup_timeout_s=120.0)

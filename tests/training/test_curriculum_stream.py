@@ -129,7 +129,7 @@ def opened(
             seed=0,
             source_weights=None,
             max_prompt_tokens=4,
-            on_bad_row="error",
+            on_long_prompt="skip",
             stall_timeout_s=120.0,
         ),
         curriculum=Curriculum(

@@ -38,6 +38,7 @@ from bolt_ray.core.errors import ConfigError
 from bolt_ray.core.evaluation.summary import EvaluationResult
 from bolt_ray.core.records import DrawnPrompt, UnscoredCompletion
 from bolt_ray.data.ingest.read_plan import preset_of
+from bolt_ray.data.settings import ColumnSettings, DatasetSettings
 from bolt_ray.engines.tokenizer import PromptTokenizer
 from bolt_ray.rewards.unscored import check_unscored, count_reasons
 from bolt_ray.training.completions import CompletionService
@@ -187,11 +188,11 @@ class _Job:
 
 
 def read_problems(config: RunConfig, inputs: RunInputs, *, say: Callable[[str], None]) -> list[DrawnPrompt]:
-    """The held-out problems of a config, tokenized: those that training evaluates on.
+    """The held-out problems of a config, tokenized: those that training evaluates on; what is left out is said.
 
     Raises:
         ConfigError: the config holds none out, or most of their answers are wrong by their own reward.
-        DataError: a dataset cannot be used, or a problem is too long.
+        DataError: a dataset cannot be used, or a problem is too long and may not be left out.
     """
     rows = None
     if inputs.heldout:
@@ -213,6 +214,8 @@ def read_problems(config: RunConfig, inputs: RunInputs, *, say: Callable[[str], 
         rows,
         tokenize=PromptTokenizer(path=str(inputs.model_path), trust_remote_code=config.model.trust_remote_code),
         max_tokens=min(config.data.max_prompt_tokens, inputs.context_tokens - max_new_tokens),
+        on_long_prompt=config.data.on_long_prompt,
+        say=say,
     )
 
 
@@ -220,14 +223,17 @@ def heldout_only(config: RunConfig, dataset: str | None) -> RunConfig:
     """The config as evaluation needs it: training data that nothing is held out of need not be there.
 
     Args:
-        dataset: the one held-out dataset, with the columns, template and reward of the config's first; None for those
-            of the config.
+        dataset: the one held-out dataset, with the columns, template and reward of the config's first, but columns and
+            prompt of its own where its name is known; None for those of the config.
     """
     chosen = config.eval.datasets
     if dataset is not None:
         first = (chosen or config.datasets)[0]
         elsewhere = ("split", "config_name", "revision", "data_files", "source", "weight", "format", "delimiter")
-        changed: dict[str, Any] = {"name": dataset, "preset": preset_of(first), **dict.fromkeys(elsewhere)}
+        own = preset_of(DatasetSettings(name=dataset))
+        changed: dict[str, Any] = {"name": dataset, "preset": own or preset_of(first), **dict.fromkeys(elsewhere)}
+        if own is not None:
+            changed |= {"columns": ColumnSettings(), "prompt_template": None}
         chosen = (replace(first, **changed),)
     if not chosen:
         return config

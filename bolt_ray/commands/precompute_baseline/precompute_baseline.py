@@ -159,7 +159,7 @@ class _Precomputation:
                 max_tokens=min(
                     config.data.max_prompt_tokens, self.inputs.context_tokens - config.sampling.max_new_tokens
                 ),
-                skip_unusable=config.data.on_bad_row == "skip",
+                skip_unusable=config.data.on_long_prompt == "skip",
                 timeout_s=config.deadlines.prompts_s,
                 skipped=skipped,
             )

@@ -28,7 +28,7 @@ from bolt_ray.core.records import (
 )
 from bolt_ray.data.store import PromptStore
 from bolt_ray.data.stream.draw_log import WindowDraws
-from bolt_ray.data.stream.window_reader import Tokenize, UnusableDraw, WindowReader
+from bolt_ray.data.stream.window_reader import UNUSABLE_HINT, Tokenize, WindowReader, why_unusable
 from bolt_ray.rewards.unscored import UnscoredCheck, without_detail
 from bolt_ray.training.completions import POLL_S, CompletionService, request_seed
 
@@ -89,23 +89,13 @@ def read_in_order(
                     yield drawn
                     continue
                 if not skip_unusable:
-                    raise DataError(
-                        f"{store.place(drawn.row)}: {_why(drawn, max_tokens)}, or set data.on_bad_row: skip"
-                    )
+                    why = why_unusable(drawn.num_tokens, max_tokens)
+                    raise DataError(f"{store.place(drawn.row)}: {why}. {UNUSABLE_HINT}")
                 skipped[drawn.reason] += 1
             readers.pop(0).close()
     finally:
         for open_reader in readers:
             open_reader.close()
-
-
-def _why(drawn: UnusableDraw, max_tokens: int) -> str:
-    if drawn.num_tokens == 0:
-        return "the tokenizer makes no token of the prompt; fix it"
-    return (
-        f"the prompt has {drawn.num_tokens:,} tokens, the limit is {max_tokens:,} (data.max_prompt_tokens, and the "
-        f"model's context); raise the limit, shorten the prompt"
-    )
 
 
 class PromptScorer:

@@ -60,8 +60,10 @@ def math_equality(config: RunConfig) -> MathEquality:
 
 def rewards_by_source(datasets: Sequence[DatasetSettings]) -> dict[str, list[str]]:
     """The rewards of the datasets that name theirs; the others get all of them."""
-    return {
-        source: [dataset.reward]
-        for source, dataset in zip(source_names(datasets), datasets, strict=True)
-        if dataset.reward is not None
-    }
+    found: dict[str, list[str]] = {}
+    for name, dataset in zip(source_names(datasets), datasets, strict=True):
+        if isinstance(dataset.reward, str):
+            found[name] = [dataset.reward]
+        elif dataset.reward is not None:
+            found |= {name: [], **{f"{name}: {source}": [reward] for source, reward in dataset.reward.items()}}
+    return found

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,7 +14,7 @@ from bolt_ray.core.records import DrawnPrompt
 from bolt_ray.data.ingest.build import build_store
 from bolt_ray.data.settings import DatasetSettings
 from bolt_ray.data.store import PromptStore
-from bolt_ray.data.stream.window_reader import read_tokenized
+from bolt_ray.data.stream.window_reader import UNUSABLE_HINT, read_tokenized, why_unusable
 from bolt_ray.engines.tokenizer import PromptTokenizer
 
 log = logging.getLogger(__name__)
@@ -33,7 +33,25 @@ def open_store(
     )
     for line in store.report().splitlines():
         log.info("%s", line)
+    for number, dataset in enumerate(datasets):
+        _check_rewards(store, number, dataset)
     return store
+
+
+def _check_rewards(store: PromptStore, number: int, dataset: DatasetSettings) -> None:
+    """Whether a dataset with a reward for each data_source has one for all of them.
+
+    Raises:
+        DataError: for one it has none.
+    """
+    if not isinstance(dataset.reward, Mapping):
+        return
+    without = [name for name in store.names_in(number) if name not in dataset.reward]
+    if without:
+        raise DataError(
+            f"dataset '{store.sources[number].name}': reward: names none for {', '.join(map(repr, without[:5]))}, of "
+            f"which it has rows; it has {', '.join(map(repr, dataset.reward))}. Add one, or one name for all rows"
+        )
 
 
 def store_row_keys(store: PromptStore) -> Callable[[str, int], str | None]:
@@ -55,18 +73,25 @@ def heldout_problems(
     *,
     tokenize: PromptTokenizer,
     max_tokens: int,
+    on_long_prompt: str,
+    say: Callable[[str], None],
 ) -> list[DrawnPrompt]:
-    """The problems of an evaluation, in the order of ``rows``.
+    """The problems of an evaluation: ``rows``, but those longer than ``max_tokens``, of which ``say`` is told.
 
     Raises:
-        DataError: a problem is longer than ``max_tokens``.
+        DataError: a problem is longer and ``on_long_prompt`` is "error", or all of them are.
     """
-    problems = []
-    for index, (prompt, token_ids) in enumerate(read_tokenized(store, rows, tokenize)):
-        if not 0 < len(token_ids) <= max_tokens:
-            raise DataError(
-                f"{store.place(prompt.row)}: the held-out prompt has {len(token_ids):,} tokens; the limit is "
-                f"{max_tokens:,} (data.max_prompt_tokens, and the model's context)"
-            )
-        problems.append(DrawnPrompt(group_id=index, prompt=prompt, token_ids=token_ids))
+    problems: list[DrawnPrompt] = []
+    left_out = ""
+    for prompt, token_ids in read_tokenized(store, rows, tokenize):
+        if 0 < len(token_ids) <= max_tokens:
+            problems.append(DrawnPrompt(group_id=len(problems), prompt=prompt, token_ids=token_ids))
+            continue
+        left_out = left_out or f"{store.place(prompt.row)}: {why_unusable(len(token_ids), max_tokens)}"
+        if on_long_prompt == "error":
+            raise DataError(f"held-out problem {left_out}. {UNUSABLE_HINT}")
+    if left_out and not problems:
+        raise DataError(f"not one held-out problem can be used; {left_out}. Raise the limit, or shorten the prompts")
+    if left_out:
+        say(f"{len(rows) - len(problems):,} of {len(rows):,} held-out problems are left out. The first, {left_out}")
     return problems

@@ -49,6 +49,7 @@ def verify_references(
                 answer=prompt.answer,
                 metadata=prompt.metadata,
                 source=prompt.source,
+                dataset=prompt.dataset,
                 num_tokens=1,
                 evaluation=evaluation,
             )

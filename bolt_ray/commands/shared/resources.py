@@ -100,11 +100,11 @@ def describe_step(config: RunConfig) -> str:
 
 def _describe_rewards(config: RunConfig) -> str:
     low, high = config.baseline.scaled_from
-    lowest, highest = reward_range(config.rewards, [dataset.reward for dataset in config.datasets])
+    lowest, highest = reward_range(config.rewards, [name for dataset in config.datasets for name in dataset.rewards])
     text = f"Rewards of {low:g} to {high:g} are scaled to 0 to 1 for v̂ (baseline.reward_range)."
     if lowest < low or highest > high:
         text += f" Warning: they can be {lowest:g} to {highest:g}; what lies outside is cut."
-    ranges = {reward_range(config.rewards, [dataset.reward]) for dataset in config.datasets}
+    ranges = {reward_range(config.rewards, [name]) for dataset in config.datasets for name in dataset.rewards}
     if len(ranges) > 1:
         own = ", ".join(f"{low:g} to {high:g}" for low, high in sorted(ranges))
         text += (

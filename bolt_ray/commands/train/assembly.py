@@ -156,11 +156,19 @@ class TrainingAssembly:
             heldout = self.open_store(inputs.heldout, config)
             heldout_rows = np.arange(heldout.num_rows, dtype=np.int64)
         problem_rows = heldout_rows[: config.eval.num_problems]
+        tell = partial(say, self._console)
         if self._checkpoint is None:
-            verify = partial(self.verify_references, config=config, inputs=inputs, say=partial(say, self._console))
+            verify = partial(self.verify_references, config=config, inputs=inputs, say=tell)
             verify(store, rows, evaluation=False)
             verify(heldout, problem_rows, evaluation=True)
-        problems = heldout_problems(heldout, problem_rows, tokenize=tokenize, max_tokens=max_tokens)
+        problems = heldout_problems(
+            heldout,
+            problem_rows,
+            tokenize=tokenize,
+            max_tokens=max_tokens,
+            on_long_prompt=config.data.on_long_prompt,
+            say=tell,
+        )
         # Held-out prompts never get an outcome: the baseline and its curriculum know the others only.
         shards.register(store.keys().take(rows).to_pylist(), store.source_names(rows))
         prompts = self.prompt_stream(
@@ -341,6 +349,6 @@ def _prompt_schedule(config: RunConfig, *, max_prompt_tokens: int) -> PromptSche
         seed=config.seed,
         source_weights=source_weights(config.datasets),
         max_prompt_tokens=max_prompt_tokens,
-        on_bad_row=config.data.on_bad_row,
+        on_long_prompt=config.data.on_long_prompt,
         stall_timeout_s=config.deadlines.prompts_s,
     )

@@ -16,28 +16,34 @@ from numpy.typing import NDArray
 
 from bolt_ray.core.errors import DataError
 from bolt_ray.core.files import fsync_path
+from bolt_ray.data.ingest.columns import SOURCE_COLUMN
 from bolt_ray.data.ingest.read_plan import STORE_FORMAT, Piece, ReadPlan
 from bolt_ray.data.store_files import PartsReader, part_path, write_json
 
 COMPARE_ROWS = 8192
 
+MAX_LABELS = 100
+"""More data sources than that in one dataset are no names for metrics."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Duplicate:
-    """A row whose key an earlier row has.
+    """A row whose id, or without ids whose prompt, an earlier row has.
 
     Attributes:
         row, first: physical row numbers of the later and the earliest row.
         by_id: True if the key is an id a dataset gave.
+        same_answer: True if the answers are equal, too.
     """
 
     row: int
     first: int
     by_id: bool
+    same_answer: bool
 
 
 def finish_store(plan: ReadPlan, directory: Path, *, skip_bad_rows: bool) -> None:
-    """Write ``index.npy``, ``key_hash.npy``, ``keys.arrow``, ``rejects.jsonl`` and last ``manifest.json``.
+    """Write the arrays of the index, ``keys.arrow``, ``rejects.jsonl`` and, last, ``manifest.json``.
 
     Raises:
         DataError: an id occurs twice and bad rows are not skipped, or a dataset has no prompt left.
@@ -76,11 +82,13 @@ def finish_store(plan: ReadPlan, directory: Path, *, skip_bad_rows: bool) -> Non
                 rejected[source]["duplicate_id"] += 1
                 dropped[duplicate.row] = True
             elif plan.drop_duplicates[source]:
-                filtered[source]["duplicate_prompt"] += 1
+                reason = "duplicate_prompt" if duplicate.same_answer else "duplicate_prompt_with_another_answer"
+                filtered[source][reason] += 1
                 dropped[duplicate.row] = True
 
     index = np.flatnonzero(~dropped).astype(np.int64)
     row_sources = part_sources[reader.part_of(index)]
+    names, labels, notes = _labels(reader, part_sources, plan.sources)
     sources = [
         {
             "name": name,
@@ -88,20 +96,23 @@ def finish_store(plan: ReadPlan, directory: Path, *, skip_bad_rows: bool) -> Non
             "read": sum(part["records"] for part in parts if part["source"] == number),
             "rejected": dict(rejected[number]),
             "filtered": dict(filtered[number]),
+            "note": notes.get(number, ""),
         }
         for number, name in enumerate(plan.sources)
     ]
     _check_not_empty(sources, plan)
     np.save(directory / "index.npy", index)
     np.save(directory / "key_hash.npy", hashes[index])
+    np.save(directory / "label.npy", labels[index])
     _write_keys(reader, dropped, directory / "keys.arrow")
-    for name in ("index.npy", "key_hash.npy", "keys.arrow", "rejects.jsonl"):
+    for name in ("index.npy", "key_hash.npy", "label.npy", "keys.arrow", "rejects.jsonl"):
         fsync_path(directory / name)
     manifest = {
         "format": STORE_FORMAT,
         "address": plan.address,
         "rows": int(index.size),
         "sources": sources,
+        "labels": names,
         "parts": parts,
     }
     write_json(directory / "manifest.json", manifest)
@@ -113,10 +124,41 @@ def _column(reader: PartsReader, name: str, dtype: Any) -> NDArray[Any]:
     return np.concatenate(chunks) if chunks else np.empty(0, dtype)
 
 
-def _duplicates(reader: PartsReader, hashes: NDArray[np.uint64]) -> Iterator[_Duplicate]:
-    """Rows whose key stands in an earlier row, in row order.
+def _labels(
+    reader: PartsReader, part_sources: NDArray[np.int32], sources: Sequence[str]
+) -> tuple[list[str], NDArray[np.int32], dict[int, str]]:
+    """Names for metrics; int32 [n], the number of every row's among them; by source what is to be told of them.
 
-    Candidates are equal 64-bit hashes; the keys themselves are then compared, so a collision drops nothing.
+    The first names are those of the datasets, for rows that name none.
+    """
+    numbers = {name: number for number, name in enumerate(sources)}
+    found: list[tuple[int, list[str]]] = []
+    named: dict[int, set[str]] = {}
+    tables = reader.columns(["label"])
+    for number in np.flatnonzero(np.diff(reader.starts)).tolist():
+        labels = next(tables)["label"].to_pylist()
+        source = int(part_sources[number])
+        found.append((source, labels))
+        named.setdefault(source, set()).update(labels)
+    notes = {
+        source: f"{len(names):,} different {SOURCE_COLUMN}: metrics go by the dataset"
+        for source, names in named.items()
+        if len(names) > MAX_LABELS
+    }
+    codes = [np.empty(0, dtype=np.int32)]
+    for source, labels in found:
+        if source in notes:
+            codes.append(np.full(len(labels), source, dtype=np.int32))
+            continue
+        known = {name: numbers.setdefault(name, len(numbers)) for name in sorted(named[source]) if name}
+        codes.append(np.array([known.get(name, source) for name in labels], dtype=np.int32))
+    return list(numbers), np.concatenate(codes), notes
+
+
+def _duplicates(reader: PartsReader, hashes: NDArray[np.uint64]) -> Iterator[_Duplicate]:
+    """Rows whose id, or without ids whose prompt, stands in an earlier row, in row order.
+
+    Candidates are equal 64-bit hashes; ids or prompts are then compared, so a collision drops nothing.
     """
     order = np.argsort(hashes, kind="stable")
     ordered = hashes[order]
@@ -130,13 +172,18 @@ def _duplicates(reader: PartsReader, hashes: NDArray[np.uint64]) -> Iterator[_Du
     rows, first = rows[in_order], first[in_order]
     for start in range(0, rows.size, COMPARE_ROWS):
         some = slice(start, start + COMPARE_ROWS)
-        here = reader.take(rows[some], ["key", "has_id"])
-        there = reader.take(first[some], ["key", "has_id"])
-        same = pc.equal(here["key"], there["key"]).to_pylist()
-        by_id = pc.or_(here["has_id"], there["has_id"]).to_pylist()
-        for row, earlier, equal, is_id in zip(rows[some].tolist(), first[some].tolist(), same, by_id, strict=True):
-            if equal:
-                yield _Duplicate(row=row, first=earlier, by_id=is_id)
+        here = reader.take(rows[some], ["key", "has_id", "prompt", "answer"])
+        there = reader.take(first[some], ["key", "has_id", "prompt", "answer"])
+        equal = {name: pc.equal(here[name], there[name]).to_numpy() for name in ("key", "prompt", "answer")}
+        by_id = pc.or_(here["has_id"], there["has_id"]).to_numpy()
+        same = np.where(by_id, equal["key"], equal["prompt"])
+        for place in np.flatnonzero(same).tolist():
+            yield _Duplicate(
+                row=int(rows[start + place]),
+                first=int(first[start + place]),
+                by_id=bool(by_id[place]),
+                same_answer=bool(equal["answer"][place]),
+            )
 
 
 class _Places:

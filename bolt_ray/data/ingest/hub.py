@@ -6,23 +6,28 @@ from pathlib import Path
 from typing import Any
 
 from bolt_ray.core.errors import DataError
-from bolt_ray.data.ingest.known_datasets import KNOWN_NAMES
+from bolt_ray.data.ingest.known_datasets import known_dataset
 from bolt_ray.data.settings import DatasetSettings
 
 
 def hub_arguments(dataset: DatasetSettings) -> dict[str, Any]:
     """Keyword arguments of ``load_dataset``; relative ``data_files`` made absolute: workers run elsewhere."""
-    config_name = dataset.config_name
-    if config_name is None and dataset.data_files is None:
-        config_name = KNOWN_NAMES.get(dataset.name.rsplit("/", 1)[-1], ("", None))[1]
+    known = known_dataset(dataset.name) if dataset.data_files is None else None
+    config_name = dataset.config_name or (None if known is None else known.config_name)
     name = str(Path(dataset.name).absolute()) if Path(dataset.name).exists() else dataset.name
     return {
         "path": name,
         "name": config_name,
-        "split": dataset.split or "train",
+        "split": split_of(dataset),
         "revision": dataset.revision,
         "data_files": _absolute(dataset.data_files),
     }
+
+
+def split_of(dataset: DatasetSettings) -> str:
+    """The split asked for, else the one a known dataset has its rows in, else train."""
+    known = known_dataset(dataset.name)
+    return dataset.split or ("train" if known is None else known.split)
 
 
 def _absolute(data_files: Any) -> Any:

@@ -152,11 +152,12 @@ class _Block:
                     "",
                     "",
                     result.key,
-                    key_hash(result.key),
+                    key_hash(result.identity),
                     result.has_id,
                     prompt,
                     result.answer,
                     result.metadata,
+                    result.label,
                     *place,
                 )
             )
@@ -171,7 +172,7 @@ class _Block:
         return pa.Table.from_arrays(arrays, schema=BLOCK_SCHEMA)
 
     def _add(self, kind: int, reason: str, message: str, place: tuple[int, int, int], *, prompt: str = "") -> None:
-        self._rows.append((self._unit, kind, reason, message, "", 0, False, prompt, "", "", *place))
+        self._rows.append((self._unit, kind, reason, message, "", 0, False, prompt, "", "", "", *place))
 
 
 def _excerpt(row: dict[str, Any]) -> str:

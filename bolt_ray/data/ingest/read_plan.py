@@ -14,13 +14,15 @@ import xxhash
 
 from bolt_ray.core.errors import DataError
 from bolt_ray.data.ingest.fingerprints import FileScanner
-from bolt_ray.data.ingest.hub import hub_arguments, hub_fingerprint, load_hub
-from bolt_ray.data.ingest.known_datasets import KNOWN_NAMES
+from bolt_ray.data.ingest.hub import hub_arguments, hub_fingerprint, load_hub, split_of
+from bolt_ray.data.ingest.known_datasets import known_dataset
 from bolt_ray.data.ingest.locate import DataFile, find_files, is_hub_dataset, open_filesystem
 from bolt_ray.data.ingest.normalize import RowRules, row_rules
 from bolt_ray.data.settings import DatasetSettings
 
-STORE_FORMAT = 1
+STORE_FORMAT = 2
+"""Raised when rows are read or kept in another way: a store of another format is built anew."""
+
 HUB_ROWS_PER_PIECE = 50_000
 
 
@@ -134,7 +136,7 @@ def source_names(datasets: Sequence[DatasetSettings]) -> list[str]:
     levels = [
         [dataset.source or _short(dataset.name) for dataset in datasets],
         [dataset.source or dataset.name for dataset in datasets],
-        [dataset.source or f"{dataset.name}:{dataset.split or 'train'}" for dataset in datasets],
+        [dataset.source or f"{dataset.name}:{split_of(dataset)}" for dataset in datasets],
     ]
     for names in levels:
         if len(set(names)) == len(names):
@@ -157,7 +159,8 @@ def preset_of(dataset: DatasetSettings) -> str | None:
         return dataset.preset
     if not is_hub_dataset(dataset) or dataset.data_files is not None:
         return None
-    return KNOWN_NAMES.get(dataset.name.rsplit("/", 1)[-1], (None, None))[0]
+    known = known_dataset(dataset.name)
+    return None if known is None else known.preset
 
 
 def _short(name: str) -> str:

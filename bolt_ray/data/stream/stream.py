@@ -9,6 +9,7 @@ out, not what was read ahead.
 
 from __future__ import annotations
 
+import logging
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -29,12 +30,14 @@ from bolt_ray.data.stream.draw_log import (
     relative_draws,
     window_rng,
 )
-from bolt_ray.data.stream.window_reader import Tokenize, UnusableDraw, WindowReader
+from bolt_ray.data.stream.window_reader import UNUSABLE_HINT, Tokenize, UnusableDraw, WindowReader, why_unusable
+
+log = logging.getLogger(__name__)
 
 declare_metrics(
     {
         "data/draws": ("prompts", "prompts drawn so far"),
-        "data/skipped_{reason}": ("prompts", "draws passed over so far (data.on_bad_row: skip), by reason"),
+        "data/skipped_{reason}": ("prompts", "draws passed over so far (data.on_long_prompt: skip), by reason"),
     }
 )
 
@@ -66,7 +69,7 @@ class PromptStream(Iterator[DrawnPrompt]):
         seed: with the window number the only source of randomness.
         num_samples: completions per draw, or a function that allocates them when a window is drawn.
         max_prompt_tokens: longest prompt after template and tokenizer.
-        on_bad_row: "error" raises on a longer prompt (or one without tokens), "skip" leaves it out, counted.
+        on_long_prompt: "skip" draws another for a longer prompt (or one without tokens), counted; "error" raises.
         stall_timeout_s: longest wait for a prompt.
         weights: called once per window, in the caller's thread; None: uniform.
         rows: int64 [n], the rows that may be drawn (the training side of ``store.split_heldout``); None: all.
@@ -84,7 +87,7 @@ class PromptStream(Iterator[DrawnPrompt]):
         seed: int,
         num_samples: int | Allocate,
         max_prompt_tokens: int,
-        on_bad_row: str,
+        on_long_prompt: str,
         stall_timeout_s: float,
         weights: Weights | None = None,
         rows: NDArray[np.int64] | None = None,
@@ -107,7 +110,7 @@ class PromptStream(Iterator[DrawnPrompt]):
         self._source_ids = store.source_ids()[self._rows] if self._source_shares is not None else None
         self._num_samples = num_samples
         self._max_prompt_tokens = max_prompt_tokens
-        self._on_bad_row = on_bad_row
+        self._on_long_prompt = on_long_prompt
         self._stall_timeout_s = stall_timeout_s
         self._log = DrawLog(Path(draws_dir), store_address=store.address)
         self._window = 0
@@ -121,8 +124,7 @@ class PromptStream(Iterator[DrawnPrompt]):
         """The next usable prompt.
 
         Raises:
-            DataError: a prompt is too long or has no tokens, and bad rows are not skipped; or a whole
-                window is unusable.
+            DataError: a prompt is too long or has no tokens, and such are not skipped; or a whole window is unusable.
             StallError: nothing came within the deadline.
         """
         for _ in range(self._window_size + 1):
@@ -133,7 +135,7 @@ class PromptStream(Iterator[DrawnPrompt]):
             self._skip(drawn)
         raise DataError(
             f"not one of {self._window_size} prompts in a row could be used: all are longer than "
-            f"data.max_prompt_tokens {self._max_prompt_tokens} or have no tokens"
+            f"{self._max_prompt_tokens:,} tokens (data.max_prompt_tokens, and the model's context) or have no tokens"
         )
 
     def prefetch_next(self) -> None:
@@ -266,17 +268,11 @@ class PromptStream(Iterator[DrawnPrompt]):
         )
 
     def _skip(self, drawn: UnusableDraw) -> None:
-        if self._on_bad_row != "skip":
-            what = (
-                f"the prompt has {drawn.num_tokens:,} tokens, more than data.max_prompt_tokens "
-                f"{self._max_prompt_tokens:,}"
-                if drawn.num_tokens
-                else "the tokenizer makes no token of the prompt"
-            )
-            raise DataError(
-                f"{self._store.place(drawn.row)}: {what}. Raise the limit, shorten the prompt, or set "
-                "data.on_bad_row: skip"
-            )
+        what = f"{self._store.place(drawn.row)}: {why_unusable(drawn.num_tokens, self._max_prompt_tokens)}"
+        if self._on_long_prompt == "error":
+            raise DataError(f"{what}. {UNUSABLE_HINT}")
+        if not self._skipped:
+            log.warning("%s. Such prompts are passed over and counted as data/skipped_*", what)
         self._skipped[drawn.reason] += 1
 
 

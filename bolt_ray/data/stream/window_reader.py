@@ -44,6 +44,17 @@ class UnusableDraw:
         return "too_many_tokens" if self.num_tokens else "no_tokens"
 
 
+UNUSABLE_HINT = "Raise the limit, shorten the prompt, or set data.on_long_prompt: skip"
+
+
+def why_unusable(num_tokens: int, max_tokens: int) -> str:
+    """What is wrong with a prompt of so many tokens."""
+    if num_tokens == 0:
+        return "the tokenizer makes no token of the prompt"
+    limits = "data.max_prompt_tokens, and the model's context"
+    return f"the prompt has {num_tokens:,} tokens, the limit is {max_tokens:,} ({limits})"
+
+
 def read_tokenized(
     store: PromptStore, rows: NDArray[np.int64], tokenize: Tokenize
 ) -> list[tuple[Prompt, NDArray[np.int32]]]:

@@ -4,7 +4,7 @@
     item.completion   the model's answer, as text
     item.answer       the dataset's reference answer ("" if it has none)
     item.metadata     the row's other columns: item.metadata["topic"]
-    item.source       the dataset's name
+    item.source       the row's data_source, else the dataset's name
     item.truncated    True if the length limit cut the completion off
     item.num_tokens   its length in tokens
     item.evaluation   True for a held-out problem

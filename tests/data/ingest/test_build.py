@@ -94,7 +94,11 @@ def test_presets_on_files_of_the_same_schema(tmp_path: Path) -> None:
     assert (first.answer, first.source, dict(first.metadata)) == ("8", "g", {})
     assert isinstance(first.prompt, str) and first.prompt.startswith("2*4?\n\nReason step by step")
     assert (second.answer, second.source) == (r"\frac{1}{2}", "m")
-    assert dict(second.metadata) == {"level": "Level 1", "type": "Algebra"}
+    assert dict(second.metadata) == {
+        "solution": r"\boxed{\frac{1}{2}}",
+        "level": "Level 1",
+        "type": "Algebra",
+    }
     assert store.source_ids().tolist() == [0, 1]
 
 

@@ -94,7 +94,7 @@ def test_hub_names_and_paths_are_told_apart(folder: Path) -> None:
 
 def test_presets_of_known_hub_names() -> None:
     assert preset_of(named("openai/gsm8k")) == "gsm8k"
-    assert preset_of(named("HuggingFaceH4/MATH-500")) == "math"
+    assert preset_of(named("HuggingFaceH4/MATH-500")) == "math_500"
     assert preset_of(named("openai/gsm8k", columns={"prompt": "question"})) is None
     assert preset_of(named("gsm8k.jsonl")) is None
     assert preset_of(named("gsm8k.jsonl", preset="gsm8k")) == "gsm8k"
@@ -105,6 +105,8 @@ def test_sources_have_names_of_their_own() -> None:
     assert source_names([named("a/train.jsonl"), named("b/train.jsonl")]) == ["a/train.jsonl", "b/train.jsonl"]
     assert source_names([named("m/d", split="x"), named("m/d")]) == ["m/d:x", "m/d:train"]
     assert source_names([named("m/d", source="one"), named("m/d")]) == ["one", "d"]
+    math = [named("m/MATH-500"), named("m/MATH-500", split="train")]
+    assert source_names(math) == ["m/MATH-500:test", "m/MATH-500:train"]
     with pytest.raises(DataError, match="two datasets are called 'm/d:train'"):
         source_names([named("m/d"), named("m/d")])
 

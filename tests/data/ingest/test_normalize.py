@@ -8,12 +8,12 @@ import pytest
 from support.settings import dataset as dataset_of
 
 from bolt_ray.core.keys import prompt_key
+from bolt_ray.data.ingest.columns import missing_column
 from bolt_ray.data.ingest.normalize import (
     BadRow,
     FilteredRow,
     NormalRow,
     RowRules,
-    missing_column,
     normalize_row,
     prompt_chars,
     row_rules,

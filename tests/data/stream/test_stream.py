@@ -81,7 +81,7 @@ def make(store: PromptStore, draws_dir: Path, **settings: Any) -> PromptStream:
             "seed": 7,
             "num_samples": 1,
             "max_prompt_tokens": 1024,
-            "on_bad_row": "error",
+            "on_long_prompt": "skip",
             "stall_timeout_s": 120.0,
             **settings,
         }
@@ -281,18 +281,29 @@ def test_completions_are_allocated_per_draw(store: PromptStore, tmp_path: Path) 
         assert entry.num_samples == train.tolist().index(entry.prompt.row) % 3 + 1
 
 
-def test_prompts_that_are_too_long(store: PromptStore, tmp_path: Path) -> None:
+def test_prompts_that_are_too_long_are_passed_over(
+    store: PromptStore, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     """ "large 7" has 7 characters, "large 17" has 8: only the first ten of "large" and all of "small" fit."""
-    with pytest.raises(DataError, match=r"large\.jsonl, line \d+: the prompt has \d tokens.*max_prompt_tokens 7"):
-        make(store, tmp_path / "a", max_prompt_tokens=7).take(64)
-    stream = make(store, tmp_path / "b", max_prompt_tokens=8, on_bad_row="skip", window_size=400)
+    stream = make(store, tmp_path / "a", max_prompt_tokens=8, window_size=400)
     drawn = stream.take(200)
     fitting = [entry for entry in drawn if entry.group_id < 400]
     assert all(entry.token_ids.size <= 8 for entry in drawn)
     assert len(fitting) == 200
-    assert stream.metrics()["data/skipped_too_many_tokens"] == stream.metrics()["data/draws"] - 200
-    with pytest.raises(DataError, match="not one of 8 prompts"):
-        make(store, tmp_path / "c", max_prompt_tokens=2, on_bad_row="skip", window_size=8).take(1)
+    assert stream.metrics()["data/skipped_too_many_tokens"] == stream.metrics()["data/draws"] - 200 > 0
+    (told,) = [record.getMessage() for record in caplog.records if "tokens" in record.getMessage()]
+    assert "large.jsonl, line " in told and "the prompt has 9 tokens, the limit is 8 (data.max_prompt_tokens" in told
+    state = json.loads(json.dumps(stream.state_dict()))
+    following = [(entry.group_id, entry.prompt.row) for entry in stream.take(30)]
+    resumed = make(store, tmp_path / "a", max_prompt_tokens=8, window_size=400)
+    resumed.load_state_dict(state)
+    assert [(entry.group_id, entry.prompt.row) for entry in resumed.take(30)] == following
+    with pytest.raises(DataError, match=r"not one of 8 prompts .* longer than 2 tokens"):
+        make(store, tmp_path / "c", max_prompt_tokens=2, window_size=8).take(1)
+    with pytest.raises(
+        DataError, match=r"large\.jsonl, line \d+: the prompt has \d tokens, the limit is 7 .*on_long_prompt: skip"
+    ):
+        make(store, tmp_path / "b", max_prompt_tokens=7, on_long_prompt="error").take(64)
 
 
 def test_weights_of_the_wrong_shape(store: PromptStore, tmp_path: Path) -> None:

@@ -119,7 +119,7 @@ EFFECTS: tuple[Effect, ...] = (
     effect("curriculum.allocate_rollouts", True, stream, rollout__group_size=2),
     effect("rollout.group_size", 2, stream),
     effect("rollout.rollouts_per_step", 6, stream),
-    effect("data.on_bad_row", "skip", stream),
+    effect("data.on_long_prompt", "error", stream),
     effect("deadlines.prompts_s", 7.0, stream),
     effect("seed", 5, stream),
 )

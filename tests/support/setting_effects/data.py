@@ -17,9 +17,9 @@ from bolt_ray.data.ingest.hub import hub_arguments
 from bolt_ray.data.ingest.locate import is_hub_dataset
 
 ROWS = [
-    {"prompt": "one", "answer": "1", "prompt_id": "a", "question": "first?", "label": "I"},
-    {"prompt": "two", "answer": "2", "prompt_id": "b", "question": "second?", "label": "II"},
-    {"prompt": "one", "answer": "1", "prompt_id": "c", "question": "third?", "label": "III"},
+    {"prompt": "one", "answer": "1", "prompt_id": "a", "question": "first?", "roman": "I"},
+    {"prompt": "two", "answer": "2", "prompt_id": "b", "question": "second?", "roman": "II"},
+    {"prompt": "one", "answer": "1", "prompt_id": "c", "question": "third?", "roman": "III"},
 ]
 
 
@@ -89,9 +89,9 @@ EFFECTS: tuple[Effect, ...] = (
     effect("datasets[].delimiter", ";", prompts, **{"datasets[]__name": "few.csv"}),
     effect("datasets[].preset", "gsm8k", prompts, **FEW),
     effect("datasets[].columns.prompt", "question", prompts, **FEW),
-    effect("datasets[].columns.answer", "label", prompts, **FEW),
-    effect("datasets[].columns.prompt_id", "label", prompts, **FEW),
-    effect("datasets[].columns.metadata", ["label"], prompts, **FEW),
+    effect("datasets[].columns.answer", "roman", prompts, **FEW),
+    effect("datasets[].columns.prompt_id", "roman", prompts, **FEW),
+    effect("datasets[].columns.metadata", ["roman"], prompts, **FEW),
     effect("datasets[].prompt_template", "Q: {question}", prompts, **FEW),
     effect("datasets[].chat", True, prompts, **FEW),
     effect("datasets[].system_prompt", "Be brief.", prompts, **{"datasets[]__chat": True}, **FEW),
@@ -100,9 +100,10 @@ EFFECTS: tuple[Effect, ...] = (
     effect("datasets[].filters.drop_duplicates", False, prompts, **{"datasets[]__columns__prompt_id": None}, **FEW),
     effect("eval.datasets", [{"name": "few.jsonl"}], heldout),
     effect("data.on_bad_row", "skip", prompts, data__max_prompt_chars=8),
-    effect("data.on_bad_row", "skip", made("prompts", "schedule")),
+    effect("data.on_long_prompt", "error", made("prompts", "schedule")),
+    effect("data.on_long_prompt", "error", left("problem"), data__max_prompt_tokens=16, **HELD_OUT),
     effect("data.max_prompt_tokens", 8, made("prompts", "schedule")),
-    effect("data.max_prompt_tokens", 4, left("problem"), **HELD_OUT),
+    effect("data.max_prompt_tokens", 4, calls("generators", "eval"), **HELD_OUT),
     effect("data.max_prompt_chars", 8, prompts),
     effect("data.store_dir", "elsewhere", stores),
     effect("data.heldout_fraction", 0.5, calls("shards", "register"), calls("generators", "eval")),
