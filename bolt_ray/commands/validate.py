@@ -8,6 +8,7 @@ from rich.table import Table
 
 from bolt_ray.commands.shared.gpus import resolve_here
 from bolt_ray.commands.shared.inputs import check_inputs
+from bolt_ray.commands.shared.model_text import doubts_of
 from bolt_ray.commands.shared.resources import ProcessGroup, describe_step, resource_map, total_demand
 from bolt_ray.config.loading import dump_config
 from bolt_ray.config.own_code import check_own_code
@@ -18,16 +19,19 @@ def print_validation(config: RunConfig, *, console: Console) -> None:
     """Print the resolved config, a step in words and the process map.
 
     Raises:
-        UserError: a model directory or dataset file that the config names is missing, or settings that the
-            learner or the generators would refuse, or a loss or strategy of the user's own cannot be loaded.
+        UserError: a model directory or dataset file that the config names is missing, or settings that the learner, the
+            generators or the tokenizer would refuse, or a loss or strategy of the user's own cannot be loaded.
     """
     config = resolve_here(config)
     check_inputs(config, download=False)
     check_own_code(config)
+    doubts = doubts_of(config)
     console.rule("resolved config")
     console.print(Syntax(dump_config(config), "yaml", background_color="default", word_wrap=True))
     console.rule("one step")
     console.print(describe_step(config), highlight=False, soft_wrap=True)
+    for doubt in doubts:
+        console.print(f"Warning: {doubt}", highlight=False, soft_wrap=True, markup=False)
     console.rule("processes")
     console.print(_table(resource_map(config)))
 
