@@ -23,6 +23,7 @@ from bolt_ray.commands.pretrain import DEFAULT_CONFIG
 from bolt_ray.commands.shared.gpus import has_gpus
 from bolt_ray.commands.shared.inference import launch_generators
 from bolt_ray.commands.shared.inputs import RunInputs, prepare_inputs
+from bolt_ray.commands.shared.model_text import fit_to_tokenizer
 from bolt_ray.commands.shared.ray_session import ray_session
 from bolt_ray.commands.shared.resources import resource_map
 from bolt_ray.config.loading import build_config
@@ -72,7 +73,7 @@ def run_doctor(model: str, *, lora: bool = False, console: Console) -> None:
     }
     config = build_config(tree, where="doctor")
     inputs = prepare_inputs(config, say=lambda text: console.print(text, highlight=False))
-    config = resolve(config, use_gpu=has_gpus(None))
+    config = resolve(fit_to_tokenizer(config, inputs.model_path), use_gpu=has_gpus(None))
     groups = resource_map(config)
     with (
         tempfile.TemporaryDirectory(prefix="bolt-ray-doctor-") as directory,

@@ -1,7 +1,7 @@
 """A user's own loss, strategy or reward, ``file.py:name``: where its file is, and whether it can be loaded.
 
-The configuration is the last place that knows which directory a relative file is in. The processes that load it, the
-learner ranks among them, have other working directories.
+The configuration is the last place that knows which directory a relative file, a chat template's too, is in. The
+processes that load it, the learner ranks among them, have other working directories.
 """
 
 from __future__ import annotations
@@ -11,20 +11,27 @@ from pathlib import Path
 
 from bolt_ray.config.schema import RunConfig
 from bolt_ray.core.errors import ConfigError
-from bolt_ray.core.plugins import absolute_reference, find_file, is_reference, load_object
+from bolt_ray.core.plugins import absolute_file, absolute_reference, find_file, is_reference, load_object
 from bolt_ray.rewards.function import FunctionSettings
 
 
 def with_absolute_files(config: RunConfig, base_dir: Path) -> RunConfig:
-    """The configuration with the files of a user's own code as absolute paths; applied again it changes nothing.
+    """The configuration with the user's own files as absolute paths; applied again it changes nothing.
 
     Args:
         base_dir: where a relative file is looked for, before the working directory.
     """
     loss = replace(config.loss, type=absolute_reference(config.loss.type, base_dir))
+    template = config.model.chat_template
+    model = (
+        config.model
+        if template is None
+        else replace(config.model, chat_template=str(absolute_file(template, base_dir)))
+    )
     strategy = absolute_reference(config.curriculum.strategy, base_dir)
     changed = {
         "loss": loss,
+        "model": model,
         "curriculum": replace(config.curriculum, strategy=strategy),
         "rewards": tuple(
             replace(reward, function=absolute_reference(reward.function, base_dir))

@@ -72,7 +72,7 @@ def engine_settings(config: RunConfig, *, model_path: str, context_tokens: int) 
 
 
 def eval_sampling(config: RunConfig) -> SamplingSettings:
-    """How an evaluation draws: its own temperature, cuts and length, and training's stop texts."""
+    """How an evaluation draws: its own temperature, cuts and length, and training's stops."""
     evaluation = config.eval
     return SamplingSettings(
         temperature=evaluation.temperature,
@@ -81,6 +81,7 @@ def eval_sampling(config: RunConfig) -> SamplingSettings:
         min_p=evaluation.min_p,
         max_new_tokens=evaluation.max_new_tokens or config.sampling.max_new_tokens,
         stop=config.sampling.stop,
+        stop_token_ids=config.sampling.stop_token_ids,
     )
 
 

@@ -59,12 +59,14 @@ def absolute_reference(name: str, base_dir: Path) -> str:
     working directory, does not. A file that is in neither gets the path in the first, for the message.
     """
     place, _, attribute = name.rpartition(":")
-    if not place.endswith(".py"):
-        return name
+    return f"{absolute_file(place, base_dir)}:{attribute}" if place.endswith(".py") else name
+
+
+def absolute_file(place: str, base_dir: Path) -> Path:
+    """A file of the user's in ``base_dir`` or else the working directory, as an absolute path."""
     given = Path(place).expanduser()
     tried = [base_dir.absolute() / given, Path.cwd() / given]  # of an absolute path both are the path itself
-    path = next((path for path in tried if path.is_file()), tried[0])
-    return f"{path}:{attribute}"
+    return next((path for path in tried if path.is_file()), tried[0])
 
 
 def plain_name(name: str) -> str:

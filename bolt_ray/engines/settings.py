@@ -3,11 +3,27 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
-from bolt_ray.core.settings import Settings, setting
+from bolt_ray.core.settings import SettingError, Settings, setting
 
 Dtype = Literal["auto", "float32", "bfloat16"]
+
+NOT_OF_THE_TEMPLATE = (
+    "conversation",
+    "chat_template",
+    "add_generation_prompt",
+    "continue_final_message",
+    "tokenize",
+    "padding",
+    "truncation",
+    "max_length",
+    "return_tensors",
+    "return_dict",
+    "return_assistant_tokens_mask",
+    "tokenizer_kwargs",
+)
+"""Arguments of Transformers' ``apply_chat_template`` itself."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,6 +53,21 @@ class ModelSettings(Settings):
     lora_target_modules: tuple[str, ...] | Literal["all-linear"] = setting(
         "all-linear", "names of the linear layers with an adapter, or all-linear: all but the output layer"
     )
+    chat_template: str | None = setting(
+        None, "file with a Jinja chat template, looked for beside the config; default: the model's own"
+    )
+    chat_template_kwargs: dict[str, Any] = setting(
+        {}, "what the chat template is given besides the messages, e.g. {enable_thinking: false}"
+    )
+    prefill: str = setting(
+        "", "text every answer begins with, e.g. '<think>\\n': put behind each prompt, not part of the completion"
+    )
+
+    def __post_init__(self) -> None:
+        Settings.__post_init__(self)
+        for name in self.chat_template_kwargs:
+            if name in NOT_OF_THE_TEMPLATE:
+                raise SettingError("chat_template_kwargs", f"{name} is not the template's: leave it out")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,4 +79,7 @@ class SamplingSettings(Settings):
     top_k: int = setting(0, "draw from the k most likely tokens; 0: all", ge=0)
     min_p: float = setting(0.0, "leave out tokens below this share of the most likely one's probability", ge=0, lt=1)
     max_new_tokens: int = setting(512, "length limit of a completion", unit="tokens", ge=1)
-    stop: tuple[str, ...] = setting((), "texts that end a completion")
+    stop: tuple[str, ...] = setting((), "texts that end a completion; for special tokens see stop_token_ids")
+    stop_token_ids: tuple[int | str, ...] = setting(
+        (), "tokens that end a completion as the end-of-sequence token does, by id or text, e.g. ['<|im_end|>']"
+    )

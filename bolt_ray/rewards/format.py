@@ -17,6 +17,7 @@ from bolt_ray.rewards.settings import RewardSettings
 _FENCE = re.compile(r"\A\s*```(?:json)?\s*\n(.*?)\n?```\s*\Z", re.DOTALL)
 _THINK_ANSWER = ("think", "answer")
 _TAG = re.compile(r"^[A-Za-z_][\w.\-]*$")
+_OPENED = re.compile(r"\A(?:<[A-Za-z_][\w.\-]*>\s*)+")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,7 +31,7 @@ class FormatSettings(RewardSettings):
         "think_answer",
         "json: one JSON object or list, bare or in one fenced block; json_schema: that fits json_schema; xml: each of "
         "tags opened and closed once, in this order; think_answer: <think>…</think><answer>…</answer>, neither empty, "
-        "with only white space around them",
+        "with only white space around them. What the prompt opened of the answer counts as written",
     )
     json_schema: dict[str, Any] | None = setting(None, "with structure json_schema: a JSON Schema")
     tags: tuple[str, ...] = setting((), "with structure xml: names of the tags")
@@ -73,7 +74,15 @@ class FormatReward:
         self._validator = None if schema is None else _validator_of(schema)
 
     def score(self, inputs: Sequence[RewardInput]) -> list[float]:
-        return [self._score_one(item.completion) for item in inputs]
+        return [self._score_one(self._opened(item.prefill) + item.completion) for item in inputs]
+
+    def _opened(self, prefill: str) -> str:
+        """What of the answer's beginning in the prompt belongs to the structure."""
+        if self._structure == "xml":
+            return prefill
+        if self._structure == "think_answer":
+            return prefill[prefill.find("<think>") :] if "<think>" in prefill else ""
+        return _OPENED.sub("", prefill)
 
     def _score_one(self, text: str) -> float:
         if self._structure in ("json", "json_schema"):

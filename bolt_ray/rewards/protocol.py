@@ -24,6 +24,8 @@ class RewardInput:
     Attributes:
         prompt: the prompt as the dataset has it: plain text or chat messages.
         completion: the model's answer as text, special tokens left out.
+        prefill: what of the answer stands in the prompt already, before ``completion``: the prefill, and tags that the
+            chat template or the prompt leaves open at its end, such as ``<think>``.
         answer: the dataset's reference answer; "" if it has none.
         metadata: the row's other columns, as JSON values (numbers, text, lists, mappings).
         source: the row's ``data_source``, else the name of its dataset.
@@ -42,6 +44,7 @@ class RewardInput:
     truncated: bool = False
     num_tokens: int = 0
     evaluation: bool = False
+    prefill: str = ""
 
     def to_dict(self) -> dict[str, Any]:
         """The fields by name, not copied."""

@@ -10,10 +10,12 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
+import numpy as np
 import xxhash
+from numpy.typing import NDArray
 
 from bolt_ray.actors.scorer_actor import ScoringRequest, ScoringResult
 from bolt_ray.core.records import (
@@ -61,8 +63,8 @@ def request_seed(seed: int, request_id: int) -> int:
     return int(xxhash.xxh32_intdigest(f"{seed}:{request_id}".encode())) & 0x7FFF_FFFF
 
 
-def reward_input(prompt: Prompt, completion: Completion, *, kind: RequestKind) -> RewardInput:
-    """What the rewards get of a completion and the prompt it answers."""
+def reward_input(prompt: Prompt, completion: Completion, *, kind: RequestKind, prefill: str = "") -> RewardInput:
+    """What the rewards get of a completion and the prompt it answers; ``prefill``: what of the answer that holds."""
     return RewardInput(
         prompt=prompt.prompt,
         completion=completion.text,
@@ -73,6 +75,7 @@ def reward_input(prompt: Prompt, completion: Completion, *, kind: RequestKind) -
         truncated=completion.truncated,
         num_tokens=int(completion.token_ids.shape[0]),
         evaluation=kind == "eval",
+        prefill=prefill,
     )
 
 
@@ -102,10 +105,21 @@ class CompletionService:
         generating_clock, scoring_clock: how long generators and scorers had something to do.
     """
 
-    def __init__(self, *, generators: Generators, scorers: Scorers) -> None:
+    def __init__(
+        self,
+        *,
+        generators: Generators,
+        scorers: Scorers,
+        opened: Callable[[NDArray[np.int32]], str] = lambda token_ids: "",
+    ) -> None:
+        """
+        Args:
+            opened: what of the answer stands in a prompt's token ids, e.g. ``PromptTokenizer.opened``.
+        """
         self._generators = generators
         self._scorers = scorers
-        self._prompts: dict[int, tuple[RequestKind, Prompt]] = {}
+        self._opened = opened
+        self._prompts: dict[int, tuple[GenerationRequest, Prompt]] = {}
         self._completions: dict[int, tuple[RequestKind, Completion]] = {}
         self._done: dict[RequestKind, deque[Outcome]] = {"train": deque(), "eval": deque()}
         self.generated_tokens = 0
@@ -128,7 +142,7 @@ class CompletionService:
         if not requests:
             return
         for request, prompt in zip(requests, prompts, strict=True):
-            self._prompts[request.request_id] = (request.kind, prompt)
+            self._prompts[request.request_id] = (request, prompt)
         self._generators.submit(requests, sampling)
         self.generating_clock.mark(True)
 
@@ -172,9 +186,11 @@ class CompletionService:
         return self._scorers.restarts
 
     def _to_score(self, completion: Completion) -> ScoringRequest:
-        kind, prompt = self._prompts.pop(completion.request_id)
-        self._completions[completion.request_id] = (kind, completion)
-        return ScoringRequest(request_id=completion.request_id, input=reward_input(prompt, completion, kind=kind))
+        request, prompt = self._prompts.pop(completion.request_id)
+        self._completions[completion.request_id] = (request.kind, completion)
+        prefill = self._opened(request.token_ids)
+        scored = reward_input(prompt, completion, kind=request.kind, prefill=prefill)
+        return ScoringRequest(request_id=completion.request_id, input=scored)
 
     def _finish(self, scored: ScoringResult) -> None:
         kind, completion = self._completions.pop(scored.request_id)

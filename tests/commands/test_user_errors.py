@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -114,6 +116,78 @@ def test_a_completion_that_cannot_fit(bolt_ray: Run, write_config: Write) -> Non
     code, text = bolt_ray("train", write_config(), "sampling.max_new_tokens=64")
     assert code == 2
     assert "leaves no room for a prompt in a context of 64 tokens" in text
+
+
+MESSAGES = {"prompt": [{"role": "user", "content": "1+1"}], "answer": "2"}
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        (["sampling.stop_token_ids=['<|im_end|>']"], "sampling.stop_token_ids: '<|im_end|>' is not one token of"),
+        (["sampling.stop=['<eos>']"], "<eos> is a special token"),
+        (["model.chat_template=mine.jinja"], "mine.jinja, line 2: "),
+        (["model.chat_template=none.jinja"], "model.chat_template: "),
+        (
+            ["model.chat_template_kwargs={enable_thinking: false}"],
+            "chat_template_kwargs.enable_thinking: the chat",
+        ),
+    ],
+)
+@pytest.mark.parametrize("command", ["validate", "train"])
+def test_what_the_tokenizer_cannot_do_is_said_before_any_process_starts(
+    bolt_ray: Run, write_config: Write, tmp_path: Path, command: str, settings: list[str], message: str
+) -> None:
+    (tmp_path / "mine.jinja").write_text("{{ messages }}\n{% if %}", encoding="utf-8")
+    code, text = bolt_ray(command, write_config(), *settings)
+    assert code == 2
+    assert message in text
+
+
+@pytest.mark.parametrize(
+    ("rows", "has_template", "code", "message"),
+    [
+        (
+            [{"prompt": "1+1=", "answer": "2"}],
+            True,
+            0,
+            "Warning: the prompts of prompts are plain text and the model",
+        ),
+        ([{"prompt": "1+1=", "answer": "2"}], False, 0, ""),
+        ([MESSAGES], True, 0, ""),
+        ([MESSAGES], False, 2, "the prompts are chat messages and the tokenizer of"),
+    ],
+)
+def test_validate_says_what_looks_wrong_with_the_prompts(
+    bolt_ray: Run,
+    write_config: Write,
+    tied_model: Path,
+    tmp_path: Path,
+    rows: list[dict[str, object]],
+    has_template: bool,
+    code: int,
+    message: str,
+) -> None:
+    model = shutil.copytree(tied_model, tmp_path / "model")
+    if not has_template:
+        (model / "chat_template.jinja").unlink()
+    (tmp_path / "prompts.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    found, text = bolt_ray("validate", write_config(), f"model.name_or_path={model}")
+    assert found == code
+    assert message in text
+    assert message or "Warning" not in text
+
+
+@pytest.mark.parametrize("command", ["validate", "train"])
+def test_a_model_without_a_tokenizer(
+    bolt_ray: Run, write_config: Write, tied_model: Path, tmp_path: Path, command: str
+) -> None:
+    model = tmp_path / "model"
+    model.mkdir()
+    (model / "config.json").write_bytes((tied_model / "config.json").read_bytes())
+    code, text = bolt_ray(command, write_config(), f"model.name_or_path={model}")
+    assert code == 2
+    assert f"cannot load the tokenizer of {model}" in text
 
 
 @pytest.mark.parametrize(

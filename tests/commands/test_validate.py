@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+import io
+import json
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import pytest
+from rich.console import Console
+from support.models import make_model
 
 from bolt_ray.commands.shared.resources import describe_step
+from bolt_ray.commands.validate import print_validation
 from bolt_ray.config.loading import build_config
 from bolt_ray.config.resolve import resolve
 
@@ -37,3 +44,71 @@ def test_datasets_whose_rewards_differ_are_told() -> None:
 def test_a_warm_start_of_one_s_own_is_told() -> None:
     config = build_config({"algo": "spo", "datasets": [{"name": "a.jsonl"}], "rewards": ["math"]})
     assert "Before the first step: 8 completions of every prompt" in describe_step(resolve(config, use_gpu=False))
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """It has a chat template that puts messages one behind the other and "=" behind them, and takes 64 tokens."""
+    return make_model(tmp_path_factory.mktemp("model") / "model", tie_embeddings=False)
+
+
+def write_rows(path: Path, rows: Sequence[dict[str, Any]]) -> None:
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+
+def said_of(model: Path, **settings: Any) -> str:
+    tree = {
+        "model": {"name_or_path": str(model)},
+        "rewards": ["math"],
+        "sampling": {"max_new_tokens": 16},
+        "rollout": {"rollouts_per_step": 4},
+        "train": {"max_steps": 5},
+        **settings,
+    }
+    out = io.StringIO()
+    print_validation(build_config(tree), console=Console(file=out, width=100))
+    return out.getvalue().partition(" data ")[2]
+
+
+def test_data_are_shown_as_the_model_gets_them(model: Path, tmp_path: Path) -> None:
+    ask = [{"role": "user", "content": "2+5"}]
+    rows = [
+        {"messages": ask, "solution": "so \\boxed{7}"},
+        {"messages": [{"role": "user", "content": "1" * 60}], "solution": "1"},
+    ]
+    write_rows(tmp_path / "chat.jsonl", [*rows, {"messages": 5, "solution": "1"}])
+    said = said_of(model, datasets=[{"name": str(tmp_path / "chat.jsonl")}], data={"on_bad_row": "skip"})
+    assert "chat: 2 prompts in 3 rows, 1 left out (wrong_type)" in said
+    assert "the first bad row: " in said and "chat.jsonl, line 3: column 'messages'" in said
+    assert "The first prompt (4 tokens; of the first 2, 1 are longer than 48):\n    2+5=" in said
+    assert "The answer: 'so \\\\boxed{7}'" in said
+    assert "chat: 2 of 2 reference answers are right by their reward math" in said
+    assert "20 draws over 2 prompts: 10.0 passes over the data." in said
+    assert "plain text" not in said
+
+
+def test_what_one_would_overlook_is_a_warning(model: Path, tmp_path: Path) -> None:
+    write_rows(tmp_path / "plain.jsonl", [{"prompt": "2+5=", "gold": "7"}])
+    write_rows(tmp_path / "held.jsonl", [{"prompt": "2+6=", "answer": "8"}])
+    said = said_of(
+        model,
+        datasets=[{"name": str(tmp_path / "plain.jsonl")}],
+        eval={"datasets": [{"name": str(tmp_path / "held.jsonl")}]},
+    )
+    assert "There is no answer." in said
+    assert "Warning: plain: 0 of 1 reference answers are right" in said
+    assert "(the row has no reference answer)" in said
+    assert "Held-out problems:\nheld: 1 prompts in 1 rows" in said
+    assert "plain, held are plain text and the model has a chat template" in said
+
+
+def test_memory_is_estimated_from_the_configuration_of_the_model(model: Path, tmp_path: Path) -> None:
+    write_rows(tmp_path / "rows.jsonl", [{"prompt": "2+5=", "answer": "7"}])
+    weightless = tmp_path / "model"
+    weightless.mkdir()
+    for file in model.iterdir():
+        if file.suffix != ".safetensors":
+            (weightless / file.name).write_bytes(file.read_bytes())
+    said = said_of(weightless, datasets=[{"name": str(tmp_path / "rows.jsonl")}], train={"micro_batch_tokens": 1024})
+    assert "The model has 241,056 parameters in 2 layers." in said
+    assert "optimizer 1.8 MiB, and up to" in said

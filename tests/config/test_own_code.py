@@ -57,6 +57,12 @@ def test_files_are_found_beside_the_config(config_file: Path) -> None:
     check_own_code(config)
 
 
+def test_a_chat_template_is_found_beside_the_config(config_file: Path) -> None:
+    config = load_config(config_file, ["model.chat_template=mine.jinja"])
+    assert config.model.chat_template == str(config_file.parent / "mine.jinja")
+    assert with_absolute_files(config, Path("/elsewhere")) == config
+
+
 def test_an_override_names_a_file_the_same_way(config_file: Path) -> None:
     config = load_config(config_file, ["loss.type=own.py:reward", "curriculum.strategy=uniform"])
     assert config.loss.type == f"{config_file.parent / 'own.py'}:reward"

@@ -60,14 +60,21 @@ def test_scorers_ask_for_gpus_only_where_gpus_are_used() -> None:
 def test_evaluation_draws_by_its_own_settings_and_stops_as_training_does() -> None:
     config = resolve(
         config_of(
-            sampling={"temperature": 0.7, "top_k": 5, "min_p": 0.1, "stop": ["\n"], "max_new_tokens": 40},
+            sampling={
+                "temperature": 0.7,
+                "top_k": 5,
+                "min_p": 0.1,
+                "stop": ["\n"],
+                "stop_token_ids": [7],
+                "max_new_tokens": 40,
+            },
             eval={"temperature": 0.2, "top_p": 0.9},
         ),
         use_gpu=False,
     )
     drawn = eval_sampling(config)
     assert (drawn.temperature, drawn.top_p, drawn.top_k, drawn.min_p) == (0.2, 0.9, 0, 0.0)
-    assert (drawn.stop, drawn.max_new_tokens) == (("\n",), 40)
+    assert (drawn.stop, drawn.stop_token_ids, drawn.max_new_tokens) == (("\n",), (7,), 40)
 
 
 @pytest.mark.parametrize("use_gpu", [False, True])

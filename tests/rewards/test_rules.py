@@ -76,6 +76,32 @@ def test_think_answer() -> None:
     assert values(make_reward("format", partial=True), *texts) == [1.0, 0.75, 0.25, 0.75, 0.75, 0.5, 0.0]
 
 
+@pytest.mark.parametrize(
+    ("prefill", "completion", "value"),
+    [
+        ("<think>\n", "hm</think>\n<answer>4</answer>", 1.0),
+        ("Let me think.\n<think>", "hm</think><answer>4</answer>", 1.0),
+        ("<think>\n", "<think>hm</think><answer>4</answer>", 0.0),
+        ("<think>\n", "</think><answer>4</answer>", 0.0),
+        ("<think>\n", "hm <answer>4</answer>", 0.0),
+        ("Let me think.\n", "<think>hm</think><answer>4</answer>", 1.0),
+        ("", "hm</think><answer>4</answer>", 0.0),
+    ],
+)
+def test_a_think_block_that_the_prompt_opened_counts(prefill: str, completion: str, value: float) -> None:
+    item = RewardInput(prompt="", prefill=prefill, completion=completion)
+    assert make_reward("format").score([item]) == [value]
+
+
+def test_json_and_tags_begun_in_the_prompt() -> None:
+    begun = RewardInput(prompt="", prefill='{"a":', completion="1}")
+    assert make_reward("format", structure="json").score([begun]) == [1.0]
+    tag = RewardInput(prompt="", prefill="<json>\n", completion='{"a": 1}')
+    assert make_reward("format", structure="json").score([tag]) == [1.0]
+    opened = RewardInput(prompt="", prefill="<a>", completion="1</a>")
+    assert make_reward("format", structure="xml", tags=["a"]).score([opened]) == [1.0]
+
+
 def test_length() -> None:
     reward = make_reward("length", target_tokens=100, tolerance_tokens=50)
     assert lengths(reward, 100, 75, 150, 25, 1000, 0) == [1.0, 0.5, 0.0, 0.0, 0.0, 0.0]

@@ -183,6 +183,10 @@ class ScorersPart(FakeScorers):
         super().__init__(self._reward)
         self.calls, self.given = calls, given
 
+    def submit(self, requests: Sequence[ScoringRequest]) -> None:
+        self.calls.append(("prefills", [request.input.prefill for request in requests]))
+        super().submit(requests)
+
     @staticmethod
     def _reward(request: ScoringRequest) -> float | None:
         return None if request.request_id % 8 == 7 else 0.4 + request.request_id % 4 / 5

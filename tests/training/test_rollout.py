@@ -20,7 +20,7 @@ from support.fakes import (
 )
 
 from bolt_ray.core.errors import StallError
-from bolt_ray.core.records import Completion, DrawnPrompt, DroppedRollout, Prompt
+from bolt_ray.core.records import Completion, DrawnPrompt, DroppedRollout, GenerationRequest, Prompt
 from bolt_ray.training.completions import CompletionService, request_seed
 from bolt_ray.training.in_flight import SavedRequest
 from bolt_ray.training.rollout import RolloutLoop
@@ -114,6 +114,20 @@ def test_generators_get_tokens_and_seed_and_scorers_get_text() -> None:
     third = scorers.seen[2].input
     assert (third.prompt, third.answer, third.source, third.metadata) == ("p42", "a42", "s", {"row": 42})
     assert (third.completion, third.num_tokens, third.evaluation) == (str(request_seed(7, 2)), 2, False)
+    assert third.prefill == ""
+
+
+def test_scorers_learn_what_the_prompt_opened_of_the_answer() -> None:
+    generators, scorers = FakeGenerators(), FakeScorers()
+    service = CompletionService(
+        generators=generators, scorers=scorers, opened=lambda token_ids: f"<{token_ids.tolist()}>"
+    )
+    prompt = Prompt(row=0, key="key-0", prompt="p")
+    service.submit(
+        [GenerationRequest(request_id=5, kind="eval", token_ids=np.array([3, 4], dtype=np.int32), seed=0)], [prompt]
+    )
+    service.pump(0.0)
+    assert [(request.request_id, request.input.prefill) for request in scorers.seen] == [(5, "<[3, 4]>")]
 
 
 def test_staleness_one_generates_the_next_step_while_this_one_trains() -> None:

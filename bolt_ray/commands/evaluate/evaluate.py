@@ -19,7 +19,6 @@ import numpy as np
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
-from bolt_ray.actors.generator_pool import GeneratorPool
 from bolt_ray.actors.scorer_pool import ScorerPool
 from bolt_ray.commands.evaluate.predictions import write_predictions
 from bolt_ray.commands.evaluate.report import EvaluationReport, compare_with_first
@@ -27,6 +26,7 @@ from bolt_ray.commands.model_source import ModelSource, find_model
 from bolt_ray.commands.shared.gpus import resolve_here
 from bolt_ray.commands.shared.inference import launch_generators, math_equality, start_scorers
 from bolt_ray.commands.shared.inputs import RunInputs, check_inputs, prepare_inputs, require_vllm
+from bolt_ray.commands.shared.model_text import fit_to_tokenizer
 from bolt_ray.commands.shared.prompts import heldout_problems, open_store
 from bolt_ray.commands.shared.ray_session import ray_session
 from bolt_ray.commands.shared.references import verify_references
@@ -142,24 +142,27 @@ class _Job:
         config = _of_model(self._config, source)
         say = partial(self._console.print, highlight=False, markup=False, soft_wrap=True)
         inputs = prepare_inputs(config, say=say)
+        config = fit_to_tokenizer(config, inputs.model_path)
+        tokenize = PromptTokenizer.of(str(inputs.model_path), config.model)
         generators = launch_generators(config, inputs)
         try:
             if self._scorers is None:
                 self._scorers = start_scorers(config, inputs)
                 self._stack.callback(self._scorers.close)
-            problems = read_problems(config, inputs, say=say)
+            problems = read_problems(config, inputs, tokenize=tokenize, say=say)
+            first = {problem.prompt.source: problem.prompt for problem in reversed(problems)}
+            for doubt in tokenize.doubts(list(first.values())):
+                say(f"Warning: {doubt}")
             say(f"{source.label}: {len(problems):,} problems × {config.eval.num_samples}")
             generators.wait_ready(idle=self._interrupts.check)
             if source.adapter is not None:
                 generators.update_adapter(str(source.adapter), 1, timeout_s=config.deadlines.sync_s)
-            return self._run(config, generators, self._scorers, problems)
+            service = CompletionService(generators=generators, scorers=self._scorers, opened=tokenize.opened)
+            return self._run(config, service, problems)
         finally:
             generators.close()
 
-    def _run(
-        self, config: RunConfig, generators: GeneratorPool, scorers: ScorerPool, problems: Sequence[DrawnPrompt]
-    ) -> EvaluationResult:
-        service = CompletionService(generators=generators, scorers=scorers)
+    def _run(self, config: RunConfig, service: CompletionService, problems: Sequence[DrawnPrompt]) -> EvaluationResult:
         evaluator = Evaluator(
             service=service,
             problems=problems,
@@ -187,7 +190,9 @@ class _Job:
             return evaluator.run(pump=pump, on_progress=lambda done, total: bar.update(task, completed=done))
 
 
-def read_problems(config: RunConfig, inputs: RunInputs, *, say: Callable[[str], None]) -> list[DrawnPrompt]:
+def read_problems(
+    config: RunConfig, inputs: RunInputs, *, tokenize: PromptTokenizer, say: Callable[[str], None]
+) -> list[DrawnPrompt]:
     """The held-out problems of a config, tokenized: those that training evaluates on; what is left out is said.
 
     Raises:
@@ -212,7 +217,7 @@ def read_problems(config: RunConfig, inputs: RunInputs, *, say: Callable[[str], 
     return heldout_problems(
         store,
         rows,
-        tokenize=PromptTokenizer(path=str(inputs.model_path), trust_remote_code=config.model.trust_remote_code),
+        tokenize=tokenize,
         max_tokens=min(config.data.max_prompt_tokens, inputs.context_tokens - max_new_tokens),
         on_long_prompt=config.data.on_long_prompt,
         say=say,

@@ -30,7 +30,8 @@ from bolt_ray.commands.precompute_baseline.score_fingerprint import score_finger
 from bolt_ray.commands.shared.gpus import resolve_here
 from bolt_ray.commands.shared.inference import launch_generators, start_scorers
 from bolt_ray.commands.shared.inputs import RunInputs, check_inputs, prepare_inputs, require_vllm
-from bolt_ray.commands.shared.prompts import open_store
+from bolt_ray.commands.shared.model_text import fit_to_tokenizer
+from bolt_ray.commands.shared.prompts import open_store, prompt_doubts
 from bolt_ray.commands.shared.ray_session import ray_session
 from bolt_ray.commands.shared.resources import resource_map
 from bolt_ray.commands.shared.say import say
@@ -82,6 +83,7 @@ def precompute_baseline(
     check_inputs(config)
     config = resolve_here(_with_adapter(with_own_rewards(config), adapter))
     inputs = prepare_inputs(config, say=partial(say, console))
+    config = fit_to_tokenizer(config, inputs.model_path)
     with (
         ray_session(config.cluster, groups=resource_map(config, learners=False)),
         catch_interrupts() as interrupts,
@@ -143,6 +145,9 @@ class _Precomputation:
     def _score(self, store: PromptStore, rows: NDArray[np.int64], file: ScoreFile) -> list[str]:
         """Do ``rows``; returns what was left out, in sentences."""
         config = self.config
+        tokenize = PromptTokenizer.of(str(self.inputs.model_path), config.model)
+        for doubt in prompt_doubts(store, tokenize):
+            say(self.console, f"Warning: {doubt}")
         with ExitStack() as stack:
             generators = launch_generators(config, self.inputs)
             stack.callback(generators.close)
@@ -153,9 +158,7 @@ class _Precomputation:
             prompts = read_in_order(
                 store,
                 rows,
-                tokenize=PromptTokenizer(
-                    path=str(self.inputs.model_path), trust_remote_code=config.model.trust_remote_code
-                ),
+                tokenize=tokenize,
                 max_tokens=min(
                     config.data.max_prompt_tokens, self.inputs.context_tokens - config.sampling.max_new_tokens
                 ),
@@ -164,7 +167,7 @@ class _Precomputation:
                 skipped=skipped,
             )
             stack.callback(prompts.close)
-            service = CompletionService(generators=generators, scorers=scorers)
+            service = CompletionService(generators=generators, scorers=scorers, opened=tokenize.opened)
             total = len(file) + rows.size
             display = stack.enter_context(_Display(service=service, total=total, done=len(file), console=self.console))
             scorer = PromptScorer(

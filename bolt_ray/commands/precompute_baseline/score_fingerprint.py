@@ -12,6 +12,7 @@ import xxhash
 
 from bolt_ray.config.schema import RunConfig
 from bolt_ray.core.plugins import plain_name
+from bolt_ray.engines.settings import ModelSettings
 from bolt_ray.rewards.function import FunctionSettings
 from bolt_ray.rewards.process.wire import to_message
 from bolt_ray.rewards.settings import RewardSettings
@@ -38,6 +39,7 @@ def score_fingerprint(
         "rewards": _digest([rewards, own, by_source]),
         "num_samples": num_samples,
         "sampling": asdict(config.sampling),
+        "prompts": _digest(_of_prompts(config.model)),
         "skip_truncated": config.baseline.skip_truncated,
         "seed": config.seed,
     }
@@ -63,6 +65,12 @@ def directory_digest(directory: Path) -> str:
 
 def _digest(plain: Any) -> str:
     return xxhash.xxh3_128_hexdigest(json.dumps(plain, sort_keys=True).encode())
+
+
+def _of_prompts(model: ModelSettings) -> list[Any]:
+    """What the settings of the model make of a prompt."""
+    template = None if model.chat_template is None else Path(model.chat_template).read_text(encoding="utf-8")
+    return [template, model.chat_template_kwargs, model.prefill]
 
 
 def _without_place(reward: RewardSettings) -> RewardSettings:

@@ -43,7 +43,7 @@ def prepare_inputs(config: RunConfig, *, say: Callable[[str], None], show_progre
         ConfigError: prompt and completion together cannot fit the model's context.
     """
     model_path = _model_path(config, say=say, show_progress=show_progress)
-    train, heldout = _datasets(config)
+    train, heldout = resolved_datasets(config)
     context = model_context(model_path)
     limit = config.rollout.max_context_tokens or context
     if limit > context:
@@ -140,6 +140,26 @@ def _model_path(config: RunConfig, *, say: Callable[[str], None], show_progress:
     return _from_hub(name, path) if _is_hub_model(name) else path
 
 
+def described_model(config: RunConfig) -> Path | None:
+    """A directory with the model's configuration and tokenizer, of a hub model without its weights.
+
+    Returns:
+        None for the embedded model before it is made, and for a hub model that cannot be reached.
+    """
+    name = config.model.name_or_path
+    if name == EMBEDDED:
+        return None
+    if not _is_hub_model(name):
+        return Path(name).expanduser().absolute()
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, RepositoryNotFoundError
+
+    try:
+        return Path(snapshot_download(name, allow_patterns=["*.json", "*.jinja", "*.model", "*.txt"]))
+    except (HfHubHTTPError, LocalEntryNotFoundError, RepositoryNotFoundError, OSError):
+        return None
+
+
 def _is_hub_model(name: str) -> bool:
     """Whether it is no directory here, and looks like ``owner/model``."""
     looks = name.count("/") == 1 and not name.startswith((".", "/", "~"))
@@ -160,7 +180,8 @@ def _from_hub(name: str, path: Path) -> Path:
         ) from None
 
 
-def _datasets(config: RunConfig) -> tuple[tuple[DatasetSettings, ...], tuple[DatasetSettings, ...]]:
+def resolved_datasets(config: RunConfig) -> tuple[tuple[DatasetSettings, ...], tuple[DatasetSettings, ...]]:
+    """The datasets to train and to evaluate on, those that are made here as their files, written now if missing."""
     train, heldout = list(config.datasets), list(config.eval.datasets)
     for index, dataset in enumerate(train):
         if dataset.name == EMBEDDED:

@@ -19,6 +19,9 @@ from bolt_ray.engines.tokenizer import PromptTokenizer
 
 log = logging.getLogger(__name__)
 
+FIRST_PROMPTS = 4
+"""Of a dataset, looked at before the run."""
+
 
 def open_store(
     datasets: Sequence[DatasetSettings], config: RunConfig, *, build: Callable[..., PromptStore] = build_store
@@ -65,6 +68,17 @@ def store_row_keys(store: PromptStore) -> Callable[[str, int], str | None]:
         return None if index is None else str(keys[index])
 
     return key_of
+
+
+def prompt_doubts(store: PromptStore, tokenize: PromptTokenizer) -> list[str]:
+    """What looks wrong with the first prompts of each of the store's datasets; see ``PromptTokenizer.doubts``.
+
+    Raises:
+        ModelError: they cannot be tokenized.
+    """
+    sources = store.source_ids()
+    rows = [np.flatnonzero(sources == number)[:FIRST_PROMPTS] for number in range(len(store.sources))]
+    return tokenize.doubts(store.read(np.concatenate(rows)))
 
 
 def heldout_problems(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,6 +11,7 @@ from bolt_ray.commands.shared.inference import rewards_by_source
 from bolt_ray.commands.shared.inputs import RunInputs
 from bolt_ray.config.schema import RunConfig
 from bolt_ray.core.errors import ConfigError
+from bolt_ray.core.records import Prompt
 from bolt_ray.data.store import PromptStore
 from bolt_ray.rewards.protocol import RewardInput
 from bolt_ray.rewards.references import check_references
@@ -42,19 +43,7 @@ def verify_references(
     chosen = rows[np.linspace(0, len(rows) - 1, count).astype(np.int64)]
     checks = check_references(
         config.rewards,
-        [
-            RewardInput(
-                prompt=prompt.prompt,
-                completion="",
-                answer=prompt.answer,
-                metadata=prompt.metadata,
-                source=prompt.source,
-                dataset=prompt.dataset,
-                num_tokens=1,
-                evaluation=evaluation,
-            )
-            for prompt in store.read(chosen)
-        ],
+        reference_inputs(store.read(chosen), evaluation=evaluation),
         place=lambda index: store.place(int(chosen[index])),
         by_source=rewards_by_source(inputs.train),
         eval_by_source=rewards_by_source(inputs.heldout or inputs.train),
@@ -68,3 +57,20 @@ def verify_references(
                 "(scoring.check_references: 0 goes on all the same)"
             )
         say(str(check))
+
+
+def reference_inputs(prompts: Sequence[Prompt], *, evaluation: bool) -> list[RewardInput]:
+    """What rewards get of rows whose completions are still to be written."""
+    return [
+        RewardInput(
+            prompt=prompt.prompt,
+            completion="",
+            answer=prompt.answer,
+            metadata=prompt.metadata,
+            source=prompt.source,
+            dataset=prompt.dataset,
+            num_tokens=1,
+            evaluation=evaluation,
+        )
+        for prompt in prompts
+    ]

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 
 from bolt_ray.actors.settings import OWN_WARM_START
 from bolt_ray.config.schema import RunConfig
+from bolt_ray.core.errors import ModelError
+from bolt_ray.engines.memory import GIB, cache_bytes_per_token, learner_memory, model_size
 from bolt_ray.rewards.settings import reward_range
 
 
@@ -112,3 +115,37 @@ def _describe_rewards(config: RunConfig) -> str:
             "give them weights that make them alike."
         )
     return text
+
+
+def describe_memory(config: RunConfig, model_path: Path) -> str:
+    """About how much memory learner ranks and generators take, in sentences.
+
+    Raises:
+        ModelError: Transformers cannot build the model.
+    """
+    try:
+        size = model_size(model_path, trust_remote_code=config.model.trust_remote_code)
+    except (OSError, ValueError, KeyError, ImportError) as error:
+        raise ModelError(f"{model_path}: Transformers cannot build this model: {error}") from error
+    cluster, device = config.cluster, "GPU" if config.uses_gpu else "host"
+    learner = learner_memory(size, config.learner(model_path=str(model_path)), ranks=cluster.num_learners)
+    kinds = [(name, getattr(learner, name)) for name in ("weights", "gradients", "optimizer", "reference")]
+    width = 2 if config.generator.dtype == "bfloat16" else 4
+    token = cache_bytes_per_token(size, bytes_per_number=width)
+    cache = f"{config.generator.kv_cache_gib:g} GiB of cache"
+    if config.uses_gpu:
+        cache = f"a cache that takes what generator.gpu_memory_utilization {config.generator.gpu_memory_utilization:g} "
+        cache += "leaves"
+    return (
+        f"The model has {size.parameters:,} parameters in {size.layers} layers.\n"
+        f"A learner rank takes about {_gib(learner.total)} of {device} memory: "
+        + ", ".join(f"{name} {_gib(value)}" for name, value in kinds if value)
+        + f", and up to {_gib(learner.activations)} of activations for {config.train.micro_batch_tokens:,} tokens "
+        "(train.micro_batch_tokens).\n"
+        f"A generator takes {_gib(size.parameters * width)} of weights over {cluster.tensor_parallel_size} "
+        f"device(s) and {cache}; a token takes {token / 1024:,.1f} KiB of it."
+    )
+
+
+def _gib(count: float) -> str:
+    return f"{count / GIB:.1f} GiB" if count >= GIB else f"{1024 * count / GIB:.1f} MiB"

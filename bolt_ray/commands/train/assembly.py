@@ -24,7 +24,7 @@ from bolt_ray.actors.scorer_pool import ScorerPool
 from bolt_ray.actors.settings import OWN_WARM_START
 from bolt_ray.commands.shared.inference import launch_generators, math_equality, start_scorers
 from bolt_ray.commands.shared.inputs import RunInputs
-from bolt_ray.commands.shared.prompts import heldout_problems, open_store, store_row_keys
+from bolt_ray.commands.shared.prompts import heldout_problems, open_store, prompt_doubts, store_row_keys
 from bolt_ray.commands.shared.references import verify_references
 from bolt_ray.commands.shared.say import say
 from bolt_ray.config.resolve import eval_sampling
@@ -148,7 +148,9 @@ class TrainingAssembly:
         """The stream with the baseline's rows registered, and the held-out problems."""
         config, inputs = self._config, self._inputs
         store = self.open_store(inputs.train, config)
-        tokenize = PromptTokenizer(path=str(inputs.model_path), trust_remote_code=config.model.trust_remote_code)
+        tokenize = PromptTokenizer.of(str(inputs.model_path), config.model)
+        for doubt in prompt_doubts(store, tokenize):
+            say(self._console, f"Warning: {doubt}")
         max_tokens = min(config.data.max_prompt_tokens, inputs.context_tokens - config.sampling.max_new_tokens)
         rows, heldout_rows = store.split_heldout(fraction=config.data.heldout_fraction, size=config.data.heldout_size)
         heldout = store
@@ -216,7 +218,8 @@ class TrainingAssembly:
         problems: list[DrawnPrompt],
     ) -> TrainingLoop:
         config = self._config
-        service = CompletionService(generators=generators, scorers=scorers)
+        tokenize = PromptTokenizer.of(str(self._inputs.model_path), config.model)
+        service = CompletionService(generators=generators, scorers=scorers, opened=tokenize.opened)
         rollout = RolloutLoop(
             service=service,
             prompts=prompts.stream,

@@ -14,6 +14,7 @@ from bolt_ray.actors.settings import OWN_WARM_START
 from bolt_ray.commands.precompute_baseline.precompute_baseline import precompute_baseline
 from bolt_ray.commands.shared.gpus import resolve_here
 from bolt_ray.commands.shared.inputs import check_inputs, prepare_inputs, require_training_packages
+from bolt_ray.commands.shared.model_text import fit_to_tokenizer
 from bolt_ray.commands.shared.ray_session import ray_session
 from bolt_ray.commands.shared.resources import resource_map
 from bolt_ray.commands.shared.say import say, shown
@@ -72,6 +73,7 @@ def train(config: RunConfig, *, console: Console | None = None) -> TrainingOutco
     handler = open_log(run.log)
     try:
         inputs = prepare_inputs(config, say=partial(say, console))
+        config = fit_to_tokenizer(config, inputs.model_path)
         if checkpoint is None and config.baseline.warm_start == OWN_WARM_START:
             config = with_own_warm_start(config, run, console=console)
         run.config.write_text(dump_config(config), encoding="utf-8")

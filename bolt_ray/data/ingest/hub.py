@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -46,11 +48,28 @@ def load_hub(arguments: dict[str, Any]) -> Any:
     Raises:
         DataError: it is not there, its configuration or split is not, or its files cannot be read.
     """
+    with _told_by_name(arguments) as datasets:
+        return datasets.load_dataset(**arguments)
+
+
+def first_hub_rows(arguments: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """The rows in order, downloaded as they are asked for.
+
+    Raises:
+        DataError: see `load_hub`.
+    """
+    with _told_by_name(arguments) as datasets:
+        yield from datasets.load_dataset(**arguments, streaming=True)
+
+
+@contextmanager
+def _told_by_name(arguments: dict[str, Any]) -> Iterator[Any]:
+    """The package ``datasets``; what it raises becomes a `DataError` that names the dataset."""
     import datasets
 
     datasets.disable_progress_bars()
     try:
-        return datasets.load_dataset(**arguments)
+        yield datasets
     except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:
         chosen = ", ".join(f"{key}={value!r}" for key, value in arguments.items() if value is not None)
         reason = str(error.__cause__ or error).strip() or type(error).__name__

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from bolt_ray.core.errors import DataError, ModelError, WeightSyncError
 from bolt_ray.core.records import Completion, GenerationRequest
 from bolt_ray.engines.settings import SamplingSettings
-from bolt_ray.engines.vllm.launch import start_vllm
+from bolt_ray.engines.vllm.launch import SERVING_ERRORS, not_served, start_vllm, unsupported_head_size
 from bolt_ray.engines.vllm.requests import generation_params, token_prompt
 from bolt_ray.engines.vllm.scoring import SequenceScores
 from bolt_ray.engines.vllm.settings import EngineSettings
@@ -69,6 +69,7 @@ class VLLMEngine:
         self._corrupted: str | None = None
         self._version = policy_version
         self._engine.set_weight_version(str(policy_version))
+        self._try_out()
 
     @property
     def policy_version(self) -> int:
@@ -199,6 +200,18 @@ class VLLMEngine:
         if self._owns_process_group:
             cleanup_dist_env_and_memory()
 
+    def _try_out(self) -> None:
+        """Generate one token: some models load, and only their first request shows that no kernel takes them.
+
+        Raises:
+            ModelError: vLLM cannot generate with this model; says its reason.
+        """
+        try:
+            self.score([[0, 0]])
+        except SERVING_ERRORS as error:
+            head_size = unsupported_head_size(self._engine.vllm_config.model_config)
+            raise not_served(self._settings.model_dir, error, head_size) from error
+
     def _set_version(self, version: int) -> None:
         self._version = version
         self._engine.set_weight_version(str(version))
@@ -224,11 +237,13 @@ class VLLMEngine:
         versions = [int(span.version) for span in output.weight_versions]
         if in_flight.adapter_version is not None:
             versions = [in_flight.adapter_version]
+        # A token it was told to stop at ends the text as the end-of-sequence token does, be it a special one or not.
+        written = output.token_ids[:-1] if isinstance(output.stop_reason, int) else output.token_ids
         return Completion(
             request_id=in_flight.request_id,
             token_ids=token_ids,
             logprobs=np.asarray(output.logprobs.logprobs, dtype=np.float32),
-            text=self._tokenizer.decode(output.token_ids, skip_special_tokens=True),
+            text=self._tokenizer.decode(written, skip_special_tokens=True),
             truncated=output.finish_reason == "length",
             oldest_version=min(versions),
             newest_version=max(versions),

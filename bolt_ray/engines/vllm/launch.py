@@ -19,6 +19,9 @@ from bolt_ray.engines.vllm.settings import EngineSettings
 LORA_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
 """The ranks vLLM has kernels for; another one is rounded up."""
 
+SERVING_ERRORS = (ValueError, RuntimeError, OSError, KeyError, AssertionError)
+"""What vLLM raises for a model that it cannot serve."""
+
 
 def start_vllm(settings: EngineSettings) -> Any:
     """Build vLLM's engine: one process, no statistics, log-probs of the distribution sampled from."""
@@ -52,9 +55,25 @@ def start_vllm(settings: EngineSettings) -> Any:
             warnings.simplefilter("ignore", FutureWarning)
             arguments = engine_arguments(settings, on_cpu=current_platform.is_cpu())
             return LLMEngine.from_engine_args(EngineArgs(**arguments))
-    except (ValueError, RuntimeError, OSError, KeyError, AssertionError, VLLMClientError) as error:
-        reason = " ".join(str(error).split())
-        raise ModelError(f"vLLM could not serve {settings.model_dir}: {reason}") from error
+    except (*SERVING_ERRORS, VLLMClientError) as error:
+        raise not_served(settings.model_dir, error) from error
+
+
+def not_served(model_dir: str, error: Exception, known: str = "") -> ModelError:
+    """What vLLM raised for a model, as the user's error: its reason, after what is ``known`` of it in plainer words."""
+    reason = " ".join(str(error).split()) or type(error).__name__
+    return ModelError(f"vLLM could not serve {model_dir}: {f'{known} ({reason})' if known else reason}")
+
+
+def unsupported_head_size(model_config: Any) -> str:
+    """What is wrong with the size of the model's attention heads on a CPU, "" if nothing is."""
+    from vllm.platforms import current_platform
+    from vllm.v1.attention.backends.cpu_attn import CPUAttentionBackend
+
+    size, served = model_config.get_head_size(), CPUAttentionBackend.get_supported_head_sizes()
+    if not current_platform.is_cpu() or size in served:
+        return ""
+    return f"its attention heads have size {size}, and vLLM serves {', '.join(map(str, served))} on a CPU"
 
 
 @contextmanager

@@ -25,6 +25,7 @@ def sampling_arguments(sampling: SamplingSettings, *, seed: int) -> dict[str, An
         "min_p": sampling.min_p,
         "max_tokens": sampling.max_new_tokens,
         "stop": list(sampling.stop) or None,
+        "stop_token_ids": list(sampling.stop_token_ids) or None,
         "seed": seed & (2**63 - 1),
         # vLLM needs the text as it grows only to look for stop strings.
         "detokenize": bool(sampling.stop),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ from support.vllm_cases import (
     TOLERANCE,
     Served,
     finish,
+    gap,
     generate,
     logprobs,
     request_of,
@@ -82,6 +84,21 @@ def test_a_stop_string_ends_a_completion(plain: Served) -> None:
     assert cut.text == whole.text[: first + 1]
     assert not cut.truncated
     assert len(cut.logprobs) == len(cut.token_ids)
+
+
+def test_a_stop_token_ends_a_completion_as_the_end_of_sequence_does(plain: Served) -> None:
+    """It is finished, the token is kept with its own log-prob, to be trained, and the text ends before it."""
+    limit = SamplingSettings(max_new_tokens=20)
+    whole = generate(plain.engine, [request_of(3)], limit)[0]
+    stop = int(whole.token_ids[4])
+    first = whole.token_ids.tolist().index(stop)
+    cut = generate(plain.engine, [request_of(3)], replace(limit, stop_token_ids=(stop,)))[0]
+    assert cut.token_ids.tolist() == whole.token_ids[: first + 1].tolist()
+    assert gap(plain.model, cut) <= TOLERANCE
+    assert cut.text == plain.tokenizer.decode(whole.token_ids[:first])
+    assert not cut.truncated
+    last = generate(plain.engine, [request_of(3)], replace(limit, max_new_tokens=first + 1, stop_token_ids=(stop,)))[0]
+    assert not last.truncated, "also where the length limit is reached with it"
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from support.effects import Effect, Workplace, effect
-from support.wired_run import run_wired
+from support.wired_run import called, run_wired
 
 from bolt_ray.commands.shared.inputs import prepare_inputs
 from bolt_ray.config.schema import RunConfig
@@ -29,6 +29,18 @@ def model_path(config: RunConfig, here: Workplace) -> Any:
     return prepare_inputs(config, say=lambda text: None).model_path.name
 
 
+def tokens(config: RunConfig, here: Workplace) -> Any:
+    """Of a text and of messages, by the tokenizer that the stream gets."""
+    (here.directory / "template.jinja").write_text("{{ messages[0].content }}{{ sign }}")
+    tokenize = run_wired(config, here)["made"]["prompts"]["tokenize"]
+    return tokenize.encode(["1+1=", [{"role": "user", "content": "1+1"}]])
+
+
+def opened(config: RunConfig, here: Workplace) -> Any:
+    """What scorers are told of the prompts' ends."""
+    return called(run_wired(config, here), "scorers", "prefills")
+
+
 GPUS = {"cluster__use_gpu": "yes"}
 
 EFFECTS: tuple[Effect, ...] = (
@@ -37,12 +49,16 @@ EFFECTS: tuple[Effect, ...] = (
     effect("model.dtype", "bfloat16", engine),
     effect("model.use_peft", True, engine),
     effect("model.lora_r", 4, engine, model__use_peft=True),
+    effect("model.chat_template", "template.jinja", tokens),
+    effect("model.chat_template_kwargs", {"sign": "="}, tokens, model__chat_template="template.jinja"),
+    effect("model.prefill", "1", tokens, opened),
     effect("sampling.temperature", 0.5, request),
     effect("sampling.top_p", 0.5, request),
     effect("sampling.top_k", 3, request),
     effect("sampling.min_p", 0.25, request),
     effect("sampling.max_new_tokens", 8, request),
     effect("sampling.stop", ["\n"], request),
+    effect("sampling.stop_token_ids", [3], request),
     effect("generator.dtype", "bfloat16", engine),
     effect("generator.max_num_seqs", 8, engine),
     effect("generator.max_num_batched_tokens", 4096, engine),
