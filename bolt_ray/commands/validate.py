@@ -22,7 +22,9 @@ from bolt_ray.commands.shared.resources import ProcessGroup, describe_memory, de
 from bolt_ray.config.loading import dump_config
 from bolt_ray.config.own_code import check_own_code
 from bolt_ray.config.schema import RunConfig
+from bolt_ray.core.errors import DataError
 from bolt_ray.core.records import Prompt
+from bolt_ray.data.ingest.locate import is_hub_dataset
 from bolt_ray.data.ingest.preview import DatasetPreview, preview
 from bolt_ray.data.ingest.read_plan import source_names
 from bolt_ray.data.settings import DatasetSettings
@@ -83,9 +85,19 @@ class _Data:
             self._limit = min(self._limit, model_context(model_path) - config.sampling.max_new_tokens)
         self._first: list[Prompt] = []
 
-    def describe(self, name: str, dataset: DatasetSettings, *, evaluation: bool = False) -> DatasetPreview:
-        """One dataset: its rows, one prompt as the model gets it, its answers by their rewards."""
-        seen = preview(dataset, source=name, max_prompt_chars=self._config.data.max_prompt_chars)
+    def describe(self, name: str, dataset: DatasetSettings, *, evaluation: bool = False) -> DatasetPreview | None:
+        """One dataset: its rows, one prompt as the model gets it, its answers by their rewards.
+
+        Returns:
+            None for a Hugging Face dataset that cannot be had from here, of which a warning tells.
+        """
+        try:
+            seen = preview(dataset, source=name, max_prompt_chars=self._config.data.max_prompt_chars)
+        except DataError as error:
+            if not is_hub_dataset(dataset):
+                raise
+            _say(self._console, f"Warning: {name} is not looked at: {error}")
+            return None
         _say(self._console, str(seen))
         if seen.first_bad:
             _say(self._console, f"Warning: the first bad row: {seen.first_bad} (data.on_bad_row)")
@@ -132,15 +144,18 @@ class _Data:
         )
 
 
-def _passes(config: RunConfig, datasets: Sequence[DatasetPreview]) -> str:
+def _passes(config: RunConfig, datasets: Sequence[DatasetPreview | None]) -> str:
     """How often the run draws each prompt, on average."""
-    prompts = sum(len(dataset.prompts) for dataset in datasets)
+    seen = [dataset for dataset in datasets if dataset is not None]
+    prompts = sum(len(dataset.prompts) for dataset in seen)
     if not config.eval.datasets:
         prompts -= config.data.heldout_size + int(config.data.heldout_fraction * prompts)
     draws = config.train.max_steps * config.rollout.prompts_per_step
+    if len(seen) < len(datasets):
+        return f"{draws:,} draws; how many prompts there are is not known here."
     if prompts <= 0:
         return "There is no prompt to train on."
-    if all(dataset.complete for dataset in datasets):
+    if all(dataset.complete for dataset in seen):
         return f"{draws:,} draws over {prompts:,} prompts: {draws / prompts:.1f} passes over the data."
     return f"{draws:,} draws over more than {prompts:,} prompts: less than {draws / prompts:.1f} passes over the data."
 

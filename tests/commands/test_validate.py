@@ -112,3 +112,9 @@ def test_memory_is_estimated_from_the_configuration_of_the_model(model: Path, tm
     said = said_of(weightless, datasets=[{"name": str(tmp_path / "rows.jsonl")}], train={"micro_batch_tokens": 1024})
     assert "The model has 241,056 parameters in 2 layers." in said
     assert "optimizer 1.8 MiB, and up to" in said
+
+
+def test_a_dataset_that_cannot_be_had_from_here_is_told(model: Path) -> None:
+    said = said_of(model, datasets=[{"name": "no-one/has-this"}])
+    assert "Warning: has-this is not looked at: 'no-one/has-this' is no local path" in said
+    assert "20 draws; how many prompts there are is not known here." in said
