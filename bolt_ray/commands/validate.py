@@ -89,14 +89,14 @@ class _Data:
         """One dataset: its rows, one prompt as the model gets it, its answers by their rewards.
 
         Returns:
-            None for a Hugging Face dataset that cannot be had from here, of which a warning tells.
+            None for a Hugging Face dataset that cannot be had from here, of which it tells.
         """
         try:
             seen = preview(dataset, source=name, max_prompt_chars=self._config.data.max_prompt_chars)
         except DataError as error:
             if not is_hub_dataset(dataset):
                 raise
-            _say(self._console, f"Warning: {name} is not looked at: {error}")
+            _say(self._console, f"{name} is not looked at: {error}")
             return None
         _say(self._console, str(seen))
         if seen.first_bad:

@@ -116,5 +116,5 @@ def test_memory_is_estimated_from_the_configuration_of_the_model(model: Path, tm
 
 def test_a_dataset_that_cannot_be_had_from_here_is_told(model: Path) -> None:
     said = said_of(model, datasets=[{"name": "no-one/has-this"}])
-    assert "Warning: has-this is not looked at: 'no-one/has-this' is no local path" in said
+    assert "has-this is not looked at: 'no-one/has-this' is no local path" in said
     assert "20 draws; how many prompts there are is not known here." in said
