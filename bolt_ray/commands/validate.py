@@ -23,11 +23,13 @@ def print_validation(config: RunConfig, *, console: Console) -> None:
     """
     config = resolve_here(config)
     check_inputs(config, download=False)
-    check_own_code(config)
+    own_rewards = check_own_code(config)
     console.rule("resolved config")
     console.print(Syntax(dump_config(config), "yaml", background_color="default", word_wrap=True))
     console.rule("one step")
     console.print(describe_step(config), highlight=False, soft_wrap=True)
+    for line in own_rewards:
+        console.print(line, highlight=False, soft_wrap=True, markup=False)
     console.rule("processes")
     console.print(_table(resource_map(config)))
 

@@ -94,7 +94,7 @@ def test_validate_loads_and_shows_them(config_file: Path) -> None:
         ("loss.type=other.py:loss", r"loss\.type: there is no file .*run/other\.py"),
         ("loss.type=no_such_package.losses:loss", r"loss\.type: .*module 'no_such_package\.losses' cannot be imported"),
         ("curriculum.strategy=own.py:number", r"curriculum\.strategy: .* is of type int; it must be callable"),
-        ("rewards=[{type: 'other.py:reward'}]", r"rewards\.0\.type: there is no file .*run/other\.py"),
+        ("rewards=[{type: 'other.py:reward'}]", r"rewards\.0\.type: other.py:reward: there is no file .*run/other\.py"),
         ("curriculum.strategy=broken.py:C", r"curriculum\.strategy: .*broken\.py:C cannot be loaded: SyntaxError"),
     ],
 )
