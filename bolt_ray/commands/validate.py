@@ -48,7 +48,7 @@ def print_validation(config: RunConfig, *, console: Console) -> None:
     """
     config = resolve_here(config)
     check_inputs(config, download=False)
-    check_own_code(config)
+    own_rewards = check_own_code(config)
     model_path = described_model(config)
     if model_path is not None:
         fit_to_tokenizer(config, model_path)
@@ -66,6 +66,8 @@ def print_validation(config: RunConfig, *, console: Console) -> None:
     _say(console, _passes(config, found))
     console.rule("one step")
     _say(console, describe_step(config))
+    for line in own_rewards:
+        _say(console, line)
     if model_path is not None:
         console.rule("memory")
         _say(console, describe_memory(config, model_path))

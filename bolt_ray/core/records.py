@@ -148,11 +148,15 @@ class ScoredCompletion(Completion):
         reward: weighted sum of ``parts``, raw (before ``reward_range`` scaling), always finite; the advantage's.
         tracker_reward: the same without shaping parts such as an overlong penalty; the baseline's.
         parts: each reward function's own value by name.
+        metrics: further numbers that reward functions gave, by name.
+        extras: what else they said of it, as JSON values: reward → name → value.
     """
 
     reward: float
     tracker_reward: float
     parts: Mapping[str, float] = field(default_factory=dict)
+    metrics: Mapping[str, float] = field(default_factory=dict)
+    extras: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,11 +1,10 @@
 """A user's own reward: ``package.module:function`` or ``path/to/file.py:function``.
 
-The function has one of four shapes, all of them with the config's ``options`` as keyword arguments::
+It has bolt-ray's own shape or that of another library, see ``function_shapes.py``; each also as ``async def``. All get
+the config's ``options`` as keyword arguments. The own ones::
 
     def score(item: RewardInput, **options) -> float
-    async def score(item: RewardInput, **options) -> float
     def score(items: list[RewardInput], **options) -> list[float]          # batched: true
-    async def score(items: list[RewardInput], **options) -> list[float]    # batched: true
 
 It may return ``None`` (or ``Unscored("kind", "detail")``) for a completion it has no verdict on. An async
 function for one completion is awaited for the whole batch at once, at most ``concurrency`` at a time.
@@ -16,12 +15,13 @@ from __future__ import annotations
 import asyncio
 import inspect
 import json
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any, ClassVar, cast
 
 from bolt_ray.core.plugins import load_object
 from bolt_ray.core.settings import SettingError, setting
+from bolt_ray.rewards.function_shapes import Shape, parameters_of, shape_of
 from bolt_ray.rewards.protocol import RewardInput, Unscored
 from bolt_ray.rewards.settings import RewardSettings
 
@@ -29,6 +29,8 @@ from bolt_ray.rewards.settings import RewardSettings
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FunctionSettings(RewardSettings):
     """``type: file.py:function`` - a function of one's own, in a file or an installed module."""
+
+    reads_token_ids: ClassVar[bool] = True
 
     function: str = setting(..., "module:function or path/to/file.py:function", pattern=r"^[^:]+:[A-Za-z_]\w*$")
     batched: bool = setting(False, "it takes a list of completions and returns a list of numbers")
@@ -50,6 +52,8 @@ class FunctionSettings(RewardSettings):
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CallableSettings(RewardSettings):
     """A function given as an object in a script or notebook: ``rewards=[my_function]``. No file can name one."""
+
+    reads_token_ids: ClassVar[bool] = True
 
     function: Any = setting(..., "the function")
     batched: bool = setting(False, "it takes a list of completions and returns a list of numbers")
@@ -73,40 +77,61 @@ def load_function(reference: str) -> Callable[..., Any]:
     return cast("Callable[..., Any]", found)
 
 
-class _CallsFunction:
-    """Calls a user's function. See the module's text for the shapes it may have."""
+def signature_of(function: Callable[..., Any]) -> inspect.Signature:
+    """What the function takes; of one that does not say, written in C, one value."""
+    try:
+        return inspect.signature(function)
+    except (TypeError, ValueError):
+        return inspect.Signature([inspect.Parameter("item", inspect.Parameter.POSITIONAL_ONLY)])
+
+
+class OwnFunction:
+    """Calls a user's function in the way of its shape.
+
+    Raises:
+        ValueError: it has none; lists those there are.
+    """
 
     def __init__(
         self, function: Callable[..., Any], *, batched: bool, options: Mapping[str, Any], concurrency: int
     ) -> None:
+        signature = signature_of(function)
+        self.shape: Shape = shape_of(signature, options=options, batched=batched)
         self._function = function
-        self._is_async = inspect.iscoroutinefunction(function)
-        self._whole_batch = batched
+        self._parameters = parameters_of(signature)
+        self._is_async = any(map(inspect.iscoroutinefunction, (function, type(function).__call__)))
         self._options = dict(options)
         self._concurrency = concurrency
-        self.batched = batched or self._is_async
+        # One event loop for all calls, as a function may keep a connection from one to the next.
+        self._runner: asyncio.Runner | None = None
+        self.batched = self.shape.whole_batch or self._is_async
 
     def score(self, inputs: Sequence[RewardInput]) -> Sequence[object]:
-        if self._is_async:
-            return asyncio.run(self._score_async(inputs))
-        if self._whole_batch:
-            return _as_list(self._function(list(inputs), **self._options))
-        return [self._function(item, **self._options) for item in inputs]
+        groups = [list(inputs)] if self.shape.whole_batch else [[item] for item in inputs]
+        if not self._is_async:
+            return [value for group in groups for value in self._call(group)]
+        self._runner = self._runner or asyncio.Runner()
+        return self._runner.run(self._score_async(groups))
 
-    async def _score_async(self, inputs: Sequence[RewardInput]) -> Sequence[object]:
-        if self._whole_batch:
-            return _as_list(await self._function(list(inputs), **self._options))
+    def _call(self, inputs: Sequence[RewardInput]) -> list[object]:
+        call = self.shape.prepare(inputs, self._parameters, self._options)
+        return call.read(self._function(*call.arguments, **call.named))
+
+    async def _score_async(self, groups: Sequence[Sequence[RewardInput]]) -> list[object]:
         gate = asyncio.Semaphore(self._concurrency)
 
-        async def one(item: RewardInput) -> object:
+        async def one(inputs: Sequence[RewardInput]) -> list[object]:
             async with gate:
-                return await cast("Awaitable[object]", self._function(item, **self._options))
+                call = self.shape.prepare(inputs, self._parameters, self._options)
+                return call.read(await self._function(*call.arguments, **call.named))
 
-        results = await asyncio.gather(*(one(item) for item in inputs), return_exceptions=True)
-        return [_failure(r) if isinstance(r, BaseException) else r for r in results]
+        if self.shape.whole_batch:
+            return [value for group in groups for value in await one(group)]
+        results = await asyncio.gather(*map(one, groups), return_exceptions=True)
+        return [value for each in results for value in ([_failure(each)] if isinstance(each, BaseException) else each)]
 
 
-class FunctionReward(_CallsFunction):
+class FunctionReward(OwnFunction):
     """A function found by its place.
 
     Raises:
@@ -120,7 +145,7 @@ class FunctionReward(_CallsFunction):
         super().__init__(function, batched=settings.batched, options=settings.options, concurrency=settings.concurrency)
 
 
-class CallableReward(_CallsFunction):
+class CallableReward(OwnFunction):
     """A function given as an object."""
 
     settings = CallableSettings
@@ -129,17 +154,6 @@ class CallableReward(_CallsFunction):
         super().__init__(
             settings.function, batched=settings.batched, options=settings.options, concurrency=settings.concurrency
         )
-
-
-def _as_list(value: object) -> list[object]:
-    """A batched function's answer as a list; text and single numbers are not batches.
-
-    Raises:
-        TypeError: it is not a sequence of numbers.
-    """
-    if isinstance(value, str | bytes | Mapping) or not hasattr(value, "__iter__"):
-        raise TypeError(f"returned {type(value).__name__}, expected a list with one number per completion")
-    return list(value)
 
 
 def _failure(problem: BaseException) -> Unscored:

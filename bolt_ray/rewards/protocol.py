@@ -6,7 +6,9 @@ A reward is a small class in a file of its own, or a user's function. It runs in
 
 from __future__ import annotations
 
+import json
 import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from numbers import Real
@@ -15,6 +17,14 @@ from typing import Any, Protocol
 from bolt_ray.rewards.settings import RewardSettings
 
 DETAIL_CHARS = 300
+MAX_NOTES = 32
+"""Metrics, and extras, that are kept of one verdict."""
+NOTE_CHARS = 2000
+"""Of one extra."""
+
+NOT_APPLICABLE = "not_applicable"
+"""Kind of `Unscored`: the reward is not meant for this completion, whose sum goes without its part. A completion that
+every reward says this of is unscored."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,6 +42,8 @@ class RewardInput:
         dataset: name of the dataset's entry; "" where that is ``source``.
         truncated: True if the length limit cut the completion off.
         num_tokens: tokens in the completion, the end-of-sequence token counted.
+        token_ids: the completion's tokens, with the end-of-sequence token; () where no user's function is asked.
+        policy_version: updates of the policy that wrote the last of them.
         evaluation: True for a held-out problem.
     """
 
@@ -43,12 +55,16 @@ class RewardInput:
     dataset: str = ""
     truncated: bool = False
     num_tokens: int = 0
+    token_ids: tuple[int, ...] = ()
+    policy_version: int = 0
     evaluation: bool = False
     prefill: str = ""
 
-    def to_dict(self) -> dict[str, Any]:
-        """The fields by name, not copied."""
-        return {field.name: getattr(self, field.name) for field in fields(self)}
+    def to_dict(self, *, token_ids: bool = False) -> dict[str, Any]:
+        """The fields by name, not copied; without the token ids unless they are asked for."""
+        return {
+            field.name: getattr(self, field.name) for field in fields(self) if token_ids or field.name != "token_ids"
+        }
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +73,7 @@ class Unscored:
 
     Attributes:
         kind: a word for counting: "exception", "timeout", "crash", "not_finite", "wrong_type", "wrong_count",
-            "no_verdict", or a reward's own.
+            "no_verdict", NOT_APPLICABLE, or a reward's own.
         detail: one line for the user.
     """
 
@@ -65,7 +81,22 @@ class Unscored:
     detail: str = ""
 
 
-Verdict = float | Unscored
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Noted:
+    """A number with what the reward says beside it.
+
+    Attributes:
+        value: the number.
+        metrics: further numbers, averaged over the step as ``reward/metric/<name>``.
+        extras: anything else about this completion, as JSON values.
+    """
+
+    value: Any
+    metrics: Mapping[str, Any] = field(default_factory=dict)
+    extras: Mapping[str, Any] = field(default_factory=dict)
+
+
+Verdict = float | Noted | Unscored
 
 
 class Reward(Protocol):
@@ -98,7 +129,22 @@ class RewardClass(Protocol):
 
 
 def verdict_of(value: object) -> Verdict:
-    """What a reward returned for one completion, checked: a finite float, or the reason there is none."""
+    """What a reward returned for one completion, checked: a finite float, or the reason there is none.
+
+    Metrics that are no finite numbers are left out, and extras are cut: what is said beside a verdict never costs it.
+    """
+    if isinstance(value, Noted):
+        verdict = verdict_of(value.value)
+        metrics = {_note_name(name): verdict_of(number) for name, number in _first(value.metrics)}
+        return (
+            verdict
+            if isinstance(verdict, Unscored)
+            else Noted(
+                value=verdict,
+                metrics={name: number for name, number in metrics.items() if isinstance(number, float)},
+                extras={_note_name(name): _bounded(extra) for name, extra in _first(value.extras)},
+            )
+        )
     if isinstance(value, Unscored):
         return Unscored(value.kind, value.detail[:DETAIL_CHARS])
     if value is None:
@@ -112,3 +158,23 @@ def verdict_of(value: object) -> Verdict:
     if not math.isfinite(number):
         return Unscored("not_finite", f"returned {number}")
     return number
+
+
+def _first(notes: Mapping[str, Any]) -> list[tuple[str, Any]]:
+    return list(notes.items())[:MAX_NOTES]
+
+
+def _note_name(name: object) -> str:
+    return re.sub(r"[^\w.@/\-]+", "_", str(name))[:64]
+
+
+def _bounded(value: object) -> object:
+    """A JSON value of at most ``NOTE_CHARS``, or the beginning of its text."""
+    try:
+        text = value if isinstance(value, str) else json.dumps(value, default=str)
+    except (TypeError, ValueError, RecursionError):
+        text = value = str(value)
+    if len(text) > NOTE_CHARS:
+        return text[:NOTE_CHARS]
+    # NaN and infinity, which JSON has no numbers for, become text.
+    return value if isinstance(value, str) else json.loads(text, parse_constant=str)

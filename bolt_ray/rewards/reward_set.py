@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from statistics import fmean
+from typing import Any
 
 from bolt_ray.core.records import UnscoredReason
 from bolt_ray.rewards.process.isolation import RewardProcess
-from bolt_ray.rewards.protocol import RewardInput, Unscored
+from bolt_ray.rewards.protocol import NOT_APPLICABLE, Noted, RewardInput, Unscored, Verdict
 from bolt_ray.rewards.settings import RewardSettings
 
 
@@ -19,11 +21,15 @@ class RewardResult:
         reward: Σ weight · part over all rewards that apply, shaping included; for the advantage.
         tracker_reward: the same without the shaping rewards; for the baseline tracker.
         parts: each reward's own value, before its weight, by name.
+        metrics: further numbers of the rewards, by name; the mean where several give one of that name.
+        extras: what else each reward says of the completion, as JSON values: reward → name → value.
     """
 
     reward: float
     tracker_reward: float
     parts: Mapping[str, float] = field(default_factory=dict)
+    metrics: Mapping[str, float] = field(default_factory=dict)
+    extras: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
 
 def combine(specs: Sequence[RewardSettings], parts: Mapping[str, float]) -> RewardResult:
@@ -39,6 +45,27 @@ def combine(specs: Sequence[RewardSettings], parts: Mapping[str, float]) -> Rewa
 def reason_of(name: str, verdict: Unscored) -> UnscoredReason:
     """The reason of the reward ``name``, its detail on one line."""
     return UnscoredReason(reward=name, kind=verdict.kind, detail=" ".join(verdict.detail.split()))
+
+
+@dataclass(slots=True)
+class _Parts:
+    """What the rewards said of one completion so far; ``declined`` is the first that is not meant for it."""
+
+    parts: dict[str, float] = field(default_factory=dict)
+    metrics: dict[str, list[float]] = field(default_factory=dict)
+    extras: dict[str, Mapping[str, Any]] = field(default_factory=dict)
+    declined: UnscoredReason | None = None
+
+    def add(self, name: str, verdict: Verdict) -> None:
+        if isinstance(verdict, Unscored):
+            self.declined = self.declined or reason_of(name, verdict)
+            return
+        if isinstance(verdict, Noted):
+            for metric, value in verdict.metrics.items():
+                self.metrics.setdefault(metric, []).append(value)
+            if verdict.extras:
+                self.extras[name] = verdict.extras
+        self.parts[name] = verdict.value if isinstance(verdict, Noted) else verdict
 
 
 class RewardSet:
@@ -94,19 +121,20 @@ class RewardSet:
 
         Returns:
             per completion its rewards, or the reason there is none. A completion one reward has no verdict
-            on is not handed to the next: a sum with a part missing would be a different reward.
+            on is not handed to the next: a sum with a part missing would be a different reward. One that a reward
+            is not meant for goes without that part.
         """
-        parts: list[dict[str, float]] = [{} for _ in inputs]
+        scored = [_Parts() for _ in inputs]
         reasons: dict[int, UnscoredReason] = {}
         for spec in self._specs:
             todo = [i for i, item in enumerate(inputs) if i not in reasons and self._applies(spec, item)]
             process, index = self._place[spec.part_name]
             for i, verdict in zip(todo, process.score(index, [inputs[i] for i in todo]), strict=True):
-                if isinstance(verdict, Unscored):
+                if isinstance(verdict, Unscored) and verdict.kind != NOT_APPLICABLE:
                     reasons[i] = reason_of(spec.part_name, verdict)
                 else:
-                    parts[i][spec.part_name] = verdict
-        return [reasons.get(i) or self._sum(parts[i]) for i in range(len(inputs))]
+                    scored[i].add(spec.part_name, verdict)
+        return [reasons.get(i) or self._sum(scored[i]) for i in range(len(inputs))]
 
     @property
     def pids(self) -> list[int]:
@@ -123,7 +151,10 @@ class RewardSet:
         names = applied.get(f"{item.dataset}: {item.source}", applied.get(item.dataset or item.source))
         return names is None or spec.part_name in names
 
-    def _sum(self, parts: Mapping[str, float]) -> RewardResult | UnscoredReason:
-        if not parts:
-            return UnscoredReason(reward="rewards", kind="no_reward", detail="no reward applies to this dataset")
-        return combine(self._specs, parts)
+    def _sum(self, scored: _Parts) -> RewardResult | UnscoredReason:
+        if not scored.parts:
+            return scored.declined or UnscoredReason(
+                reward="rewards", kind="no_reward", detail="no reward applies to this dataset"
+            )
+        metrics = {name: fmean(values) for name, values in scored.metrics.items()}
+        return replace(combine(self._specs, scored.parts), metrics=metrics, extras=scored.extras)

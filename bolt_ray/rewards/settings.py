@@ -32,6 +32,9 @@ class RewardSettings(Settings):
     """Starts at once and cannot crash: such rewards share one process. Every other reward gets a process of its own,
     so that a crash of a user's function does not cost a reward model its reload."""
 
+    reads_token_ids: ClassVar[bool] = False
+    """Its process is sent the completions' token ids, which cost more than all else of a completion together."""
+
     always_within: ClassVar[tuple[float, float] | None] = None
     """The lowest and highest value it can give; None where that is not known."""
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -32,6 +32,7 @@ declare_metrics(
             "mean share of a completion's runs of four tokens that another one lacks; with advantage.diversity_bonus",
         ),
         "reward/part/{name}": ("reward", "mean value of one reward, before its weight"),
+        "reward/metric/{name}": ("", "mean of a number that a reward function gave beside its value"),
         "reward/unscored_fraction": ("share of completions", "completions no reward could be given to"),
         "completions/mean_length": ("tokens", "mean length of the completions trained on"),
         "completions/truncated_fraction": ("share of completions", "completions cut at the length limit"),
@@ -160,8 +161,8 @@ class BatchBuilder:
             "rollout/refilled": float(rollouts.refilled),
             "rollout/completions": float(held),
         }
-        for name in sorted({name for item in items for name in item.parts}):
-            metrics[f"reward/part/{name}"] = float(np.mean([item.parts[name] for item in items if name in item.parts]))
+        metrics |= {f"reward/part/{name}": mean for name, mean in _means([item.parts for item in items])}
+        metrics |= {f"reward/metric/{name}": mean for name, mean in _means([item.metrics for item in items])}
         for reason, count in count_reasons(item.reason for item in rollouts.unscored).items():
             metrics[unscored_metric(reason)] = float(count)
         metrics |= output.metrics
@@ -200,6 +201,12 @@ class BatchBuilder:
 def _earned(items: Sequence[ScoredRollout]) -> NDArray[np.float64]:
     """Raw rewards without shaping, float64 [n]."""
     return np.array([item.tracker_reward for item in items], dtype=np.float64)
+
+
+def _means(tables: Sequence[Mapping[str, float]]) -> list[tuple[str, float]]:
+    """Each name's mean over the tables that have it."""
+    names = sorted({name for table in tables for name in table})
+    return [(name, float(np.mean([table[name] for table in tables if name in table]))) for name in names]
 
 
 def _effective_share(weights: NDArray[np.float64]) -> float:

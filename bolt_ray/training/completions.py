@@ -74,6 +74,8 @@ def reward_input(prompt: Prompt, completion: Completion, *, kind: RequestKind, p
         dataset=prompt.dataset,
         truncated=completion.truncated,
         num_tokens=int(completion.token_ids.shape[0]),
+        token_ids=tuple(completion.token_ids.tolist()),
+        policy_version=completion.newest_version,
         evaluation=kind == "eval",
         prefill=prefill,
     )
@@ -204,5 +206,7 @@ class CompletionService:
                 reward=result.reward,
                 tracker_reward=result.tracker_reward,
                 parts=result.parts,
+                metrics=result.metrics,
+                extras=result.extras,
             )
         )

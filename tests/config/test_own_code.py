@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from pathlib import Path
+from typing import Any
 
 import pytest
 from rich.console import Console
@@ -25,6 +26,20 @@ class Strategy:
 def reward(item):
     return 1.0
 
+def trl(completions, **kwargs):
+    return [1.0] * len(completions)
+
+def decorate(function):
+    return function
+
+@decorate
+async def decorated(*, data_source, solution_str, ground_truth, extra_info=None):
+    return 1.0
+
+def neither(completion, answer):
+    return 1.0
+
+decorated_neither = decorate(neither)
 number = 3
 """
 
@@ -91,16 +106,17 @@ def test_validate_loads_and_shows_them(config_file: Path) -> None:
     out = io.StringIO()
     print_validation(load_config(config_file), console=Console(file=out, width=400))
     assert f"type: {config_file.parent / 'own.py'}:loss" in out.getvalue()
+    assert "\nreward own.py:reward: bolt-ray's shape (item, **options)\n" in out.getvalue()
 
 
 @pytest.mark.parametrize(
     ("setting", "message"),
     [
-        ("loss.type=own.py:los", r"loss\.type: .*own\.py has no 'los'; it has: Strategy, loss, reward"),
+        ("loss.type=own.py:los", r"loss\.type: .*own\.py has no 'los'; it has: Strategy, decorate, decorated, "),
         ("loss.type=other.py:loss", r"loss\.type: there is no file .*run/other\.py"),
         ("loss.type=no_such_package.losses:loss", r"loss\.type: .*module 'no_such_package\.losses' cannot be imported"),
         ("curriculum.strategy=own.py:number", r"curriculum\.strategy: .* is of type int; it must be callable"),
-        ("rewards=[{type: 'other.py:reward'}]", r"rewards\.0\.type: there is no file .*run/other\.py"),
+        ("rewards=[{type: 'other.py:reward'}]", r"rewards\.0\.type: other.py:reward: there is no file .*run/other\.py"),
         ("curriculum.strategy=broken.py:C", r"curriculum\.strategy: .*broken\.py:C cannot be loaded: SyntaxError"),
     ],
 )
@@ -108,6 +124,57 @@ def test_what_cannot_be_loaded_is_said_before_anything_starts(config_file: Path,
     (config_file.parent / "broken.py").write_text("class C\n", encoding="utf-8")
     with pytest.raises(ConfigError, match=message):
         check_own_code(load_config(config_file, [setting]))
+
+
+@pytest.mark.parametrize(
+    ("rewards", "lines"),
+    [
+        ([{"type": "own.py:reward"}, "math"], ["reward own.py:reward: bolt-ray's shape (item, **options)"]),
+        ([{"type": "own.py:trl"}], ["reward own.py:trl: TRL's shape (completions, **columns)"]),
+        # What a decorator makes of it, only its process can tell.
+        (
+            [{"type": "own.py:decorated"}],
+            ["reward own.py:decorated: verl's shape (data_source, solution_str, ground_truth, extra_info)"],
+        ),
+        ([lambda queries, prompts, labels: 1.0], ["reward lambda: OpenRLHF's shape (queries, prompts, labels)"]),
+    ],
+)
+def test_what_a_reward_is_taken_for_is_said(config_file: Path, rewards: list[Any], lines: list[str]) -> None:
+    config = with_absolute_files(build_config({"datasets": [{"name": "x"}], "rewards": rewards}), config_file.parent)
+    assert check_own_code(config) == lines
+
+
+@pytest.mark.parametrize(
+    ("reward", "message"),
+    [
+        (
+            "own.py:neither",
+            r"rewards\.0\.type: own\.py:neither: a reward function cannot have the parameters \(completion",
+        ),
+        ("own.py:decorated_neither", r"rewards\.0\.type: own\.py:decorated_neither: .*cannot have the parameters"),
+        ("own.py:no_such", r"rewards\.0\.type: own\.py:no_such: .*own\.py has no 'no_such'"),
+        ("broken.py:score", r"rewards\.0\.type: broken\.py:score: .*SyntaxError"),
+        (lambda completion, answer: 1.0, r"rewards\.0\.type: lambda: a reward function cannot have the parameters"),
+    ],
+)
+def test_a_reward_without_a_shape_is_refused_before_anything_starts(
+    config_file: Path, reward: Any, message: str
+) -> None:
+    (config_file.parent / "broken.py").write_text("def score(item\n", encoding="utf-8")
+    config = build_config({"datasets": [{"name": "x"}], "rewards": [{"type": reward}]})
+    with pytest.raises(ConfigError, match=message) as refused:
+        check_own_code(with_absolute_files(config, config_file.parent))
+    if "cannot have" in message:
+        shapes = ("(item, **options)", "(completions, **columns)", "(data_source, ", "(queries, prompts, labels)")
+        assert all(shape in str(refused.value) for shape in shapes)
+
+
+def test_a_plain_function_is_known_without_running_its_file(config_file: Path) -> None:
+    own = config_file.parent / "own.py"
+    own.write_text(f"open({str(own.parent / 'ran')!r}, 'w')\n{OWN}", encoding="utf-8")
+    config = load_config(config_file, ["loss.type=dapo", "curriculum.strategy=uniform"])
+    assert check_own_code(config) == ["reward own.py:reward: bolt-ray's shape (item, **options)"]
+    assert not (own.parent / "ran").exists()
 
 
 def test_only_files_are_made_absolute(tmp_path: Path) -> None:

@@ -64,7 +64,7 @@ def train(config: RunConfig, *, console: Console | None = None) -> TrainingOutco
     require_training_packages(config)
     check_inputs(config)
     config = with_absolute_files(config, Path.cwd())
-    check_own_code(config)
+    own_rewards = check_own_code(config)
     config = resolve_here(config)
     if config.resume is None:
         _check_warm_start(config.baseline.warm_start)
@@ -78,6 +78,8 @@ def train(config: RunConfig, *, console: Console | None = None) -> TrainingOutco
             config = with_own_warm_start(config, run, console=console)
         run.config.write_text(dump_config(config), encoding="utf-8")
         say(console, f"Run directory: {shown(run.root)}")
+        for line in own_rewards:
+            say(console, line)
         with ray_session(config.cluster, groups=resource_map(config)), catch_interrupts() as interrupts:
             ended = TrainingAssembly(
                 config=config,

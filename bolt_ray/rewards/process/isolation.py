@@ -27,7 +27,7 @@ from typing import Any
 from bolt_ray.core.errors import ConfigError
 from bolt_ray.rewards.process.json_socket import FrameSocket, PeerGoneError, PeerTimeoutError
 from bolt_ray.rewards.process.wire import to_message
-from bolt_ray.rewards.protocol import RewardInput, Unscored, Verdict, verdict_of
+from bolt_ray.rewards.protocol import Noted, RewardInput, Unscored, Verdict, verdict_of
 from bolt_ray.rewards.settings import RewardSettings
 
 TAG_VARIABLE = "BOLT_RAY_REWARD_PROCESS"
@@ -67,6 +67,7 @@ class RewardProcess:
     Attributes:
         starts: how often a child was started.
         tag: what the child, and whatever it starts, carries in its environment.
+        shapes: per reward the shape of the user's function behind it, "" where there is none; after the first start.
     """
 
     def __init__(self, *, rewards: Sequence[RewardSettings], startup_timeout_s: float) -> None:
@@ -79,6 +80,7 @@ class RewardProcess:
         self._ready = False
         self.tag = ""
         self.starts = 0
+        self.shapes: list[str] = []
 
     @property
     def pid(self) -> int | None:
@@ -136,7 +138,7 @@ class RewardProcess:
         if "ready" not in answer:
             self.close()
             raise ConfigError(f"rewards: {names} cannot be built: {answer.get('failed', ['', answer])[1]}")
-        self._batched, self._ready = list(answer["batched"]), True
+        self._batched, self.shapes, self._ready = list(answer["batched"]), list(answer["shapes"]), True
 
     def score(self, index: int, inputs: Sequence[RewardInput]) -> list[Verdict]:
         """Score completions with one reward; never raises for what the reward does.
@@ -190,7 +192,7 @@ class RewardProcess:
         verdicts: dict[int, Verdict] = {}
         request = {
             "score": index,
-            "inputs": [item.to_dict() for item in inputs],
+            "inputs": [item.to_dict(token_ids=spec.reads_token_ids) for item in inputs],
             "cpu_s": spec.limit_s * (os.cpu_count() or 1),
         }
         try:
@@ -242,6 +244,8 @@ def _verdict(answer: Mapping[str, Any]) -> Verdict:
     if "unscored" in answer:
         kind, detail = answer["unscored"]
         return Unscored(str(kind), str(detail))
+    if "metrics" in answer:
+        return verdict_of(Noted(value=answer["value"], metrics=dict(answer["metrics"]), extras=dict(answer["extras"])))
     return verdict_of(answer["value"])
 
 

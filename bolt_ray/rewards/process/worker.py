@@ -1,9 +1,10 @@
 """The reward process: builds the rewards it is sent, then scores completions until the socket closes.
 
 Started by ``isolation.RewardProcess``. Messages in: ``{"score": index, "inputs": [...], "cpu_s": n}``. Messages
-out: one ``{"item": i, "value": v}`` or ``{"item": i, "unscored": [kind, detail]}`` per completion, then
-``{"done": true}``; or ``{"failed": [kind, detail]}`` if the call as a whole failed. The verdicts of a
-reward that is not batched are sent one by one, so the scorer knows which completion caused a crash or a hang.
+out: one ``{"item": i, "value": v}`` (with ``metrics`` and ``extras`` where there are some) or
+``{"item": i, "unscored": [kind, detail]}`` per completion, then ``{"done": true}``; or ``{"failed": [kind, detail]}``
+if the call as a whole failed. The verdicts of a reward that is not batched are sent one by one, so the scorer knows
+which completion caused a crash or a hang.
 """
 
 from __future__ import annotations
@@ -16,18 +17,22 @@ from collections.abc import Sequence
 from types import TracebackType
 from typing import Any
 
+from bolt_ray.rewards.function import OwnFunction
 from bolt_ray.rewards.process.json_socket import FrameSocket, PeerGoneError
 from bolt_ray.rewards.process.wire import from_message
-from bolt_ray.rewards.protocol import DETAIL_CHARS, Reward, RewardInput, Unscored, verdict_of
+from bolt_ray.rewards.protocol import DETAIL_CHARS, Noted, Reward, RewardInput, Unscored, verdict_of
 from bolt_ray.rewards.registry import build_reward
 from bolt_ray.rewards.sandbox.kernel import die_with_parent
 
+BUILD_DETAIL_CHARS = 4000
+
 
 class Caught:
-    """Keeps whatever a reward raised as one line, so that the process continues."""
+    """Keeps the beginning of whatever a reward raised, so that the process continues."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, chars: int = DETAIL_CHARS) -> None:
         self.detail: str | None = None
+        self._chars = chars
 
     def __enter__(self) -> Caught:
         return self
@@ -37,7 +42,7 @@ class Caught:
     ) -> bool:
         if kind is None:
             return False
-        self.detail = f"{kind.__name__}: {problem}"[:DETAIL_CHARS]
+        self.detail = f"{kind.__name__}: {problem}"[: self._chars]
         return True
 
 
@@ -83,6 +88,9 @@ def answer(channel: FrameSocket, reward: Reward, inputs: list[RewardInput], cpu_
             verdict = verdict_of(value)
             if isinstance(verdict, Unscored):
                 channel.send({"item": position, "unscored": [verdict.kind, verdict.detail]})
+            elif isinstance(verdict, Noted):
+                notes = {"metrics": verdict.metrics, "extras": verdict.extras}
+                channel.send({"item": position, "value": verdict.value, **notes})
             else:
                 channel.send({"item": position, "value": verdict})
             position += 1
@@ -101,16 +109,17 @@ def main(fd: int, parent_pid: int) -> None:
     sys.path[:] = hello["sys_path"]
     limit_memory(hello["memory_mb"])
     rewards: list[Reward] = []
-    with Caught() as caught:
+    with Caught(chars=BUILD_DETAIL_CHARS) as caught:
         rewards = build(hello["rewards"])
     if caught.detail is not None:
         channel.send({"failed": ["build", caught.detail]})
         return
-    channel.send({"ready": True, "batched": [reward.batched for reward in rewards]})
+    shapes = [str(reward.shape) if isinstance(reward, OwnFunction) else "" for reward in rewards]
+    channel.send({"ready": True, "batched": [reward.batched for reward in rewards], "shapes": shapes})
     while True:
         try:
             message = channel.receive()
         except PeerGoneError:
             return
-        inputs = [RewardInput(**item) for item in message["inputs"]]
+        inputs = [RewardInput(**{**item, "token_ids": tuple(item.get("token_ids", ()))}) for item in message["inputs"]]
         answer(channel, rewards[message["score"]], inputs, message["cpu_s"])

@@ -7,11 +7,12 @@
     item.source       the row's data_source, else the dataset's name
     item.truncated    True if the length limit cut the completion off
     item.num_tokens   its length in tokens
+    item.token_ids    its tokens, the end-of-sequence token among them
     item.evaluation   True for a held-out problem
 
 If the function raises, hangs, crashes or returns NaN, the completion is left out of training and the metrics say why;
 it never counts as 0. It may be ``async def``, and with ``batched: true`` in the config it gets a list of items and
-returns a list of numbers.
+returns a list of numbers. A function written for TRL, verl or OpenRLHF may stand in its place as it is.
 """
 
 from __future__ import annotations

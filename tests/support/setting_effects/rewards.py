@@ -26,12 +26,17 @@ from bolt_ray.rewards.reward_model import RewardModelReward
 from bolt_ray.rewards.reward_set import combine
 from bolt_ray.rewards.settings import RewardSettings
 
+
+def own_reward(item: RewardInput, **options: Any) -> float:
+    return 1.0
+
+
 REQUIRED: Mapping[str, dict[str, Any]] = {
     "regex": {"pattern": "4"},
     "length": {"target_tokens": 10, "tolerance_tokens": 5},
     "overlong": {"max_tokens": 10, "cache_tokens": 5},
     "function": {"function": "own.py:first"},
-    "callable": {"function": len},
+    "callable": {"function": own_reward},
     "reward_model": {"model": "model"},
     "http": {"url": "http://localhost:1/score"},
     "llm_judge": {"url": "http://localhost:1/v1", "model": "judge"},
@@ -57,7 +62,9 @@ def spec_of(config: RunConfig, here: Workplace) -> RewardSettings:
 
 
 def reward_of(config: RunConfig, here: Workplace) -> Reward:
-    (here.directory / "own.py").write_text("def first(item): return 1.0\n\ndef second(item): return 2.0\n")
+    (here.directory / "own.py").write_text(
+        "def first(item, **options): return 1.0\n\ndef second(item, **options): return 2.0\n"
+    )
     return build_reward(spec_of(config, here))
 
 
