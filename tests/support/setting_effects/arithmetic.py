@@ -9,8 +9,8 @@ from support.effects import Effect, Workplace, effect
 
 from bolt_ray.commands.pretrain import ensure_embedded_files
 from bolt_ray.config.schema import RunConfig
-from bolt_ray.tasks.arithmetic.model import create_model
 from bolt_ray.tasks.arithmetic.pretrain import default_model_dir, pretrain
+from bolt_ray.tasks.tiny.model import create_model
 
 
 def problems(config: RunConfig, here: Workplace) -> Any:
