@@ -36,6 +36,7 @@ from bolt_ray.config.schema import RunConfig
 from bolt_ray.core.errors import ConfigError
 from bolt_ray.core.records import DrawnPrompt, UnscoredCompletion
 from bolt_ray.data.ingest.read_plan import preset_of
+from bolt_ray.data.settings import TASK_PREFIX
 from bolt_ray.engines.tokenizer import PromptTokenizer
 from bolt_ray.rewards.unscored import check_unscored, count_reasons
 from bolt_ray.training.completions import CompletionService
@@ -222,6 +223,8 @@ def heldout_only(config: RunConfig, dataset: str | None) -> RunConfig:
         first = (chosen or config.datasets)[0]
         elsewhere = ("split", "config_name", "revision", "data_files", "source", "weight", "format", "delimiter")
         changed: dict[str, Any] = {"name": dataset, "preset": preset_of(first), **dict.fromkeys(elsewhere)}
+        if not dataset.startswith(TASK_PREFIX):
+            changed |= {"size": None, "seed": 0, "options": {}}
         chosen = (replace(first, **changed),)
     if not chosen:
         return config

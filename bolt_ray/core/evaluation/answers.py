@@ -47,6 +47,12 @@ def normalize_answer(answer: str) -> str | None:
     return plain or None
 
 
+def last_tagged(text: str) -> str | None:
+    """The content of the last closed ``<answer>…</answer>``; None if there is none."""
+    tagged = _TAG.findall(text)
+    return str(tagged[-1]) if tagged else None
+
+
 def last_boxed(text: str) -> str | None:
     """The content of the last closed ``\\boxed{…}`` (or ``\\fbox``), braces balanced; None if there is none."""
     opened: list[int | None] = []

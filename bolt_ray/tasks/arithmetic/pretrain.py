@@ -17,7 +17,8 @@ from pathlib import Path
 
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
-from bolt_ray.tasks.arithmetic.cache import ensure_directory, settings_digest
+from bolt_ray.core.files import ensure_directory
+from bolt_ray.tasks.arithmetic.cache import settings_digest
 from bolt_ray.tasks.arithmetic.problems import Problem, generate_problems, is_correct
 from bolt_ray.tasks.arithmetic.settings import PretrainSettings
 from bolt_ray.tasks.tiny.model import create_model, save_model
