@@ -67,14 +67,37 @@ def doctor(
 
 @app.command()
 def pretrain(
-    config: Annotated[Path | None, typer.Argument(help="a config with an `arithmetic:` section")] = None,
+    config: Annotated[
+        Path | None, typer.Argument(help="a config; default: the embedded model", show_default=False)
+    ] = None,
     overrides: Overrides = None,
-    output: Annotated[Path | None, typer.Option(help="also copy the model here")] = None,
+    data: Annotated[str | None, typer.Option(help="in place of CONFIG: a dataset, or `reasoning_gym/TASK`")] = None,
+    size: Annotated[int | None, typer.Option(help="with `--data reasoning_gym/TASK`: problems to make")] = None,
+    seed: Annotated[int | None, typer.Option(help="with `--data reasoning_gym/TASK`: of the problems")] = None,
+    steps: Annotated[int | None, typer.Option(help="optimizer steps at most (pretrain.steps)")] = None,
+    until_accuracy: Annotated[
+        float | None, typer.Option(help="stop at this share of held-out rows (pretrain.until_accuracy)")
+    ] = None,
+    output: Annotated[
+        Path | None, typer.Option(help="where to write the model; default: as model.name_or_path says")
+    ] = None,
 ) -> None:
-    """Teach the embedded arithmetic model by supervised learning until it solves about 40 % of its problems."""
-    from bolt_ray.commands.pretrain import run_pretraining
+    """Teach the model that CONFIG names: the embedded arithmetic one, or a tiny one from the rows of its datasets.
 
-    run_pretraining(config, overrides or [], output=output, console=Console())
+    It is stopped while it is mediocre, so that reinforcement learning has something to improve.
+    """
+    from bolt_ray.commands.pretrain.pretrain import run_pretraining
+
+    entry = {"name": data, "size": size, "seed": seed}
+    asked = {"steps": steps, "until_accuracy": until_accuracy}
+    run_pretraining(
+        config,
+        overrides or [],
+        data=None if data is None else {key: value for key, value in entry.items() if value is not None},
+        pretrain={key: value for key, value in asked.items() if value is not None},
+        output=output,
+        console=Console(),
+    )
 
 
 @app.command()

@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 from rich.console import Console
 
-from bolt_ray.commands.pretrain import DEFAULT_CONFIG
+from bolt_ray.commands.pretrain.pretrain import DEFAULT_CONFIG
 from bolt_ray.commands.shared.gpus import has_gpus
 from bolt_ray.commands.shared.inference import launch_generators
 from bolt_ray.commands.shared.inputs import RunInputs, prepare_inputs

@@ -6,7 +6,7 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
-from bolt_ray.commands.shared.inputs import EMBEDDED
+from bolt_ray.commands.shared.made_datasets import EMBEDDED
 from bolt_ray.core.errors import ModelError
 from bolt_ray.training.run_directory import RunDirectory, list_checkpoints
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +16,8 @@ from rich.text import Text
 
 from bolt_ray.commands.shared.gpus import resolve_here
 from bolt_ray.commands.shared.inference import rewards_by_source
-from bolt_ray.commands.shared.inputs import check_inputs, described_model, model_context, resolved_datasets
+from bolt_ray.commands.shared.inputs import check_inputs, described_model, model_context
+from bolt_ray.commands.shared.made_datasets import datasets_as_files
 from bolt_ray.commands.shared.model_text import fit_to_tokenizer
 from bolt_ray.commands.shared.references import reference_inputs
 from bolt_ray.commands.shared.resources import ProcessGroup, describe_memory, describe_step, resource_map, total_demand
@@ -52,7 +54,7 @@ def print_validation(config: RunConfig, *, console: Console) -> None:
     model_path = described_model(config)
     if model_path is not None:
         fit_to_tokenizer(config, model_path)
-    train, heldout = resolved_datasets(config)
+    train, heldout = datasets_as_files(config, say=partial(_say, console), show_progress=False)
     console.rule("resolved config")
     console.print(Syntax(dump_config(config), "yaml", background_color="default", word_wrap=True))
     console.rule("data")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Literal
+from typing import Any, Literal
 
 from bolt_ray.config.schema import RunConfig
 from bolt_ray.engines.settings import Dtype, SamplingSettings
@@ -49,10 +49,30 @@ def resolve(config: RunConfig, *, use_gpu: bool) -> RunConfig:
             skip_truncated=config.loss.mask_truncated if truncated is None else truncated,
         ),
         "train": replace(config.train, learning_rate=learning_rate),
+        **_fresh_problems(config),
         "scoring": replace(config.scoring, gpus_per_scorer=config.scoring.gpus_per_scorer if use_gpu else 0.0),
         "cluster": replace(config.cluster, use_gpu="yes" if use_gpu else "no"),
     }
     return config.model_copy(update=changed)
+
+
+def _fresh_problems(config: RunConfig) -> dict[str, Any]:
+    """``arithmetic.fresh``: as many problems as the run may draw, in one window in which none comes twice.
+
+    A store of fixed rows is kept: a resumed run finds the same problems, and the stream, its log and the held-out
+    problems are what they are without it.
+    """
+    if not config.arithmetic.fresh:
+        return {}
+    rollout = config.rollout
+    # One more, or the next window would be drawn in the last step.
+    steps = config.train.max_steps + rollout.max_staleness + 1
+    if rollout.dynamic_sampling:
+        steps *= 1 + rollout.dynamic_sampling_rounds
+    return {
+        "arithmetic": replace(config.arithmetic, num_train=steps * rollout.prompts_per_step),
+        "curriculum": replace(config.curriculum, update_freq=steps, window_steps=steps),
+    }
 
 
 def engine_settings(config: RunConfig, *, model_path: str, context_tokens: int) -> EngineSettings:

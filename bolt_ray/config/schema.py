@@ -22,6 +22,7 @@ from bolt_ray.engines.settings import ModelSettings, SamplingSettings
 from bolt_ray.engines.vllm.settings import GeneratorSettings
 from bolt_ray.rewards.settings import RewardSettings, check_reward_references, reward_names
 from bolt_ray.tasks.arithmetic.settings import ArithmeticSettings
+from bolt_ray.tasks.tiny.settings import RowPretrainSettings
 from bolt_ray.training.settings import CheckpointSettings, DeadlineSettings, EvalSettings, RolloutSettings
 
 Algorithm = Literal["bolt", "baseline", "curriculum", "grpo", "dapo", "reinforce", "spo", "spo++"]
@@ -46,6 +47,7 @@ class RunConfig(BaseModel):
 
     model: ModelSettings = ModelSettings()
     arithmetic: ArithmeticSettings = ArithmeticSettings()
+    pretrain: RowPretrainSettings = RowPretrainSettings()
     datasets: tuple[DatasetSettings, ...] = Field(min_length=1, description="where the prompts come from")
     data: DataSettings = DataSettings()
     rewards: tuple[Reward, ...] = Field(
@@ -143,6 +145,15 @@ class RunConfig(BaseModel):
             raise ValueError("advantage.diversity_within 'group' needs rollout.group_size of 2 or more; use 'step'")
         if self.rollout.dynamic_sampling and self.advantage.baseline not in ("group", "rloo"):
             raise ValueError("rollout.dynamic_sampling refills groups: it needs advantage.baseline 'group' or 'rloo'")
+        return self
+
+    @model_validator(mode="after")
+    def _fresh_problems(self) -> RunConfig:
+        if self.arithmetic.fresh and self.curriculum.strategy != "uniform":
+            raise ValueError(
+                f"arithmetic.fresh leaves curriculum.strategy {self.curriculum.strategy!r} nothing to choose by: no "
+                "problem comes twice; set curriculum.strategy: uniform"
+            )
         return self
 
     @model_validator(mode="after")

@@ -1,8 +1,10 @@
-"""Files that survive a crash and a power cut: written aside, fsynced, renamed."""
+"""Files that survive a crash and a power cut, and directories that are complete as soon as they are there."""
 
 from __future__ import annotations
 
 import os
+import shutil
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import BinaryIO
@@ -33,3 +35,28 @@ def write_file_atomically(path: Path, write: Callable[[BinaryIO], object]) -> No
     finally:
         aside.unlink(missing_ok=True)
     fsync_path(path.parent)
+
+
+def ensure_directory(directory: Path, *, write: Callable[[Path], object]) -> None:
+    """Make ``directory`` unless it exists; it is complete as soon as it does.
+
+    Two processes may do this at once: each writes to a temporary directory beside it, and the first rename wins.
+
+    Args:
+        directory: the directory wanted.
+        write: fills the empty directory it is given; what it raises is passed on and leaves nothing behind.
+    """
+    if directory.is_dir():
+        return
+    directory.parent.mkdir(parents=True, exist_ok=True)
+    temporary = Path(tempfile.mkdtemp(prefix=f".{directory.name}-", dir=directory.parent))
+    temporary.chmod(0o755)  # as mkdir would have made it: a cache may be shared
+    try:
+        write(temporary)
+        try:
+            temporary.rename(directory)
+        except OSError:
+            if not directory.is_dir():
+                raise
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)

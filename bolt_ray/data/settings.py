@@ -5,7 +5,7 @@ from __future__ import annotations
 import string
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 from bolt_ray.core.settings import SettingError, Settings, require_choice, setting
 from bolt_ray.data.ingest.known_datasets import preset_names
@@ -15,6 +15,9 @@ BadRow = Literal["error", "skip"]
 LongPrompt = Literal["skip", "error"]
 
 AUTO = "auto"
+
+TASK_PREFIX = "reasoning_gym/"
+"""Names of data sets that are made: ``reasoning_gym/<task>``."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,8 +69,13 @@ class DatasetSettings(Settings):
     """One entry of ``datasets:`` or ``eval.datasets:``."""
 
     name: str = setting(
-        ..., "a file, a glob, a directory, a cloud path (s3://...) or a Hugging Face name", min_length=1
+        ...,
+        "a file, a glob, a directory, a cloud path (s3://...), a Hugging Face name, or reasoning_gym/TASK",
+        min_length=1,
     )
+    size: int | None = setting(None, "reasoning_gym: distinct problems to make", unit="problems", ge=1)
+    seed: int = setting(0, "reasoning_gym: of the problems", ge=0)
+    options: dict[str, Any] = setting({}, "reasoning_gym: of the task, as the library has them, e.g. {min_terms: 2}")
     split: str | None = setting(None, "of a directory or a Hugging Face dataset; default: train where there are splits")
     config_name: str | None = setting(None, "Hugging Face configuration, e.g. 'main' of openai/gsm8k")
     revision: str | None = setting(None, "Hugging Face revision: a tag, branch or commit")
@@ -100,6 +108,19 @@ class DatasetSettings(Settings):
             template_columns(self.prompt_template)
         if self.system_prompt is not None and not self.chat:
             raise SettingError("system_prompt", "is a chat message: set chat: true beside it")
+        made = {"size": self.size, "seed": self.seed, "options": self.options}
+        if self.task is None:
+            for key in [key for key, value in made.items() if value]:
+                raise SettingError(
+                    key, f"is of data sets that are made, as {TASK_PREFIX}chain_sum; {self.name} is read"
+                )
+        elif self.size is None:
+            raise SettingError("size", f"is needed: how many problems of {self.name} to make")
+
+    @property
+    def task(self) -> str | None:
+        """The task of reasoning-gym whose problems this is made of; None for data that are read."""
+        return self.name.removeprefix(TASK_PREFIX) if self.name.startswith(TASK_PREFIX) else None
 
     @property
     def rewards(self) -> tuple[str | None, ...]:

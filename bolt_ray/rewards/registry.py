@@ -11,6 +11,7 @@ from bolt_ray.rewards.settings import RewardSettings
 
 REWARDS: Mapping[str, str] = {
     "arithmetic": "bolt_ray.tasks.arithmetic.reward:ArithmeticReward",
+    "reasoning_gym": "bolt_ray.tasks.reasoning_gym.reward:ReasoningGymReward",
     "exact": "bolt_ray.rewards.rules:ExactReward",
     "contains": "bolt_ray.rewards.rules:ContainsReward",
     "regex": "bolt_ray.rewards.rules:RegexReward",

@@ -23,8 +23,8 @@ from bolt_ray.core.records import Completion, GenerationRequest
 from bolt_ray.engines.settings import SamplingSettings
 from bolt_ray.engines.vllm.settings import EngineSettings
 from bolt_ray.engines.weight_buckets import pack_buckets
-from bolt_ray.tasks.arithmetic.model import create_model, save_model
-from bolt_ray.tasks.arithmetic.settings import TinyModelSettings
+from bolt_ray.tasks.tiny.model import create_model, save_model
+from bolt_ray.tasks.tiny.settings import TinyModelSettings
 
 pytestmark = [pytest.mark.ray, pytest.mark.vllm, pytest.mark.slow]
 

@@ -17,8 +17,8 @@ from bolt_ray.commands.evaluate.evaluate import evaluate, heldout_only
 from bolt_ray.config.loading import build_config
 from bolt_ray.config.schema import RunConfig
 from bolt_ray.core.errors import ConfigError, DataError, ModelError
-from bolt_ray.tasks.arithmetic.model import create_model, save_model
-from bolt_ray.tasks.arithmetic.settings import TinyModelSettings
+from bolt_ray.tasks.tiny.model import create_model, save_model
+from bolt_ray.tasks.tiny.settings import TinyModelSettings
 
 
 def write_rows(path: Path, rows: list[dict[str, Any]]) -> str:

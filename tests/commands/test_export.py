@@ -14,8 +14,8 @@ from bolt_ray.cli import main
 from bolt_ray.commands.export import export_model
 from bolt_ray.commands.model_source import find_model
 from bolt_ray.core.errors import ConfigError, ModelError
-from bolt_ray.tasks.arithmetic.model import create_model, save_model
-from bolt_ray.tasks.arithmetic.settings import TinyModelSettings
+from bolt_ray.tasks.tiny.model import create_model, save_model
+from bolt_ray.tasks.tiny.settings import TinyModelSettings
 
 IDS = torch.tensor([[5, 6, 7, 8, 9]])
 

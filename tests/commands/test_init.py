@@ -21,7 +21,7 @@ from bolt_ray.data.ingest.normalize import NormalRow, normalize_row, row_rules
 from bolt_ray.rewards import RewardInput
 from bolt_ray.rewards.registry import build_reward
 from bolt_ray.rewards.settings import definite_rewards
-from bolt_ray.tasks.arithmetic.tokenizer import UNKNOWN, build_tokenizer
+from bolt_ray.tasks.tiny.tokenizer import UNKNOWN, build_tokenizer
 
 
 def silent() -> Console:

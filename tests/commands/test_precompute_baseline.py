@@ -287,8 +287,8 @@ def test_precompute_warm_start_and_inspect_on_the_real_parts(ray_cluster: None, 
     from bolt_ray.actors.baseline_shards import BaselineShards
     from bolt_ray.commands.inspect.inspect import inspect_run
     from bolt_ray.config.loading import dump_config
-    from bolt_ray.tasks.arithmetic.model import create_model, save_model
-    from bolt_ray.tasks.arithmetic.settings import TinyModelSettings
+    from bolt_ray.tasks.tiny.model import create_model, save_model
+    from bolt_ray.tasks.tiny.settings import TinyModelSettings
 
     save_model(*create_model(TinyModelSettings(size="tiny", context_length=64), seed=0), tmp_path / "model")
     problems = [{"prompt": f"{a}+1=", "answer": str(a + 1)} for a in range(6)]

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from bolt_ray.cli import main
-from bolt_ray.commands.pretrain import DEFAULT_CONFIG, ensure_embedded_files
+from bolt_ray.commands.pretrain.pretrain import DEFAULT_CONFIG
+from bolt_ray.commands.shared.made_datasets import embedded_files
 from bolt_ray.config.loading import build_config
 from bolt_ray.core.errors import ConfigError
 
@@ -42,7 +43,7 @@ def test_problem_files_share_no_prompt(tmp_path: Path) -> None:
     tree = DEFAULT_CONFIG | {
         "arithmetic": {"num_train": 300, "num_heldout": 50, "cache_dir": str(tmp_path)},
     }
-    train, heldout = ensure_embedded_files(build_config(tree).arithmetic)
+    train, heldout = embedded_files(build_config(tree).arithmetic)
     prompts = [{line.split('"prompt": ')[1] for line in path.read_text().splitlines()} for path in (train, heldout)]
     assert [len(found) for found in prompts] == [300, 50]
     assert not prompts[0] & prompts[1]

@@ -45,7 +45,7 @@ OTHER_THINGS: dict[Default, str] = {
     ("engines/learner/logprobs.py", "LogitShape", "top_k"): "the neutral shape",
     ("engines/learner/logprobs.py", "LogitShape", "top_p"): "the neutral shape",
     ("rewards/sandbox/box.py", "__init__", "allow_unsafe"): "no caller gets an unsafe sandbox by leaving something out",
-    ("tasks/arithmetic/sampling.py", "sample_completions", "batch_size"): "prompts of a plain forward pass",
+    ("tasks/tiny/sampling.py", "sample_completions", "batch_size"): "prompts of a plain forward pass",
     ("data/ingest/read_plan.py", "Piece", "size"): "bytes of a piece of a file",
 }
 """The same name, but another thing; and why."""

@@ -13,8 +13,8 @@ CHAT_TEMPLATE = (
 
 
 def make_model(directory: Path, *, tie_embeddings: bool, context_length: int = 64) -> Path:
-    from bolt_ray.tasks.arithmetic.model import create_model, save_model
-    from bolt_ray.tasks.arithmetic.settings import TinyModelSettings
+    from bolt_ray.tasks.tiny.model import create_model, save_model
+    from bolt_ray.tasks.tiny.settings import TinyModelSettings
 
     settings = TinyModelSettings(tie_embeddings=tie_embeddings, context_length=context_length)
     model, tokenizer = create_model(settings, seed=1)

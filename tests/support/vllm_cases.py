@@ -15,8 +15,8 @@ from bolt_ray.core.records import Completion, GenerationRequest
 from bolt_ray.engines.settings import SamplingSettings
 from bolt_ray.engines.vllm.engine import VLLMEngine
 from bolt_ray.engines.weight_buckets import pack_buckets
-from bolt_ray.tasks.arithmetic.model import create_model, save_model
-from bolt_ray.tasks.arithmetic.settings import TinyModelSettings
+from bolt_ray.tasks.tiny.model import create_model, save_model
+from bolt_ray.tasks.tiny.settings import TinyModelSettings
 
 CONTEXT = 64
 TOLERANCE = 1e-3

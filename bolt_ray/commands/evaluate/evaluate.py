@@ -38,7 +38,7 @@ from bolt_ray.core.errors import ConfigError
 from bolt_ray.core.evaluation.summary import EvaluationResult
 from bolt_ray.core.records import DrawnPrompt, UnscoredCompletion
 from bolt_ray.data.ingest.read_plan import preset_of
-from bolt_ray.data.settings import ColumnSettings, DatasetSettings
+from bolt_ray.data.settings import TASK_PREFIX, ColumnSettings, DatasetSettings
 from bolt_ray.engines.tokenizer import PromptTokenizer
 from bolt_ray.rewards.unscored import check_unscored, count_reasons
 from bolt_ray.training.completions import CompletionService
@@ -239,6 +239,8 @@ def heldout_only(config: RunConfig, dataset: str | None) -> RunConfig:
         changed: dict[str, Any] = {"name": dataset, "preset": own or preset_of(first), **dict.fromkeys(elsewhere)}
         if own is not None:
             changed |= {"columns": ColumnSettings(), "prompt_template": None}
+        if not dataset.startswith(TASK_PREFIX):
+            changed |= {"size": None, "seed": 0, "options": {}}
         chosen = (replace(first, **changed),)
     if not chosen:
         return config

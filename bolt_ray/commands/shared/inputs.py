@@ -5,17 +5,14 @@ from __future__ import annotations
 import importlib.util
 import json
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
+from bolt_ray.commands.shared.made_datasets import EMBEDDED, check_made, datasets_as_files, is_made
 from bolt_ray.config.schema import RunConfig
 from bolt_ray.core.errors import ConfigError, EnvironmentProblem, ModelError
 from bolt_ray.data.ingest.locate import find_files, is_hub_dataset
 from bolt_ray.data.settings import DatasetSettings
-from bolt_ray.tasks.arithmetic.settings import ArithmeticSettings
-
-EMBEDDED = "arithmetic"
-"""The name under which the embedded model, and the embedded dataset, are asked for."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,14 +33,14 @@ class RunInputs:
 
 
 def prepare_inputs(config: RunConfig, *, say: Callable[[str], None], show_progress: bool = True) -> RunInputs:
-    """Resolve the model and datasets; pretrain the embedded model and write its problems when they are missing.
+    """Resolve the model and datasets; make those that are made, when they are missing, and teach the embedded model.
 
     Raises:
         ModelError: the model directory is missing or is not one.
         ConfigError: prompt and completion together cannot fit the model's context.
     """
     model_path = _model_path(config, say=say, show_progress=show_progress)
-    train, heldout = resolved_datasets(config)
+    train, heldout = datasets_as_files(config, say=say, show_progress=show_progress)
     context = model_context(model_path)
     limit = config.rollout.max_context_tokens or context
     if limit > context:
@@ -102,9 +99,11 @@ def check_inputs(config: RunConfig, *, download: bool = True) -> None:
         ModelError, DataError: one is missing.
     """
     for dataset in (*config.datasets, *config.eval.datasets):
-        if dataset.name != EMBEDDED and not is_hub_dataset(dataset):
+        if is_made(dataset):
+            check_made(dataset)
+        elif not is_hub_dataset(dataset):
             find_files(dataset)
-    if config.model.name_or_path != EMBEDDED and (download or not _is_hub_model(config.model.name_or_path)):
+    if config.model.name_or_path != EMBEDDED and (download or not is_hub_model(config.model.name_or_path)):
         model_context(_model_path(config, say=lambda text: None, show_progress=False))
 
 
@@ -133,11 +132,11 @@ def model_context(model_path: Path) -> int:
 def _model_path(config: RunConfig, *, say: Callable[[str], None], show_progress: bool) -> Path:
     name = config.model.name_or_path
     if name == EMBEDDED:
-        from bolt_ray.commands.pretrain import ensure_embedded_model
+        from bolt_ray.commands.pretrain.embedded import ensure_embedded_model
 
         return ensure_embedded_model(config.arithmetic, say=say, show_progress=show_progress)
     path = Path(name).expanduser().absolute()
-    return _from_hub(name, path) if _is_hub_model(name) else path
+    return _from_hub(name, path) if is_hub_model(name) else path
 
 
 def described_model(config: RunConfig) -> Path | None:
@@ -148,8 +147,11 @@ def described_model(config: RunConfig) -> Path | None:
     """
     name = config.model.name_or_path
     if name == EMBEDDED:
-        return None
-    if not _is_hub_model(name):
+        from bolt_ray.tasks.arithmetic.pretrain import default_model_dir
+
+        made = default_model_dir(config.arithmetic, cache_dir=config.arithmetic.cache)
+        return made if made.is_dir() else None
+    if not is_hub_model(name):
         return Path(name).expanduser().absolute()
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, RepositoryNotFoundError
@@ -160,7 +162,7 @@ def described_model(config: RunConfig) -> Path | None:
         return None
 
 
-def _is_hub_model(name: str) -> bool:
+def is_hub_model(name: str) -> bool:
     """Whether it is no directory here, and looks like ``owner/model``."""
     looks = name.count("/") == 1 and not name.startswith((".", "/", "~"))
     return looks and not Path(name).is_dir()
@@ -178,25 +180,3 @@ def _from_hub(name: str, path: Path) -> Path:
             f"model.name_or_path: there is no directory {path}, and {name!r} cannot be had from the Hugging Face hub "
             f"({type(error).__name__})"
         ) from None
-
-
-def resolved_datasets(config: RunConfig) -> tuple[tuple[DatasetSettings, ...], tuple[DatasetSettings, ...]]:
-    """The datasets to train and to evaluate on, those that are made here as their files, written now if missing."""
-    train, heldout = list(config.datasets), list(config.eval.datasets)
-    for index, dataset in enumerate(train):
-        if dataset.name == EMBEDDED:
-            files = _embedded_files(config.arithmetic)
-            train[index] = replace(dataset, name=str(files[0]), source=dataset.source or EMBEDDED)
-            if not heldout and config.data.heldout_fraction == 0 and config.data.heldout_size == 0:
-                heldout = [DatasetSettings(name=str(files[1]), source=EMBEDDED, reward=dataset.reward)]
-    for index, dataset in enumerate(heldout):
-        if dataset.name == EMBEDDED:
-            path = str(_embedded_files(config.arithmetic)[1])
-            heldout[index] = replace(dataset, name=path, source=dataset.source or EMBEDDED)
-    return tuple(train), tuple(heldout)
-
-
-def _embedded_files(arithmetic: ArithmeticSettings) -> tuple[Path, Path]:
-    from bolt_ray.commands.pretrain import ensure_embedded_files
-
-    return ensure_embedded_files(arithmetic)

@@ -176,7 +176,7 @@ class TrainingAssembly:
         prompts = self.prompt_stream(
             store=store,
             rows=rows,
-            schedule=_prompt_schedule(config, max_prompt_tokens=max_tokens),
+            schedule=_prompt_schedule(config, inputs, max_prompt_tokens=max_tokens),
             curriculum=Curriculum(config.curriculum, seed=config.seed),
             baseline=shards,
             tokenize=tokenize,
@@ -344,13 +344,13 @@ def _notices(config: RunConfig, builder: BatchBuilder, display: ProgressDisplay)
     )
 
 
-def _prompt_schedule(config: RunConfig, *, max_prompt_tokens: int) -> PromptSchedule:
+def _prompt_schedule(config: RunConfig, inputs: RunInputs, *, max_prompt_tokens: int) -> PromptSchedule:
     return PromptSchedule(
         rollout=config.rollout,
         max_steps=config.train.max_steps,
         reward_range=config.baseline.scaled_from,
         seed=config.seed,
-        source_weights=source_weights(config.datasets),
+        source_weights=source_weights(inputs.train),
         max_prompt_tokens=max_prompt_tokens,
         on_long_prompt=config.data.on_long_prompt,
         stall_timeout_s=config.deadlines.prompts_s,

@@ -48,6 +48,12 @@ def normalize_answer(answer: str) -> str | None:
     return plain or None
 
 
+def last_tagged(text: str) -> str | None:
+    """The content of the last closed ``<answer>…</answer>``; None if there is none."""
+    tagged = _TAG.findall(text)
+    return str(tagged[-1]) if tagged else None
+
+
 def marked_answer(text: str) -> str | None:
     """What a text marks as its answer: the later of its last ``\\boxed{…}`` and its last line ``#### …``.
 

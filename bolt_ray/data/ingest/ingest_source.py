@@ -97,6 +97,12 @@ def read_units(units: Sequence[ReadUnit], rules: Sequence[RowRules]) -> Iterator
     yield from quiet_dataset(dataset).iter_batches(batch_size=None, batch_format="pyarrow")
 
 
+def read_units_here(units: Sequence[ReadUnit], rules: Sequence[RowRules]) -> Iterator[pa.Table]:
+    """`read_units` in this process, without Ray."""
+    for unit in units:
+        yield from unit_tables(unit, rules[unit.source])
+
+
 def unit_tables(unit: ReadUnit, rules: RowRules) -> Iterator[pa.Table]:
     """Read and normalize a unit; runs inside a Ray Data read task. Tables of ``BLOCK_SCHEMA``."""
     block = _Block(unit.number)

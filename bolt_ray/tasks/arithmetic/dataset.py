@@ -6,7 +6,8 @@ import json
 from collections.abc import Iterable
 from pathlib import Path
 
-from bolt_ray.tasks.arithmetic.cache import ensure_directory, settings_digest
+from bolt_ray.core.files import ensure_directory
+from bolt_ray.tasks.arithmetic.cache import settings_digest
 from bolt_ray.tasks.arithmetic.problems import Problem, generate_problems
 from bolt_ray.tasks.arithmetic.settings import ProblemFileSettings, ProblemSettings
 

@@ -9,26 +9,28 @@ from __future__ import annotations
 
 import itertools
 import json
-import math
 import random
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-import torch
-from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
-from bolt_ray.tasks.arithmetic.cache import ensure_directory, settings_digest
-from bolt_ray.tasks.arithmetic.model import create_model, save_model
-from bolt_ray.tasks.arithmetic.problems import generate_problems
-from bolt_ray.tasks.arithmetic.sampling import accuracy
+from bolt_ray.core.files import ensure_directory
+from bolt_ray.tasks.arithmetic.cache import settings_digest
+from bolt_ray.tasks.arithmetic.problems import Problem, generate_problems, is_correct
 from bolt_ray.tasks.arithmetic.settings import PretrainSettings
+from bolt_ray.tasks.tiny.model import create_model, save_model
+from bolt_ray.tasks.tiny.sampling import sample_completions
+from bolt_ray.tasks.tiny.teaching import (
+    Demonstration,
+    batches_of_similar_length,
+    optimizer_steps,
+    warmup_and_cosine,
+)
 
 REPORT_FILE = "pretrain_report.json"
-_BATCHES_PER_CHUNK = 8
-_IGNORED = -100
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -77,6 +79,28 @@ def ensure_model(
     ensure_directory(directory, write=lambda empty: pretrain(settings, empty, on_progress=on_progress))
     report = json.loads((directory / REPORT_FILE).read_text(encoding="utf-8"))
     return directory, PretrainReport(**report["report"])
+
+
+def accuracy(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerFast,
+    problems: Sequence[Problem],
+    *,
+    temperature: float,
+    max_new_tokens: int,
+    seed: int,
+) -> float:
+    """Share of the problems answered correctly with one completion each; 0.0 when there are none."""
+    completions = sample_completions(
+        model,
+        tokenizer,
+        [problem.prompt for problem in problems],
+        temperature=temperature,
+        max_new_tokens=max_new_tokens,
+        seed=seed,
+    )
+    right = sum(is_correct(text, p.answer) for text, p in zip(completions, problems, strict=True))
+    return right / len(problems) if problems else 0.0
 
 
 def pretrain(
@@ -131,79 +155,36 @@ def _train(
     on_progress: ProgressCallback | None,
 ) -> list[float]:
     """Train in place; the loss of every step."""
-    optimizer = torch.optim.AdamW(
-        model.parameters(),
-        lr=settings.pretrain_learning_rate,
-        betas=(0.9, 0.98),
-        weight_decay=settings.pretrain_weight_decay,
-    )
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _learning_rate_factor(step, settings))
-    losses: list[float] = []
-    model.train()
     worked = _batches(settings, answer_only_fraction=0.0, seed=settings.pretrain_seed)
     mixed = _batches(settings, answer_only_fraction=settings.hasty_fraction, seed=settings.pretrain_seed + 1)
-    batches = itertools.chain(
-        itertools.islice(worked, settings.pretrain_steps), itertools.islice(mixed, settings.hasty_steps)
-    )
-    for batch in batches:
-        input_ids, labels = _encode(batch, tokenizer)
-        # No attention mask: padding stands on the right, where causal attention keeps it from every real token.
-        logits = model(input_ids=input_ids[:, :-1], use_cache=False).logits
-        wanted = labels[:, 1:] != _IGNORED
-        loss = torch.nn.functional.cross_entropy(logits[wanted].float(), labels[:, 1:][wanted])
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
-        schedule.step()
-        losses.append(float(loss.detach()))
+    losses: list[float] = []
+    for loss in optimizer_steps(
+        model,
+        tokenizer,
+        itertools.chain(
+            itertools.islice(worked, settings.pretrain_steps), itertools.islice(mixed, settings.hasty_steps)
+        ),
+        learning_rate=settings.pretrain_learning_rate,
+        weight_decay=settings.pretrain_weight_decay,
+        factor=lambda step: _learning_rate_factor(step, settings),
+    ):
+        losses.append(loss)
         if on_progress is not None:
-            on_progress(PretrainProgress(step=len(losses), steps=settings.total_steps, loss=losses[-1]))
-    model.eval()
+            on_progress(PretrainProgress(step=len(losses), steps=settings.total_steps, loss=loss))
     return losses
 
 
 def _learning_rate_factor(step: int, settings: PretrainSettings) -> float:
-    """Linear warm-up, then a cosine from 1 down to 0.1; ``step`` counts from 0."""
-    if step < settings.pretrain_warmup_steps:
-        return (step + 1) / settings.pretrain_warmup_steps
-    if step >= settings.pretrain_steps:
+    """Of the steps with worked demonstrations, and of those after them; ``step`` counts from 0."""
+    if step >= max(settings.pretrain_steps, settings.pretrain_warmup_steps):
         return 0.25
-    progress = (step - settings.pretrain_warmup_steps) / max(
-        1, settings.pretrain_steps - settings.pretrain_warmup_steps
-    )
-    return 0.55 + 0.45 * math.cos(math.pi * min(1.0, progress))
+    return warmup_and_cosine(step, warmup_steps=settings.pretrain_warmup_steps, steps=settings.pretrain_steps)
 
 
-def _batches(settings: PretrainSettings, *, answer_only_fraction: float, seed: int) -> Iterator[list[tuple[str, str]]]:
-    """Batches of (prompt, completion) of similar length, in random order: padding costs as much as text."""
+def _batches(settings: PretrainSettings, *, answer_only_fraction: float, seed: int) -> Iterator[list[Demonstration]]:
     problems = generate_problems(settings, seed=seed)
     rng = random.Random(seed)
-    while True:
-        chunk = [
-            (p.prompt, p.answer_only_completion if rng.random() < answer_only_fraction else p.completion)
-            for p in itertools.islice(problems, settings.pretrain_batch_size * _BATCHES_PER_CHUNK)
-        ]
-        chunk.sort(key=lambda texts: len(texts[0]) + len(texts[1]))
-        batches = [
-            chunk[i : i + settings.pretrain_batch_size] for i in range(0, len(chunk), settings.pretrain_batch_size)
-        ]
-        rng.shuffle(batches)
-        yield from batches
-
-
-def _encode(batch: list[tuple[str, str]], tokenizer: PreTrainedTokenizerFast) -> tuple[Tensor, Tensor]:
-    """Token ids and labels, both int64 [B, T]: prompt, completion, end of sequence, padding.
-
-    Labels are -100 on the prompt and the padding.
-    """
-    prompts = tokenizer([prompt for prompt, _ in batch])["input_ids"]
-    completions = tokenizer([completion for _, completion in batch])["input_ids"]
-    width = max(len(p) + len(c) + 1 for p, c in zip(prompts, completions, strict=True))
-    input_ids = torch.full((len(batch), width), int(tokenizer.pad_token_id), dtype=torch.int64)
-    labels = torch.full((len(batch), width), _IGNORED, dtype=torch.int64)
-    for row, (prompt, completion) in enumerate(zip(prompts, completions, strict=True)):
-        text = torch.tensor([*prompt, *completion, int(tokenizer.eos_token_id)])
-        input_ids[row, : len(text)] = text
-        labels[row, len(prompt) : len(text)] = text[len(prompt) :]
-    return input_ids, labels
+    demonstrations = (
+        (p.prompt, p.answer_only_completion if rng.random() < answer_only_fraction else p.completion) for p in problems
+    )
+    return batches_of_similar_length(demonstrations, batch_size=settings.pretrain_batch_size, rng=rng)

@@ -7,9 +7,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 from bolt_ray.core.settings import SettingError, Settings, setting
+from bolt_ray.tasks.tiny.settings import TinyModelSettings
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,35 +38,6 @@ class ProblemSettings(Settings):
     def result_digits(self) -> int:
         """``max_result_digits`` with None resolved."""
         return self.max_digits + 1 if self.max_result_digits is None else self.max_result_digits
-
-
-@dataclass(frozen=True, kw_only=True)
-class TinyModelSettings(Settings):
-    """What model to make."""
-
-    size: Literal["tiny", "small", "medium", "large"] = setting(
-        "tiny", "parameters: 0.2 M (tiny), 1.7 M (small), 10 M (medium), 76 M (large)"
-    )
-    tie_embeddings: bool = setting(False, "use the input embedding as the output head")
-    num_experts: int = setting(
-        0,
-        "experts per layer; 0: a dense model. An expert is as wide as the dense block divided by active_experts, so a "
-        "token costs the same",
-        ge=0,
-    )
-    active_experts: int = setting(0, "experts a token goes through; 0 when dense", ge=0)
-    context_length: int = setting(512, "longest prompt plus completion", unit="tokens", ge=32)
-
-    def __post_init__(self) -> None:
-        Settings.__post_init__(self)
-        if (self.num_experts, self.active_experts) != (0, 0) and not (
-            1 <= self.active_experts <= self.num_experts and self.num_experts >= 2
-        ):
-            raise SettingError(
-                "num_experts",
-                f"{self.num_experts} and active_experts {self.active_experts}: give 2 or more experts and "
-                "1 … num_experts active ones, or 0 and 0 for a dense model",
-            )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -122,6 +93,11 @@ class ProblemFileSettings(ProblemSettings):
 class ArithmeticSettings(PretrainSettings, ProblemFileSettings):
     """``arithmetic:`` - the embedded task: its problems, its model and how far the model is pretrained."""
 
+    fresh: bool = setting(
+        False,
+        "a new problem at every draw: num_train is then as many as the run draws, and each is drawn once. They have no "
+        "history, so v̂ is the level of the policy, and a curriculum has nothing to choose by",
+    )
     cache_dir: str = setting("~/.cache/bolt-ray/arithmetic", "where models and problems are kept")
 
     def __post_init__(self) -> None:

@@ -14,7 +14,7 @@ from support.vllm_cases import KINDS
 from bolt_ray.core.errors import ModelError
 from bolt_ray.engines.settings import SamplingSettings
 from bolt_ray.engines.vllm.engine import VLLMEngine
-from bolt_ray.tasks.arithmetic.model import create_model, save_model
+from bolt_ray.tasks.tiny.model import create_model, save_model
 
 pytestmark = [pytest.mark.vllm, pytest.mark.slow]
 

@@ -7,21 +7,26 @@ from typing import Any
 from safetensors.torch import load_file
 from support.effects import Effect, Workplace, effect
 
-from bolt_ray.commands.pretrain import ensure_embedded_files
+from bolt_ray.commands.shared.made_datasets import embedded_files
 from bolt_ray.config.schema import RunConfig
-from bolt_ray.tasks.arithmetic.model import create_model
 from bolt_ray.tasks.arithmetic.pretrain import default_model_dir, pretrain
+from bolt_ray.tasks.tiny.model import create_model
 
 
 def problems(config: RunConfig, here: Workplace) -> Any:
     """The lines of the files of problems."""
-    return [path.read_text().splitlines() for path in ensure_embedded_files(config.arithmetic)]
+    return [path.read_text().splitlines() for path in embedded_files(config.arithmetic)]
+
+
+def fresh_windows(config: RunConfig, here: Workplace) -> Any:
+    """Steps within which no problem is drawn twice."""
+    return [config.curriculum.update_freq, config.curriculum.window_steps]
 
 
 def cached(config: RunConfig, here: Workplace) -> Any:
     """Where files and models are kept."""
     arithmetic = config.arithmetic
-    found = [*ensure_embedded_files(arithmetic), default_model_dir(arithmetic, cache_dir=arithmetic.cache)]
+    found = [*embedded_files(arithmetic), default_model_dir(arithmetic, cache_dir=arithmetic.cache)]
     return [str(path.relative_to(here.directory)) for path in found]
 
 
@@ -87,6 +92,7 @@ EFFECTS: tuple[Effect, ...] = (
     few("num_train", 20),
     few("num_heldout", 4),
     few("data_seed", 5),
+    effect("arithmetic.fresh", True, problems, fresh_windows, **FEW, curriculum__strategy="uniform"),
     effect("arithmetic.cache_dir", "elsewhere", cached, **FEW),
     short("pretrain_steps", 5),
     short("hasty_steps", 3),

@@ -13,13 +13,14 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from bolt_ray.tasks.arithmetic.cache import settings_digest
 from bolt_ray.tasks.arithmetic.pretrain import (
     PretrainProgress,
+    accuracy,
     default_model_dir,
     ensure_model,
     pretrain,
 )
 from bolt_ray.tasks.arithmetic.problems import generate_problems
-from bolt_ray.tasks.arithmetic.sampling import accuracy, sample_completions
 from bolt_ray.tasks.arithmetic.settings import PretrainSettings
+from bolt_ray.tasks.tiny.sampling import sample_completions
 
 SHORT = PretrainSettings(
     max_digits=1,

@@ -20,8 +20,8 @@ from transformers import (
     Qwen3MoeForCausalLM,
 )
 
-from bolt_ray.tasks.arithmetic.settings import TinyModelSettings
-from bolt_ray.tasks.arithmetic.tokenizer import build_tokenizer
+from bolt_ray.tasks.tiny.settings import TinyModelSettings
+from bolt_ray.tasks.tiny.tokenizer import build_tokenizer
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,9 +41,11 @@ _SHAPES: dict[str, _Shape] = {
 }
 
 
-def create_model(settings: TinyModelSettings, *, seed: int) -> tuple[PreTrainedModel, PreTrainedTokenizerFast]:
-    """A freshly initialized float32 model on the CPU, and its tokenizer."""
-    tokenizer = build_tokenizer(max_length=settings.context_length)
+def create_model(
+    settings: TinyModelSettings, *, seed: int, more_characters: str = ""
+) -> tuple[PreTrainedModel, PreTrainedTokenizerFast]:
+    """A freshly initialized float32 model on the CPU, and its tokenizer, which knows ``more_characters`` than ASCII."""
+    tokenizer = build_tokenizer(max_length=settings.context_length, more=more_characters)
     shape = _SHAPES[settings.size]
     shared = {
         "vocab_size": len(tokenizer),

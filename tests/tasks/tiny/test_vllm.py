@@ -6,9 +6,9 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from bolt_ray.tasks.arithmetic.model import create_model, save_model
-from bolt_ray.tasks.arithmetic.sampling import sample_completions
-from bolt_ray.tasks.arithmetic.settings import TinyModelSettings
+from bolt_ray.tasks.tiny.model import create_model, save_model
+from bolt_ray.tasks.tiny.sampling import sample_completions
+from bolt_ray.tasks.tiny.settings import TinyModelSettings
 
 pytestmark = pytest.mark.vllm
 

@@ -8,8 +8,6 @@ import torch
 from torch import Tensor
 from transformers import DynamicCache, PreTrainedModel, PreTrainedTokenizerFast
 
-from bolt_ray.tasks.arithmetic.problems import Problem, is_correct
-
 
 @torch.inference_mode()
 def sample_completions(
@@ -49,28 +47,6 @@ def sample_completions(
         for i, text in zip(chosen, tokenizer.batch_decode(tokens, skip_special_tokens=True), strict=True):
             completions[i] = text
     return completions
-
-
-def accuracy(
-    model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerFast,
-    problems: Sequence[Problem],
-    *,
-    temperature: float,
-    max_new_tokens: int,
-    seed: int,
-) -> float:
-    """Share of the problems answered correctly with one completion each; 0.0 when there are none."""
-    completions = sample_completions(
-        model,
-        tokenizer,
-        [problem.prompt for problem in problems],
-        temperature=temperature,
-        max_new_tokens=max_new_tokens,
-        seed=seed,
-    )
-    right = sum(is_correct(text, p.answer) for text, p in zip(completions, problems, strict=True))
-    return right / len(problems) if problems else 0.0
 
 
 def _sample_batch(

@@ -8,9 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
-from bolt_ray.tasks.arithmetic.model import create_model, save_model
-from bolt_ray.tasks.arithmetic.settings import TinyModelSettings
-from bolt_ray.tasks.arithmetic.tokenizer import VOCABULARY, build_tokenizer
+from bolt_ray.tasks.tiny.model import create_model, save_model
+from bolt_ray.tasks.tiny.settings import TinyModelSettings
+from bolt_ray.tasks.tiny.tokenizer import VOCABULARY, build_tokenizer
 
 TOKENIZER = build_tokenizer(max_length=64)
 # Without "<", out of which the text of a special token could be put together.

@@ -1,0 +1,1 @@
+"""``bolt-ray pretrain``: ``embedded`` teaches the embedded model, ``rows`` a tiny model from the rows of datasets."""
