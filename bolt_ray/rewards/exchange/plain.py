@@ -45,7 +45,7 @@ _MANY: Mapping[str, Callable[[Any], Any]] = {
     "frozenset": frozenset,
     "deque": collections.deque,
 }
-_VIEWS = (type({}.keys()), type({}.values()), type({}.items()))
+_VIEWS: tuple[type, ...] = (type({}.keys()), type({}.values()), type({}.items()))
 MUTABLE = (list, dict, set, bytearray, collections.deque)
 
 
@@ -106,9 +106,9 @@ def change(old: Any, new: Any) -> bool:
             old.extend(content)
             return True
     if isinstance(old, dict) and isinstance(new, dict):
-        content = {key: old[key] if key in old and change(old[key], item) else item for key, item in new.items()}
+        items = {key: old[key] if key in old and change(old[key], item) else item for key, item in new.items()}
         old.clear()
-        old.update(content)
+        old.update(items)
         return True
     if isinstance(old, set) and isinstance(new, set):
         old.clear()

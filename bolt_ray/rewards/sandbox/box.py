@@ -212,8 +212,9 @@ class Sandbox:
                 if now >= deadline:
                     return "wall_time"
                 if now >= next_look:
-                    if over := next(filter(None, map(self._over_limit, boxes)), None):
-                        return over
+                    for box in boxes:
+                        if over := self._over_limit(box):
+                            return over
                     next_look = time.monotonic() + _WATCH_EVERY_S
         return None if boxes[0].supervisor.ended(deadline - time.monotonic()) else "wall_time"
 

@@ -64,10 +64,11 @@ class ForkServer:
             raise EnvironmentProblem(f"the sandbox could not be set up: {answer.decode()}")
         return Supervisor(int(answer), server=self)
 
-    def reap(self, pid: int) -> None:
-        """Have a supervisor that has ended taken from the process table."""
+    def reap(self, pid: int, *, server_pid: int | None) -> None:
+        """Have a supervisor that has ended taken from the process table by the server that started it."""
         with self._lock, contextlib.suppress(OSError):  # a server that died has left none
-            self._ask(b"reap %d" % pid, ())
+            if self._process is not None and self._process.pid == server_pid:
+                self._ask(b"reap %d" % pid, ())
 
     def close(self) -> None:
         """End the server and all it started."""
@@ -123,7 +124,7 @@ class Supervisor:
 
     def __init__(self, pid: int, *, server: ForkServer) -> None:
         self.pid = pid
-        self._server = server
+        self._server, self._server_pid = server, server.pid
         self._pidfd: int | None = None
         with contextlib.suppress(ProcessLookupError):  # the server died meanwhile
             self._pidfd = os.pidfd_open(pid)
@@ -146,4 +147,4 @@ class Supervisor:
                 self.ended(_KILL_GRACE_S)
         os.close(self._pidfd)
         self._pidfd = None
-        self._server.reap(self.pid)
+        self._server.reap(self.pid, server_pid=self._server_pid)
