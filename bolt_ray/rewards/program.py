@@ -71,8 +71,6 @@ class CodeSettings(EndpointSettings):
         EndpointSettings.__post_init__(self)
         if self.sandbox == "http" and not self.url:
             raise SettingError("url", "is needed with sandbox http: http://host:8080, where POST /run_code is answered")
-        if self.sandbox == "local" and self.url:
-            raise SettingError("url", "needs sandbox http; programs run on this machine otherwise")
         if self.timeout_s is not None and self.timeout_s <= self.wall_s:
             raise SettingError("timeout_s", "(all runs of a completion) must be above wall_s (one run)")
 

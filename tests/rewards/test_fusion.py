@@ -124,5 +124,3 @@ def test_several_requests_are_under_way_at_once() -> None:
 def test_the_service_must_be_named() -> None:
     with pytest.raises(SettingError, match="url is needed with sandbox http"):
         CodeSettings(type="code", sandbox="http")
-    with pytest.raises(SettingError, match="url needs sandbox http"):
-        CodeSettings(type="code", url="http://localhost:8080")

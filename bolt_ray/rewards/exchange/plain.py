@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import builtins
 import collections
+import collections.abc
 import datetime
 import decimal
 import fractions
@@ -45,7 +46,7 @@ _MANY: Mapping[str, Callable[[Any], Any]] = {
     "frozenset": frozenset,
     "deque": collections.deque,
 }
-_VIEWS: tuple[type, ...] = (type({}.keys()), type({}.values()), type({}.items()))
+_VIEWS = (collections.abc.KeysView, collections.abc.ValuesView, collections.abc.ItemsView)
 MUTABLE = (list, dict, set, bytearray, collections.deque)
 
 

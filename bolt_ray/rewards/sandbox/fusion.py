@@ -10,15 +10,18 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import bolt_ray
 from bolt_ray.core.errors import EnvironmentProblem
 from bolt_ray.rewards.endpoint import Endpoint, EndpointError, EndpointSettings
+from bolt_ray.rewards.sandbox.host import package_root
 from bolt_ray.rewards.sandbox.results import End, RunResult, SandboxLimits
 
 _JOB = "from bolt_ray.rewards.exchange.remote_job import main\nmain()\n"
 _SHIPPED = (
-    *(f"exchange/{name}.py" for name in ("plain", "peer", "program_side", "stand_in", "tests_side", "remote_job")),
-    *(f"sandbox/{name}.py" for name in ("kernel", "seccomp", "system_calls")),
+    *(
+        f"bolt_ray/rewards/exchange/{name}.py"
+        for name in ("plain", "peer", "program_side", "stand_in", "tests_side", "remote_job")
+    ),
+    *(f"bolt_ray/rewards/sandbox/{name}.py" for name in ("kernel", "seccomp", "system_calls")),
 )
 """What :data:`_JOB` imports: the standard library and these alone."""
 
