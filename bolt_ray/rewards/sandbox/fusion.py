@@ -63,10 +63,8 @@ class FusionSandbox:
 
     def run_tests(self, job: str) -> RunResult:
         """Run tests and program in one job; see ``exchange/remote_job.py``."""
-        root = Path(bolt_ray.__file__).parent / "rewards"
-        return self.run(
-            _JOB, stdin=job, files={f"bolt_ray/rewards/{name}": (root / name).read_text() for name in _SHIPPED}
-        )
+        root = Path(package_root())
+        return self.run(_JOB, stdin=job, files={name: (root / name).read_text(encoding="utf-8") for name in _SHIPPED})
 
     def _result(self, answer: Any) -> RunResult:
         try:
