@@ -23,12 +23,10 @@ def crossed(value: Any) -> Any:
     return from_plain(json.loads(json.dumps(to_plain(value, refuse))), unknown)
 
 
-@pytest.mark.parametrize(
-    "value", [2**63, -(2**63), 2**63 - 1, 10**5000, True, 1.0, -0.0, "\udc80\n", b"\xff", (1, [{}])]
-)
-def test_values_keep_their_type_and_size(value: Any) -> None:
-    assert crossed(value) == value
-    assert repr(crossed(value)) == repr(value) if not isinstance(value, int) else type(crossed(value)) is type(value)
+def test_values_keep_their_type_and_size() -> None:
+    for value in (2**63, -(2**63), 2**63 - 1, 10**5000, True, 1.0, -0.0, "\udc80\n", b"\xff", (1, [{}])):
+        assert crossed(value) == value and type(crossed(value)) is type(value)
+    assert repr(crossed(-0.0)) == "-0.0"
 
 
 def test_subclasses_arrive_as_their_base() -> None:

@@ -16,13 +16,12 @@ from bolt_ray.rewards.sandbox.host import package_root
 from bolt_ray.rewards.sandbox.results import End, RunResult, SandboxLimits
 
 _JOB = "from bolt_ray.rewards.exchange.remote_job import main\nmain()\n"
-_SHIPPED = (
-    *(
-        f"bolt_ray/rewards/exchange/{name}.py"
-        for name in ("plain", "peer", "program_side", "stand_in", "tests_side", "remote_job")
-    ),
-    *(f"bolt_ray/rewards/sandbox/{name}.py" for name in ("kernel", "seccomp", "system_calls")),
-)
+_SHIPPED = """
+    bolt_ray/rewards/exchange/plain.py bolt_ray/rewards/exchange/peer.py bolt_ray/rewards/exchange/program_side.py
+    bolt_ray/rewards/exchange/stand_in.py bolt_ray/rewards/exchange/tests_side.py
+    bolt_ray/rewards/exchange/remote_job.py
+    bolt_ray/rewards/sandbox/kernel.py bolt_ray/rewards/sandbox/seccomp.py bolt_ray/rewards/sandbox/system_calls.py
+""".split()
 """What :data:`_JOB` imports: the standard library and these alone."""
 
 
