@@ -153,7 +153,11 @@ class CodeReward:
     def _share_of_tests(self, program: str, wanted: Any, entry_point: str) -> float:
         tests = [str(test) for test in wanted] if isinstance(wanted, list) else [str(wanted)]
         result = self._sandbox.run_tests(json.dumps({"program": program, "tests": tests, "entry_point": entry_point}))
-        report = [json.loads(line) for line in result.stdout.splitlines(keepends=True) if line.endswith("\n")]
+        report = [
+            json.loads(line)
+            for line in result.stdout.splitlines(keepends=True)
+            if line.endswith("]\n") and line.startswith('["')
+        ]
         said = {kind: [value for other, value in report if other == kind] for kind in ("setup", "idle", "passed")}
         if said["setup"]:
             raise EnvironmentProblem(f"the program's process could not be set up: {said['setup'][0]}")

@@ -92,4 +92,8 @@ def test_change_keeps_what_is_inside() -> None:
     ],
 )
 def test_names_that_are_the_programs(tests: list[str], names: list[set[str]], modules: list[set[str]]) -> None:
-    assert names_in(tests) == list(zip(names, modules, strict=True))
+    assert names_in(tests, alone=True) == list(zip(names, modules, strict=True))
+
+
+def test_an_entry_point_leaves_the_builtins_alone() -> None:
+    assert names_in(["def check(candidate):\n    assert abs(candidate(1)) == 1"], alone=False) == [(set(), set())]

@@ -30,6 +30,11 @@ KINDS_OF_TESTS: dict[str, dict[str, Any]] = {
     "asserts": {"answer": TESTS},
     "one text": {"answer": "\n".join(TESTS)},
     "humaneval": {"answer": HUMANEVAL, "entry_point": "add"},
+    "one builtin": {
+        "answer": "def check(candidate):\n    assert abs(candidate(1, 2) - 3) < 1e-6\n"
+        "    assert abs(candidate(2, 2) - 4) < 1e-6",
+        "entry_point": "add",
+    },
     "caught": {
         "answer": ["try:\n    same = add(1, 2) == 3\nexcept Exception:\n    same = False\nassert same", *TESTS[1:]]
     },
@@ -81,7 +86,7 @@ def test_right_and_wrong_programs(reward: CodeReward, kind: str) -> None:
 @pytest.mark.parametrize("name", CHEATS)
 def test_nothing_is_won_without_a_program(reward: CodeReward, name: str) -> None:
     completion = f"```python\n{CHEATS[name]}\n```"
-    kinds = ["asserts", "humaneval", "caught", "an order"]
+    kinds = ["asserts", "humaneval", "one builtin", "caught", "an order"]
     earned = {kind: one(reward, completion, **KINDS_OF_TESTS[kind]) for kind in kinds}
     assert earned == dict.fromkeys(kinds, 0.0)
 

@@ -203,6 +203,25 @@ def add(a, b): return None
     "raises_something_odd": "class Odd(BaseException): pass\ndef add(a, b):\n    raise Odd('passed')",
     "endless_line": "import os\ndef add(a, b):\n    while True: os.write(3, b'[' * 65536)",
     "deep_answer": "import os\ndef add(a, b):\n    os.write(3, b'[' * 100000 + b'\\n')\n    os._exit(0)",
+    "forged_names": """
+import json, os
+def answers(*names):
+    pairs = [[name, ['dict', []] if name == '__builtins__' else ['object', 0]] for name in names]
+    return (json.dumps(['value', ['dict', pairs], [None], '']) + '\\n').encode()
+os.write(3, answers('add', 'AssertionError', 'abs', 'len', 'check'))
+os.write(3, b'["value", 0, [], ""]\\n' * 20)
+""",
+    "names_of_the_tools": """
+import sys
+def len(*a): return 2
+def abs(*a): return 0
+all = any = bool = isinstance = lambda *a: True
+class math:
+    fabs = staticmethod(lambda *a: 0.0)
+AssertionError = Exception = KeyError
+def check(candidate): pass
+def add(a, b): return 0.0
+""",
     "own_check": "def check(candidate): pass\ndef test(): pass\ndef add(a, b): return None",
     "name_that_is_everything": """
 import sys, types

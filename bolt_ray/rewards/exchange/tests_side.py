@@ -56,9 +56,11 @@ def run_tests(job: Mapping[str, Any], fd: int, report: Report) -> None:
     except PeerLostError as problem:
         report("setup", str(problem))
         return
-    for index, (test, (names, modules)) in enumerate(zip(job["tests"], names_in(job["tests"]), strict=True)):
+    entry_point = job["entry_point"]
+    found = names_in(job["tests"], alone=not entry_point)
+    for index, (test, (names, modules)) in enumerate(zip(job["tests"], found, strict=True)):
         try:
-            asked = run_test(peer, test, names, modules, job["entry_point"])
+            asked = run_test(peer, test, names, modules, entry_point)
         except PeerLostError:
             return
         except BaseException:  # noqa: BLE001 - however it ends, it has not passed
@@ -76,7 +78,8 @@ def run_test(peer: Peer, test: str, names: Collection[str], modules: Collection[
         modules: of the standard library, that it uses without an import.
     """
     names = {*names, entry_point} - {""}
-    given = peer.ask("names", MODULE, sorted(names))
+    sent = peer.ask("names", MODULE, sorted(names))
+    given = {name: sent[name] for name in names if name in sent}  # and no others, such as `__builtins__`
     space: dict[str, Any] = {"__name__": "tests", **{name: importlib.import_module(name) for name in modules}, **given}
     asked = peer.asked
     exec(compile(test, "test.py", "exec", dont_inherit=True), space)
@@ -90,15 +93,15 @@ def run_test(peer: Peer, test: str, names: Collection[str], modules: Collection[
     return False
 
 
-def names_in(tests: Sequence[str]) -> list[tuple[set[str], set[str]]]:
+def names_in(tests: Sequence[str], *, alone: bool) -> list[tuple[set[str], set[str]]]:
     """For each test the names it does not define that may be the program's, and those of modules.
 
     The name of a builtin is the builtin, and that of a module of the standard library the module: a program could
     otherwise define ``len`` or ``math`` for the tests. Where the tests use no other name, and one of these alone, as in
-    ``assert sum(10, 15) == 6``, it is the program's.
+    ``assert sum(10, 15) == 6``, it is the program's: unless an entry point names what is tested (``alone`` is False).
     """
     free = [_free_names(test) for test in tests]
-    if len(set().union(*free)) == 1:
+    if alone and len(set().union(*free)) == 1:
         return [(names, set()) for names in free]
     known = _BUILTINS | sys.stdlib_module_names
     return [(names - known, names & sys.stdlib_module_names) for names in free]
