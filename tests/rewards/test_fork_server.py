@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -118,8 +119,10 @@ def test_a_server_that_dies_under_a_program_gives_no_verdict(sandbox: Sandbox) -
 
     def kill_servers() -> None:
         while not over.wait(0.01):
-            if len(descendants(server := server_of(sandbox))) >= 2:  # a supervisor, and what it started
-                os.kill(server, signal.SIGKILL)
+            server = vars(sandbox)["_server"].pid  # None while it is replaced
+            if server and len(descendants(server)) >= 2:  # a supervisor, and what it started
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(server, signal.SIGKILL)
 
     killer = threading.Thread(target=kill_servers)
     killer.start()

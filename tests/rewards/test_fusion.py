@@ -67,10 +67,11 @@ def test_tests_and_output(service: tuple[str, CodeService]) -> None:
     assert scores(doubles, "print(int(input()) * 2)", "print(4)", "1/0", answer=cases) == [1.0, 0.0, 0.0]
 
 
+@pytest.mark.slow
 def test_time_that_is_up_is_a_wrong_answer(service: tuple[str, CodeService]) -> None:
     url, _ = service
     hangs = "def add(a, b):\n    while a == -1: pass\n    return a + b"
-    assert scores(reward_at(url, wall_s=3.0, partial=True), hangs) == [pytest.approx(1 / 3)]
+    assert scores(reward_at(url, wall_s=10.0, partial=True), hangs) == [pytest.approx(1 / 3)]
 
 
 @pytest.mark.parametrize("name", SOME_CHEATS)

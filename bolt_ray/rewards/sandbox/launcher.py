@@ -92,7 +92,7 @@ def _supervise(given: Sequence[int], server_pid: int) -> Program:
     os.closerange(len(standard), _ABOVE)
     with os.fdopen(spec_fd, "rb") as file:
         spec = json.load(file)
-    go_read, go_write = os.pipe()
+    (go_read, go_write), (ready_read, ready_write) = os.pipe(), os.pipe()
     try:
         mapped_root = enter_namespaces(spec) if spec["namespaces"] else False
     except OSError as problem:
@@ -102,12 +102,15 @@ def _supervise(given: Sequence[int], server_pid: int) -> Program:
     if child == 0:
         kernel.die_with_parent()
         os.close(go_write)
+        os.write(ready_write, b"x")
         if not os.read(go_read, 1):  # the supervisor ended before it could look after this process
             os._exit(1)
         if spec["namespaces"] and (program := os.fork()):
             _be_init(program, status_fd)
         return _become_program(spec, status_fd, num_fds=len(standard), mapped_root=mapped_root)
     signal.signal(signal.SIGTERM, lambda *_: os.kill(child, signal.SIGKILL))
+    os.close(ready_write)
+    os.read(ready_read, 1)  # from here on the child dies with this process
     os.write(go_write, b"x")
     _, status = os.waitpid(child, 0)
     if not spec["namespaces"]:
