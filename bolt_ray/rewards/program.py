@@ -4,46 +4,20 @@ from __future__ import annotations
 
 import json
 import re
-import secrets
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 from bolt_ray.core.errors import EnvironmentProblem
 from bolt_ray.core.settings import SettingError, setting
+from bolt_ray.rewards.endpoint import EndpointSettings
 from bolt_ray.rewards.protocol import RewardInput, Unscored
 from bolt_ray.rewards.sandbox.box import Sandbox
-from bolt_ray.rewards.sandbox.results import SandboxLimits
-from bolt_ray.rewards.settings import RewardSettings
+from bolt_ray.rewards.sandbox.fusion import FusionSandbox
+from bolt_ray.rewards.sandbox.results import RunResult, SandboxLimits
 
 _FENCED = re.compile(r"```[ \t]*([\w+-]*)[^\n]*\n(.*?)(?:```|\Z)", re.DOTALL)
-
-# Runs inside the sandbox. A test counts when its line, with the run's secret, is written; a program that exits
-# before its tests has written none. The program runs in this process, so one that finds the secret in the
-# interpreter's frames could still fake a pass.
-HARNESS = """
-import json, os, sys
-job = json.load(sys.stdin)
-report = os.dup(1)
-nothing = os.open("/dev/null", os.O_RDWR)
-for fd in (0, 1, 2):
-    os.dup2(nothing, fd)
-
-def run(job, report, write):
-    space = {"__name__": "solution"}
-    exec(compile(job["program"], "solution.py", "exec"), space)
-    for index, test in enumerate(job["tests"]):
-        own = dict(space)
-        try:
-            exec(compile(test, "test.py", "exec"), own)
-            if job["entry_point"] and "check" in own:
-                own["check"](own[job["entry_point"]])
-        except BaseException:
-            continue
-        write(report, f"{job['secret']} {index}\\n".encode())
-
-run(job, report, os.write)
-"""
 
 
 def extract_program(completion: str) -> str:
@@ -61,8 +35,8 @@ def plain_output(text: str) -> str:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class CodeSettings(RewardSettings):
-    """``type: code`` - runs the completion's program in the sandbox."""
+class CodeSettings(EndpointSettings):
+    """``type: code`` - runs the completion's program in a sandbox: of this machine, or of a service."""
 
     always_within = (0.0, 1.0)
 
@@ -75,6 +49,14 @@ class CodeSettings(RewardSettings):
     tests_column: str = setting(
         "answer", "a metadata column, or answer for the row's answer; text that is a JSON list is one", min_length=1
     )
+    sandbox: Literal["local", "http"] = setting(
+        "local", "local: processes of this machine; http: a service with SandboxFusion's POST /run_code"
+    )
+    url: str = setting(
+        "",
+        "with sandbox http: the service; /run_code is added. The settings of the connection count for it alone",
+        pattern=r"^(https?://[^\s/]+.*)?$",
+    )
     partial: bool = setting(False, "the share of tests or cases passed instead of all or nothing")
     wall_s: float = setting(5.0, "wall-clock limit of one run", unit="s", gt=0)
     cpu_s: int = setting(4, "CPU time of one run", unit="s", ge=1)
@@ -86,26 +68,49 @@ class CodeSettings(RewardSettings):
     timeout_s: float | None = setting(120.0, "wall-clock limit of all runs of one completion", unit="s", gt=0)
 
     def __post_init__(self) -> None:
-        RewardSettings.__post_init__(self)
+        EndpointSettings.__post_init__(self)
+        if self.sandbox == "http" and not self.url:
+            raise SettingError("url", "is needed with sandbox http: http://host:8080, where POST /run_code is answered")
         if self.timeout_s is not None and self.timeout_s <= self.wall_s:
             raise SettingError("timeout_s", "(all runs of a completion) must be above wall_s (one run)")
+
+
+class IdleTestError(Exception):
+    """A test that says nothing about the program."""
+
+
+class Runner(Protocol):
+    """What runs programs: :class:`Sandbox` on this machine, :class:`FusionSandbox` on another."""
+
+    def run(self, source: str, *, stdin: str) -> RunResult:
+        """Run a program. Raises: EnvironmentProblem, where there is no verdict."""
+        ...
+
+    def run_tests(self, job: str) -> RunResult:
+        """Run tests against a program in another process; see ``exchange/tests_side.py`` for job and output."""
+        ...
 
 
 class CodeReward:
     """1.0 if the program passes, else 0.0; with ``partial`` the share of tests or cases it passes.
 
-    Tests share the program's interpreter, so a program that looks for them can fake a pass; with ``output`` it cannot.
-    A program that fails, hangs or is stopped by a limit is wrong: 0. A row without tests, or a sandbox that cannot be
-    set up, gives no verdict.
+    The program runs in one process, the tests and every comparison in another, which it cannot reach: what it returns
+    is copied there as plain data. A program that fails, hangs or is stopped by a limit is wrong: 0. No verdict: a row
+    without tests, a test that asks nothing of the program, a sandbox that cannot be set up or does not answer.
 
     Raises:
         EnvironmentProblem: no sandbox works here.
     """
 
     settings = CodeSettings
-    batched = False
 
-    def __init__(self, settings: CodeSettings, *, sandbox: Callable[..., Sandbox] = Sandbox) -> None:
+    def __init__(
+        self,
+        settings: CodeSettings,
+        *,
+        sandbox: Callable[..., Runner] = Sandbox,
+        service: Callable[..., Runner] = FusionSandbox,
+    ) -> None:
         limits = SandboxLimits(
             wall_s=settings.wall_s,
             cpu_s=settings.cpu_s,
@@ -114,13 +119,18 @@ class CodeReward:
             file_mb=settings.file_mb,
             output_kb=settings.output_kb,
         )
-        self._sandbox = sandbox(limits=limits, allow_unsafe=settings.allow_unsafe)
+        self.batched = settings.sandbox == "http"
+        if self.batched:
+            self._sandbox = service(settings, limits=limits)
+        else:
+            self._sandbox = sandbox(limits=limits, allow_unsafe=settings.allow_unsafe)
+        self._threads = ThreadPoolExecutor(max_workers=settings.concurrency if self.batched else 1)
         self._check = settings.check
         self._column = settings.tests_column
         self._partial = settings.partial
 
     def score(self, inputs: Sequence[RewardInput]) -> list[float | Unscored]:
-        return [self._score_one(item) for item in inputs]
+        return list(self._threads.map(self._score_one, inputs))
 
     def _score_one(self, item: RewardInput) -> float | Unscored:
         wanted = _parsed(item.answer if self._column == "answer" else item.metadata.get(self._column))
@@ -134,17 +144,29 @@ class CodeReward:
                 share = self._share_of_cases(program, _cases(wanted, item.metadata))
         except EnvironmentProblem as problem:
             return Unscored("sandbox", str(problem))
+        except IdleTestError as problem:
+            return Unscored("bad_tests", str(problem))
         except (KeyError, TypeError) as problem:
             return Unscored("bad_tests", f"{self._column!r} has another form than expected: {problem!r}")
         return share if self._partial else float(share == 1.0)
 
     def _share_of_tests(self, program: str, wanted: Any, entry_point: str) -> float:
         tests = [str(test) for test in wanted] if isinstance(wanted, list) else [str(wanted)]
-        secret = secrets.token_hex(16)
-        job = {"program": program, "tests": tests, "entry_point": entry_point, "secret": secret}
-        result = self._sandbox.run(HARNESS, stdin=json.dumps(job))
-        passed = {line for line in result.stdout.splitlines() if line.startswith(f"{secret} ")}
-        return len(passed & {f"{secret} {index}" for index in range(len(tests))}) / len(tests)
+        result = self._sandbox.run_tests(json.dumps({"program": program, "tests": tests, "entry_point": entry_point}))
+        report = [
+            json.loads(line)
+            for line in result.stdout.splitlines(keepends=True)
+            if line.endswith("]\n") and line.startswith('["')
+        ]
+        said = {kind: [value for other, value in report if other == kind] for kind in ("setup", "idle", "passed")}
+        if said["setup"]:
+            raise EnvironmentProblem(f"the program's process could not be set up: {said['setup'][0]}")
+        if said["idle"]:
+            raise IdleTestError(
+                f"test {said['idle'][0]} passes without asking the program for anything; tests are run as they stand: "
+                "call the function, or name it in the row's entry_point for a check(candidate)"
+            )
+        return len(set(said["passed"])) / len(tests)
 
     def _share_of_cases(self, program: str, cases: Sequence[tuple[str, str]]) -> float:
         passed = 0

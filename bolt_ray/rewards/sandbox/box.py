@@ -22,50 +22,39 @@ import contextlib
 import json
 import os
 import selectors
-import signal
-import subprocess
-import sys
+import socket
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import IO, Any, Literal
 
 from bolt_ray.core.errors import EnvironmentProblem
 from bolt_ray.rewards.sandbox import kernel, seccomp
-from bolt_ray.rewards.sandbox.host import interpreter_paths, package_root, remove_tree, sealed
+from bolt_ray.rewards.sandbox.host import interpreter_paths, remove_tree, sealed
+from bolt_ray.rewards.sandbox.launcher import PROGRAM
+from bolt_ray.rewards.sandbox.probe import PROBE
 from bolt_ray.rewards.sandbox.results import End, RunResult, SandboxLimits
+from bolt_ray.rewards.sandbox.server import ForkServer, Supervisor
 from bolt_ray.rewards.sandbox.usage import memory_of_tree, size_of_directory
 
 Mechanism = Literal["namespaces", "landlock", "none"]
 
-PROGRAM = "main.py"
 _WATCH_EVERY_S = 0.05
-_KILL_GRACE_S = 5.0
-_LAUNCH = (
-    "import sys; sys.path.insert(0, sys.argv[1]);"
-    "from bolt_ray.rewards.sandbox.launcher import main; main(int(sys.argv[2]), int(sys.argv[3]))"
-)
-_ENVIRONMENT = {
-    "PATH": "/usr/bin:/bin",
-    "LANG": "C.UTF-8",
-    "PYTHONHASHSEED": "0",
-    "PYTHONDONTWRITEBYTECODE": "1",
-    "OMP_NUM_THREADS": "1",
-    "MALLOC_ARENA_MAX": "1",
-}
+_TESTS = "from bolt_ray.rewards.exchange.tests_side import main; main()"
+_TESTED = "from bolt_ray.rewards.exchange.program_side import main; main()"
 
 
 @dataclass(slots=True, kw_only=True)
-class _Running:
-    """One running program: its launcher and its output so far."""
+class _Box:
+    """One running program, its pipes and its output so far; at the end, what its supervisor reported."""
 
-    launcher: subprocess.Popen[bytes]
-    deadline: float
+    supervisor: Supervisor
+    pipes: Mapping[str, IO[bytes]]
     work_dir: str | None
-    output: dict[str, bytearray] = field(default_factory=dict)
-    end: End | None = None
+    output: dict[str, bytearray] = field(default_factory=lambda: {"stdout": bytearray(), "stderr": bytearray()})
+    reported: dict[str, Any] = field(default_factory=dict)
 
 
 class Sandbox:
@@ -88,6 +77,7 @@ class Sandbox:
         allow_unsafe: bool = False,
     ) -> None:
         self.limits = limits
+        self._server = ForkServer()
         self.mechanism: Mechanism = "none"
         refusals = []
         candidates: list[Mechanism] = [mechanism] if mechanism else ["namespaces", "landlock"]
@@ -115,13 +105,17 @@ class Sandbox:
             "none": "NO SANDBOX: resource limits only",
         }[self.mechanism]
 
-    def run(self, source: str, *, stdin: str = "", files: Mapping[str, str] | None = None) -> RunResult:
+    def run(
+        self, source: str, *, stdin: str = "", files: Mapping[str, str] | None = None, peer: str | None = None
+    ) -> RunResult:
         """Run a Python program and wait for its end.
 
         Args:
             source: the program.
             stdin: what it reads from standard input.
             files: further files in its directory, by plain name.
+            peer: a second program, in a box of its own, which ends when the first does; its output is dropped. A socket
+                is all they share: descriptor 3 of both.
 
         Raises:
             ValueError: a file name with a directory in it.
@@ -131,88 +125,105 @@ class Sandbox:
         if any(Path(name).name != name for name in everything):
             raise ValueError("file names in the sandbox have no directories")
         started = time.monotonic()
-        work_dir = None if self.mechanism == "namespaces" else tempfile.mkdtemp(prefix="bolt-ray-sandbox-")
-        try:
-            return self._run(everything, stdin, work_dir, started)
-        finally:
-            if work_dir is not None:
-                remove_tree(work_dir)
+        with contextlib.ExitStack() as stack:
+            boxes = []
+            if peer is None:
+                boxes.append(stack.enter_context(self._box(everything, stdin)))
+            else:
+                for files_of_one, end in zip((everything, {PROGRAM: peer}), socket.socketpair(), strict=True):
+                    with end:
+                        boxes.append(stack.enter_context(self._box(files_of_one, stdin, channel=end.fileno())))
+                    stdin = ""
+            ended = self._watch(boxes, deadline=started + self.limits.wall_s)
+        for box in boxes[1:]:
+            self._refuse_failed_setup(box)
+        return self._result(boxes[0], ended, time.monotonic() - started)
 
-    def _run(self, files: Mapping[str, str], stdin: str, work_dir: str | None, started: float) -> RunResult:
-        spec_fd = sealed(json.dumps(self._spec(files, work_dir)).encode())
-        stdin_fd = sealed(stdin.encode("utf-8", errors="replace"))
-        status_read, status_write = os.pipe()
-        try:
-            launcher = subprocess.Popen(
-                [sys.executable, "-I", "-S", "-c", _LAUNCH, *map(str, (package_root(), spec_fd, status_write))],
-                stdin=stdin_fd,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.PIPE,
-                pass_fds=(spec_fd, status_write),
-                env={},
-                start_new_session=True,
-            )
-        finally:
-            for fd in (spec_fd, stdin_fd, status_write):
-                os.close(fd)
-        running = _Running(launcher=launcher, deadline=started + self.limits.wall_s, work_dir=work_dir)
-        with os.fdopen(status_read, "rb") as status:
+    def run_tests(self, job: str) -> RunResult:
+        """Run tests in one box against the program in another; see ``exchange/tests_side.py`` for job and output."""
+        return self.run(_TESTS, stdin=job, peer=_TESTED)
+
+    def close(self) -> None:
+        """End the fork server; the next run starts another."""
+        self._server.close()
+
+    @contextlib.contextmanager
+    def _box(self, files: Mapping[str, str], stdin: str, channel: int | None = None) -> Iterator[_Box]:
+        """A running program; afterwards it is gone, with all it started and wrote."""
+        with contextlib.ExitStack() as stack:
+            work_dir = None
+            if self.mechanism != "namespaces":
+                work_dir = tempfile.mkdtemp(prefix="bolt-ray-sandbox-")
+                stack.callback(remove_tree, work_dir)
+            pipes = {name: os.pipe() for name in ("status", "stdout", "stderr")}
+            readers = {name: stack.enter_context(os.fdopen(ends[0], "rb")) for name, ends in pipes.items()}
+            fds = [sealed(json.dumps(self._spec(files, work_dir)).encode()), pipes["status"][1]]
+            fds += [sealed(stdin.encode("utf-8", errors="replace")), pipes["stdout"][1], pipes["stderr"][1]]
             try:
-                self._watch(running)
+                supervisor = self._server.start(fds if channel is None else [*fds, channel])
             finally:
-                _stop(launcher)
-            messages = [json.loads(line) for line in status.read().splitlines()]
-        return self._result(running, messages, time.monotonic() - started)
+                for fd in fds:
+                    os.close(fd)
+            box = _Box(supervisor=supervisor, pipes=readers, work_dir=work_dir)
+            try:
+                yield box
+            finally:
+                supervisor.stop()
+                lines = readers["status"].read().splitlines()
+                box.reported = {key: value for line in lines for key, value in json.loads(line).items()}
 
-    def _result(self, running: _Running, messages: Sequence[Mapping[str, Any]], wall_s: float) -> RunResult:
-        output = {name: bytes(data).decode("utf-8", errors="replace") for name, data in running.output.items()}
-        reported = {key: value for message in messages for key, value in message.items()}
-        if "setup" in reported or (running.end is None and not reported):
-            reason = reported.get("setup") or output.get("stderr", "")[-500:] or "the launcher ended"
-            raise EnvironmentProblem(f"the sandbox ({self.mechanism}) could not be set up: {reason}")
-        code = None if running.end else int(reported["exit"]) if "exit" in reported else -int(reported["signal"])
-        end: End = running.end or ("exited" if "exit" in reported else "killed")
-        out, err = output.get("stdout", ""), output.get("stderr", "")
+    def _refuse_failed_setup(self, box: _Box) -> None:
+        if "setup" in box.reported:
+            raise EnvironmentProblem(
+                f"the sandbox ({self.mechanism}) could not be set up: {box.reported['setup'] or 'it ended'}"
+            )
+
+    def _result(self, box: _Box, end: End | None, wall_s: float) -> RunResult:
+        if end is None and not box.reported:
+            box.reported["setup"] = ""
+        self._refuse_failed_setup(box)
+        out, err = (box.output[name].decode("utf-8", errors="replace") for name in ("stdout", "stderr"))
+        reported = box.reported
+        code = None if end else int(reported["exit"]) if "exit" in reported else -int(reported["signal"])
+        end = end or ("exited" if "exit" in reported else "killed")
         return RunResult(end=end, exit_code=code, stdout=out, stderr=err, wall_s=wall_s)
 
-    def _watch(self, running: _Running) -> None:
-        """Collect output until both pipes are closed and the launcher has ended, or a limit is exceeded."""
+    def _watch(self, boxes: Sequence[_Box], *, deadline: float) -> End | None:
+        """Collect output until the first box has ended (None), or a limit is exceeded (which)."""
         budget = self.limits.output_kb * 1024
-        pipes = {"stdout": running.launcher.stdout, "stderr": running.launcher.stderr}
         with selectors.DefaultSelector() as selector:
-            for name, pipe in pipes.items():
-                assert pipe is not None
-                running.output[name] = bytearray()
-                selector.register(pipe, selectors.EVENT_READ, name)
+            for box in boxes:
+                for name in box.output:
+                    selector.register(box.pipes[name], selectors.EVENT_READ, (box, name))
             next_look = time.monotonic() + _WATCH_EVERY_S
-            while selector.get_map() and running.end is None:
+            while any(key.data[0] is boxes[0] for key in selector.get_map().values()):
                 now = time.monotonic()
-                for key, _ in selector.select(max(0.0, min(running.deadline, next_look) - now)):
+                for key, _ in selector.select(max(0.0, min(deadline, next_look) - now)):
+                    box, name = key.data
                     data = os.read(key.fd, min(65536, budget + 1))
                     if not data:
                         selector.unregister(key.fileobj)
-                    running.output[key.data] += data[:budget]
+                    if box is boxes[0]:
+                        box.output[name] += data[:budget]
                     budget -= len(data)
                 now = time.monotonic()
                 if budget < 0:
-                    running.end = "output"
-                elif now >= running.deadline:
-                    running.end = "wall_time"
-                elif now >= next_look:
-                    running.end = self._over_limit(running)
+                    return "output"
+                if now >= deadline:
+                    return "wall_time"
+                if now >= next_look:
+                    for box in boxes:
+                        if over := self._over_limit(box):
+                            return over
                     next_look = time.monotonic() + _WATCH_EVERY_S
-        if running.end is None:
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                running.launcher.wait(timeout=max(0.0, running.deadline - time.monotonic()))
-            if running.launcher.poll() is None:
-                running.end = "wall_time"
+        return None if boxes[0].supervisor.ended(deadline - time.monotonic()) else "wall_time"
 
-    def _over_limit(self, running: _Running) -> End | None:
+    def _over_limit(self, box: _Box) -> End | None:
         limit = self.limits.memory_mb * 1024 * 1024
-        if memory_of_tree(running.launcher.pid, enough=limit) > limit:
+        if memory_of_tree(box.supervisor.pid, enough=limit) > limit:
             return "memory"
         disk = self._disk_bytes
-        if running.work_dir and size_of_directory(running.work_dir, enough=disk) > disk:
+        if box.work_dir and size_of_directory(box.work_dir, enough=disk) > disk:
             return "disk"
         return None
 
@@ -221,7 +232,6 @@ class Sandbox:
         return 2 * self.limits.file_mb * 1024 * 1024
 
     def _spec(self, files: Mapping[str, str], work_dir: str | None) -> dict[str, Any]:
-        interpreter = os.path.realpath(sys.executable)
         return {
             "namespaces": self.mechanism == "namespaces",
             "confine": self.mechanism != "none",
@@ -229,8 +239,6 @@ class Sandbox:
             "read_only": interpreter_paths(),
             "work_dir": work_dir,
             "files": dict(files),
-            "command": [interpreter, "-s", "-B", PROGRAM],
-            "environment": _ENVIRONMENT,
             "disk_bytes": self._disk_bytes,
             "rlimits": {
                 "memory_bytes": self.limits.memory_mb * 1024 * 1024,
@@ -250,46 +258,9 @@ class Sandbox:
         with tempfile.NamedTemporaryFile(prefix="bolt-ray-canary-") as canary:
             questions = {"canary": canary.name, "children": self.mechanism == "namespaces"}
             try:
-                result = self.run(_PROBE, stdin=json.dumps(questions))
+                result = self.run(PROBE, stdin=json.dumps(questions))
             except EnvironmentProblem as problem:
                 return str(problem)
         if result.ok and result.stdout.strip() == "isolated":
             return None
         return f"the probe got out or failed: {result.end} {result.exit_code} {result.stdout} {result.stderr}"[:500]
-
-
-_PROBE = """
-import json, os, socket, sys
-asked = json.load(sys.stdin)
-def refused(action):
-    try:
-        action()
-    except OSError:
-        return True
-    return False
-assert refused(lambda: open(asked["canary"])), "read a file outside"
-assert refused(lambda: open("/etc/passwd")), "read /etc/passwd"
-assert refused(lambda: socket.create_connection(("127.0.0.1", 9), 1)), "connected"
-assert refused(lambda: socket.socket(socket.AF_INET)), "opened a socket"
-assert refused(os.fork) or asked["children"], "started a process"
-assert asked["children"] is False or os.getppid() == 1, "sees processes outside"
-open("own", "w").write("x")
-assert open("own").read() == "x"
-print("isolated")
-"""
-
-
-def _stop(launcher: subprocess.Popen[bytes]) -> None:
-    """End a launcher and the program with it; returns when both are gone."""
-    if launcher.poll() is None:
-        launcher.terminate()
-        try:
-            launcher.wait(timeout=_KILL_GRACE_S)
-        except subprocess.TimeoutExpired:
-            launcher.kill()
-    launcher.wait()
-    with contextlib.suppress(ProcessLookupError, PermissionError):
-        os.killpg(launcher.pid, signal.SIGKILL)
-    for pipe in (launcher.stdout, launcher.stderr):
-        if pipe is not None:
-            pipe.close()

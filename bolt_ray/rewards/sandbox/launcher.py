@@ -1,7 +1,11 @@
-"""Isolates a program and runs it; started by ``sandbox.box`` as a separate process.
+"""The fork server, and how it isolates a program; a separate process of ``sandbox.server``.
 
-    box ─▶ launcher ─▶ init (process 1 of its namespace) ─▶ program ─▶ …
-             └─ SIGTERM: kills init, and with it all that is in the namespace, then reaps it
+    box ─▶ server ─▶ supervisor ─▶ init (process 1 of its namespace) ─▶ program ─▶ …
+                        └─ SIGTERM: kills init, and with it all that is in the namespace, then reaps it
+
+The server has one thread, an environment of its own and nothing in memory but this package's standard-library modules:
+it never reads a program or a test. What it forks builds its own namespaces, file tree and limits, as if it had been
+started alone; only the start of an interpreter is saved. It ends when its socket closes, and all below it with it.
 
 The status pipe carries one JSON object a line: ``{"setup": message}`` when the sandbox could not be set up (the program
 is not run), ``{"exit": code}`` or ``{"signal": number}`` when the program ended.
@@ -9,34 +13,88 @@ is not run), ``{"exit": code}`` or ``{"signal": number}`` when the program ended
 
 from __future__ import annotations
 
+import fcntl
+import gc
 import json
 import os
-import random
 import resource
 import signal
+import site
+import socket
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
+# The two sides of the tests are imported here once, since a program's box does not hold this package.
+from bolt_ray.rewards.exchange import program_side, tests_side  # noqa: F401
 from bolt_ray.rewards.sandbox import kernel, seccomp
+from bolt_ray.rewards.sandbox.namespaces import DEVICES, INNER_ID, WORK_DIR, enter_namespaces, write_files
 
-INNER_ID = 1000
-WORK_DIR = "/box"
-_DEVICES = ("null", "zero", "random", "urandom")
-_STAGING = ("/mnt", "/media", "/srv", "/opt", "/tmp")
-_MANY_IDS, _SOME_IDS = 4_000_000, 65_000
+PROGRAM = "main.py"
 _RESERVE_PROCESSES = 3
+_MAX_FDS = 6
+_ALL_FDS = 1 << 20
+_ABOVE = 64
+"""Descriptors from here on are the supervisor's own."""
 
 
-def main(spec_fd: int, status_fd: int) -> NoReturn:
-    """Run what the specification in ``spec_fd`` asks for, and exit."""
+Program = tuple[bytes, str, str, int, bool]  # the arguments of `compile`
+
+
+def serve(server_fd: int) -> Program:
+    """Fork for each request until the socket closes. Returns in a program's process alone, isolated, with its source.
+
+    Requests are ``run``, with the descriptors of specification, status, stdin, stdout, stderr and maybe one more, and
+    answered with the supervisor's pid; and ``reap <pid>``, of a supervisor that has ended.
+    """
+    packages = sys.path.pop(0)
+    sys.path[:] = [path for path in sys.path if path not in ("", packages)] + site.getsitepackages()
+    site.setquit()
+    site.setcopyright()
+    site.sethelper()
+    for namespaces in (True, False) if seccomp.supported() else ():
+        seccomp.packed_filter(namespaces=namespaces)
+    gc.freeze()
+    server, own_pid = socket.socket(fileno=server_fd), os.getpid()
+    while True:
+        request, fds, _, _ = socket.recv_fds(server, 64, _MAX_FDS)
+        if not request:
+            os._exit(0)
+        if request.startswith(b"reap"):
+            os.waitpid(int(request[4:]), 0)
+            server.send(b"reaped")
+            continue
+        try:
+            pid = os.fork()
+        except OSError as problem:
+            pid = -1
+            server.send(f"the server cannot fork: {problem}".encode())
+        if pid == 0:
+            server.close()
+            return _supervise(fds, own_pid)
+        for fd in fds:
+            os.close(fd)
+        if pid > 0:
+            server.send(str(pid).encode())
+
+
+def _supervise(given: Sequence[int], server_pid: int) -> Program:
+    """Isolate and run what the specification asks for; returns in the program's process alone."""
     kernel.die_with_parent()
+    if os.getppid() != server_pid:  # it died before that was said
+        os._exit(1)
+    os.setsid()
+    # Above all that is open, so that none is overwritten while they move to 0, 1, 2 and 3.
+    spec_fd, status_fd, *standard = (fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, _ABOVE) for fd in given)
+    for target, fd in enumerate(standard):
+        os.dup2(fd, target)
+    os.closerange(len(standard), _ABOVE)
     with os.fdopen(spec_fd, "rb") as file:
         spec = json.load(file)
-    go_read, go_write = os.pipe()
+    (go_read, go_write), (ready_read, ready_write) = os.pipe(), os.pipe()
     try:
-        mapped_root = _enter_namespaces(spec) if spec["namespaces"] else False
+        mapped_root = enter_namespaces(spec) if spec["namespaces"] else False
     except OSError as problem:
         _report(status_fd, {"setup": str(problem)})
         os._exit(1)
@@ -44,12 +102,15 @@ def main(spec_fd: int, status_fd: int) -> NoReturn:
     if child == 0:
         kernel.die_with_parent()
         os.close(go_write)
-        if not os.read(go_read, 1):  # the launcher ended before it could supervise this process
+        os.write(ready_write, b"x")
+        if not os.read(go_read, 1):  # the supervisor ended before it could look after this process
             os._exit(1)
-        if spec["namespaces"]:
-            _be_init(spec, status_fd, mapped_root=mapped_root)
-        _become_program(spec, status_fd, mapped_root=False)
+        if spec["namespaces"] and (program := os.fork()):
+            _be_init(program, status_fd)
+        return _become_program(spec, status_fd, num_fds=len(standard), mapped_root=mapped_root)
     signal.signal(signal.SIGTERM, lambda *_: os.kill(child, signal.SIGKILL))
+    os.close(ready_write)
+    os.read(ready_read, 1)  # from here on the child dies with this process
     os.write(go_write, b"x")
     _, status = os.waitpid(child, 0)
     if not spec["namespaces"]:
@@ -57,12 +118,9 @@ def main(spec_fd: int, status_fd: int) -> NoReturn:
     os._exit(0)
 
 
-def _be_init(spec: Mapping[str, Any], status_fd: int, *, mapped_root: bool) -> NoReturn:
+def _be_init(program: int, status_fd: int) -> NoReturn:
     """Process 1 of the namespace: reaps everything; when it ends, the kernel kills what is left there."""
-    program = os.fork()
-    if program == 0:
-        _become_program(spec, status_fd, mapped_root=mapped_root)
-    os.closerange(0, 3)  # the pipes close when the program's own processes close them
+    os.closerange(0, status_fd)  # the pipes close when the program's own processes close them
     while True:
         pid, status = os.wait()
         if pid == program:
@@ -70,109 +128,12 @@ def _be_init(spec: Mapping[str, Any], status_fd: int, *, mapped_root: bool) -> N
             os._exit(0)
 
 
-def _enter_namespaces(spec: Mapping[str, Any]) -> bool:
-    """New namespaces and a new file tree. True if the program gets a user id that no other process has."""
-    mapped_root = _unshare_and_map()
-    _build_root(spec)
-    return mapped_root
-
-
-def _unshare_and_map() -> bool:
-    """New namespaces with ids mapped; True if ``INNER_ID`` is mapped to an unused id outside."""
-    outer_uid, outer_gid = os.geteuid(), os.getegid()
-    private_id = _private_id() if outer_uid == 0 else None
-    if private_id is None:
-        kernel.unshare(kernel.ALL_NAMESPACES)
-        Path("/proc/self/setgroups").write_text("deny")
-        Path("/proc/self/uid_map").write_text(f"{INNER_ID} {outer_uid} 1")
-        Path("/proc/self/gid_map").write_text(f"{INNER_ID} {outer_gid} 1")
-        return False
-    # Two ids need a writer that stays in the outer namespace.
-    go_read, go_write = os.pipe()
-    done_read, done_write = os.pipe()
-    parent = os.getpid()
-    writer = os.fork()
-    if writer == 0:
-        os.read(go_read, 1)
-        for name in ("uid_map", "gid_map"):
-            Path(f"/proc/{parent}/{name}").write_text(f"0 0 1\n{INNER_ID} {private_id} 1\n")
-        os.write(done_write, b"x")
-        os._exit(0)
-    kernel.unshare(kernel.ALL_NAMESPACES)
-    os.write(go_write, b"x")
-    os.close(done_write)
-    mapped = os.read(done_read, 1)
-    os.waitpid(writer, 0)
-    for fd in (go_read, go_write, done_read):
-        os.close(fd)
-    if not mapped:
-        raise OSError(f"the user ids could not be mapped to {private_id}")
-    return True
-
-
-def _private_id() -> int | None:
-    """An unused user id for the program, where root can map one: process limits then count its processes only."""
-    lines = Path("/proc/self/uid_map").read_text().splitlines()
-    span = max((int(line.split()[2]) for line in lines if line.split()[0] == "0"), default=0)
-    if span > _MANY_IDS:
-        return 2_000_000 + random.SystemRandom().randrange(2_000_000)
-    return 50_000 + random.SystemRandom().randrange(10_000) if span > _SOME_IDS else None
-
-
-def _build_root(spec: Mapping[str, Any]) -> None:
-    """A new tree: the interpreter read-only, four devices, and one small writable directory in memory."""
-    kernel.mount("", "/", "", kernel.MS_REC | kernel.MS_PRIVATE)
-    sources: Sequence[str] = spec["read_only"]
-    root = next(d for d in _STAGING if os.path.isdir(d) and not any(s.startswith(f"{d}/") for s in sources))  # noqa: PTH112
-    safe = kernel.MS_NOSUID | kernel.MS_NODEV
-    kernel.mount("sandbox", root, "tmpfs", safe, "size=1m,mode=755")
-    for source in sources:
-        _bring_in(source, root)
-    Path(root, "dev").mkdir()
-    for device in _DEVICES:
-        Path(root, "dev", device).touch()
-        kernel.mount(f"/dev/{device}", f"{root}/dev/{device}", "", kernel.MS_BIND)
-    work = root + WORK_DIR
-    Path(work).mkdir()
-    Path(root, "tmp").symlink_to(WORK_DIR)
-    size = f"size={spec['disk_bytes']},nr_inodes=4096,mode=700,uid={INNER_ID},gid={INNER_ID}"
-    kernel.mount("work", work, "tmpfs", safe, size)
-    _write_files(spec, work)
-    kernel.set_mount_flags(root, kernel.MOUNT_ATTR_RDONLY, recursive=False)
-    kernel.pivot_to(root)
-
-
-def _bring_in(source: str, root: str) -> None:
-    """Mount one directory, file or link of the host read-only at the same place below ``root``."""
-    target = Path(root + source)
-    if target.exists():
-        return
-    target.parent.mkdir(parents=True, exist_ok=True)
-    if Path(source).is_symlink():
-        target.symlink_to(os.readlink(source))  # noqa: PTH115
-        return
-    if Path(source).is_dir():
-        target.mkdir()
-    else:
-        target.touch()
-    kernel.mount(source, str(target), "", kernel.MS_BIND | kernel.MS_REC)
-    read_only = kernel.MOUNT_ATTR_RDONLY | kernel.MOUNT_ATTR_NOSUID | kernel.MOUNT_ATTR_NODEV
-    kernel.set_mount_flags(str(target), read_only, recursive=True)
-
-
-def _write_files(spec: Mapping[str, Any], directory: str) -> None:
-    for name, text in spec["files"].items():
-        path = Path(directory, name)
-        path.write_text(text, encoding="utf-8")
-        path.chmod(0o644)
-
-
-def _become_program(spec: Mapping[str, Any], status_fd: int, *, mapped_root: bool) -> NoReturn:
-    """Set limits, isolate, exec. Does not return; failures are reported through the status pipe."""
+def _become_program(spec: Mapping[str, Any], status_fd: int, *, num_fds: int, mapped_root: bool) -> Program:
+    """Set limits, isolate, and hand back the program. What fails before that is reported as no verdict."""
     try:
         work = WORK_DIR if spec["namespaces"] else spec["work_dir"]
         if not spec["namespaces"]:
-            _write_files(spec, work)
+            write_files(spec, work)
         os.chdir(work)
         os.setsid()
         _limit(spec, own_id=mapped_root)
@@ -180,21 +141,37 @@ def _become_program(spec: Mapping[str, Any], status_fd: int, *, mapped_root: boo
             os.setgroups([])
             os.setresgid(INNER_ID, INNER_ID, INNER_ID)
             os.setresuid(INNER_ID, INNER_ID, INNER_ID)
-        os.set_inheritable(status_fd, False)
-        for number in (signal.SIGPIPE, signal.SIGXFSZ, signal.SIGTERM):
-            signal.signal(number, signal.SIG_DFL)
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
         if spec["confine"]:
             kernel.drop_capabilities()
             kernel.no_new_privileges()
             if spec["landlock"]:
-                devices = [f"/dev/{name}" for name in _DEVICES]
+                devices = [f"/dev/{name}" for name in DEVICES]
                 kernel.landlock(spec["read_only"], [work, *devices])
             seccomp.install(namespaces=spec["namespaces"])
-        environment = {**spec["environment"], "HOME": work, "TMPDIR": work}
-        os.execve(spec["command"][0], spec["command"], environment)
     except OSError as problem:
         _report(status_fd, {"setup": str(problem)})
-    os._exit(127)
+        os._exit(127)
+    os.closerange(num_fds, _ALL_FDS)
+    return _as_main(work)
+
+
+def _as_main(work: str) -> Program:
+    """Make this interpreter look as if it had been started with the program, and read that."""
+    os.environ.update(HOME=work, TMPDIR=work)
+    for fd, name in enumerate(("stdin", "stdout", "stderr")):
+        errors = "backslashreplace" if fd == 2 else "surrogateescape"
+        stream = open(fd, "w" if fd else "r", encoding="utf-8", errors=errors, closefd=False)  # noqa: SIM115
+        setattr(sys, name, stream)
+        setattr(sys, f"__{name}__", stream)
+    path = f"{work}/{PROGRAM}"
+    sys.argv[:] = [PROGRAM]
+    sys.path.insert(0, work)
+    main = vars(sys.modules["__main__"])
+    for name in ("sys", "serve"):
+        del main[name]
+    main["__file__"] = path
+    return Path(path).read_bytes(), path, "exec", 0, True
 
 
 def _limit(spec: Mapping[str, Any], *, own_id: bool) -> None:
@@ -224,7 +201,3 @@ def _ended(status: int) -> dict[str, int]:
 
 def _report(status_fd: int, message: Mapping[str, Any]) -> None:
     os.write(status_fd, json.dumps(message).encode() + b"\n")
-
-
-if __name__ == "__main__":
-    main(int(sys.argv[1]), int(sys.argv[2]))

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ctypes
 import errno
+import functools
 import os
 import platform
 import struct
@@ -90,16 +91,21 @@ def build_filter(*, namespaces: bool, machine: str | None = None) -> list[_Instr
     return program
 
 
+@functools.cache
+def packed_filter(*, namespaces: bool) -> bytes:
+    """The filter of this machine as the kernel reads it, eight bytes an instruction."""
+    return b"".join(struct.pack("=HBBI", *instruction) for instruction in build_filter(namespaces=namespaces))
+
+
 def install(*, namespaces: bool) -> None:
     """Put the filter on this process and its descendants, irrevocably; needs ``no_new_privileges`` first.
 
     Raises:
         OSError: the kernel refuses.
     """
-    program = build_filter(namespaces=namespaces)
-    code = b"".join(struct.pack("=HBBI", *instruction) for instruction in program)
+    code = packed_filter(namespaces=namespaces)
     buffer = ctypes.create_string_buffer(code, len(code))
-    header = struct.pack("@HP", len(program), ctypes.addressof(buffer))
+    header = struct.pack("@HP", len(code) // 8, ctypes.addressof(buffer))
     libc = ctypes.CDLL(None, use_errno=True)
     if libc.prctl(_PR_SET_SECCOMP, _MODE_FILTER, header, 0, 0) != 0:
         number = ctypes.get_errno()

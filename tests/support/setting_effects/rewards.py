@@ -91,7 +91,7 @@ def program(config: RunConfig, here: Workplace) -> Any:
     """What a sandbox is made from, and the rest of the reward."""
     spec = spec_of(config, here)
     assert isinstance(spec, CodeSettings)
-    return state_of(CodeReward(spec, sandbox=dict))  # type: ignore[arg-type]
+    return state_of(CodeReward(spec, sandbox=dict, service=lambda settings, limits: {"at": settings.url}))  # type: ignore
 
 
 def endpoint(config: RunConfig, here: Workplace) -> Any:
@@ -157,6 +157,8 @@ EFFECTS: tuple[Effect, ...] = (
     *of("math", built, solution_column="worked"),
     *of("code", program, check="output", tests_column="tests", partial=True, wall_s=3.0, cpu_s=2, file_mb=4),
     *of("code", program, memory_mb_program=128, max_processes=4, output_kb=32, allow_unsafe=True),
+    *of("code", program, {"url": "http://localhost:1"}, sandbox="http"),
+    *of("code", endpoint, {"sandbox": "http", "url": "http://localhost:1"}, **ENDPOINT),
     *of("function", called, function="own.py:second", batched=True, options={"a": 1}, concurrency=2),
     *of("callable", called, function=abs, batched=True, options={"a": 1}, concurrency=2),
     *of("reward_model", model, model="another", output="score", label=1, batch_size=2, max_tokens=64),

@@ -1,0 +1,1 @@
+"""Tests call a program that runs in another process; see ``peer.py``."""
