@@ -28,6 +28,7 @@ setup:
 
 lock: setup  ## resolve the locks anew
 	cd requirements && ../$(BIN)/uv pip compile cpu.in --override overrides.txt $(LOCK_FLAGS) -o cpu.lock
+	cd requirements && ../$(BIN)/uv pip compile extra.in --no-deps $(LOCK_FLAGS) -o extra.lock
 	cd requirements && ../$(BIN)/uv pip compile gpu.in $(LOCK_FLAGS) -o gpu.lock
 
 LOCK_FLAGS = --python-version 3.11 --python-platform x86_64-manylinux_2_28 --generate-hashes \

@@ -12,13 +12,15 @@ CHAT_TEMPLATE = (
 )
 
 
-def make_model(directory: Path, *, tie_embeddings: bool, context_length: int = 64) -> Path:
+def make_model(
+    directory: Path, *, tie_embeddings: bool, context_length: int = 64, chat_template: str | None = CHAT_TEMPLATE
+) -> Path:
     from bolt_ray.tasks.tiny.model import create_model, save_model
     from bolt_ray.tasks.tiny.settings import TinyModelSettings
 
     settings = TinyModelSettings(tie_embeddings=tie_embeddings, context_length=context_length)
     model, tokenizer = create_model(settings, seed=1)
-    tokenizer.chat_template = CHAT_TEMPLATE
+    tokenizer.chat_template = chat_template
     save_model(model, tokenizer, directory)
     return directory
 

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 from safetensors.torch import load_file
 from support.effects import Effect, Workplace, effect
 
+from bolt_ray.commands.pretrain.rows import teach_from_datasets
 from bolt_ray.commands.shared.made_datasets import embedded_files
 from bolt_ray.config.schema import RunConfig
 from bolt_ray.tasks.arithmetic.pretrain import default_model_dir, pretrain
 from bolt_ray.tasks.tiny.model import create_model
+from bolt_ray.tasks.tiny.rows import REPORT_FILE
 
 
 def problems(config: RunConfig, here: Workplace) -> Any:
@@ -56,6 +59,30 @@ def pretrained(config: RunConfig, here: Workplace) -> Any:
     return [asked, losses, load_file(here.directory / "pretrained" / "model.safetensors")]
 
 
+def taught(config: RunConfig, here: Workplace) -> Any:
+    """What is said of a model taught from rows, its report, and its weights."""
+    rows = [{"prompt": f"{number}+0=", "answer": "1"} for number in range(12)]
+    (here.directory / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    said: list[str] = []
+    output = here.directory / "taught"
+    teach_from_datasets(config, output, say=said.append, show_progress=False)
+    report = json.loads((output / REPORT_FILE).read_text())["report"]
+    return [said[0], {**report, "seconds": 0}, load_file(output / "model.safetensors")]
+
+
+TAUGHT = {
+    "data__heldout_size": 3,
+    "pretrain__steps": 4,
+    "pretrain__batch_size": 2,
+    "pretrain__warmup_steps": 2,
+    "pretrain__context_length": 64,
+}
+
+
+def teaching(name: str, value: Any, **beside: Any) -> Effect:
+    return effect(f"pretrain.{name}", value, taught, **{**TAUGHT, **beside})
+
+
 FEW = {
     "arithmetic__num_train": 30,
     "arithmetic__num_heldout": 5,
@@ -94,6 +121,20 @@ EFFECTS: tuple[Effect, ...] = (
     few("data_seed", 5),
     effect("arithmetic.fresh", True, problems, fresh_windows, **FEW, curriculum__strategy="uniform"),
     effect("arithmetic.cache_dir", "elsewhere", cached, **FEW),
+    teaching("size", "small"),
+    teaching("tie_embeddings", True),
+    teaching("num_experts", 4, pretrain__active_experts=1, pretrain__num_experts=2),
+    teaching("active_experts", 2, pretrain__num_experts=2, pretrain__active_experts=1),
+    teaching("context_length", 96),
+    teaching("steps", 5),
+    teaching("until_accuracy", 0.3, pretrain__steps=100, pretrain__batch_size=8),
+    teaching("completion", "={answer}"),
+    teaching("batch_size", 3),
+    teaching("learning_rate", 1e-4),
+    teaching("warmup_steps", 0),
+    teaching("weight_decay", 0.9),
+    teaching("eval_rows", 2),
+    teaching("seed", 7),
     short("pretrain_steps", 5),
     short("hasty_steps", 3),
     short("hasty_fraction", 1.0),

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 from support.effects import Effect, Workplace, effect
 from support.setting_effects.run import calls, left, made
 from support.wired_run import store_here, write_rows
 
 from bolt_ray.commands.shared.inputs import prepare_inputs
+from bolt_ray.commands.shared.made_datasets import datasets_as_files
 from bolt_ray.config.schema import RunConfig
 from bolt_ray.core.errors import BoltRayError
 from bolt_ray.data.ingest.hub import hub_arguments
@@ -42,6 +45,13 @@ def prompts(config: RunConfig, here: Workplace) -> Any:
     except BoltRayError as error:
         return str(error)
     return [store.report(), list(store.read(np.arange(store.num_rows))), [source.name for source in store.sources]]
+
+
+def task_rows(config: RunConfig, here: Workplace) -> Any:
+    """The problems made of a task."""
+    pytest.importorskip("reasoning_gym")
+    (train, _) = datasets_as_files(config, say=lambda text: None, show_progress=False)
+    return Path(train[0].name).read_text().splitlines()
 
 
 def stores(config: RunConfig, here: Workplace) -> Any:
@@ -76,8 +86,12 @@ def with_second_dataset(look: Any) -> Any:
 FEW = {"datasets[]__name": "few.jsonl"}
 HELD_OUT = {"data__heldout_size": 3}
 
+TASK: dict[str, Any] = {"datasets[]__name": "reasoning_gym/chain_sum", "datasets[]__size": 3}
 EFFECTS: tuple[Effect, ...] = (
     effect("datasets[].name", "few.jsonl", prompts),
+    effect("datasets[].size", 4, task_rows, **TASK),
+    effect("datasets[].seed", 3, task_rows, **TASK),
+    effect("datasets[].options", {"min_terms": 3, "max_terms": 3}, task_rows, **TASK),
     effect("datasets[].split", "test", prompts, hub, **{"datasets[]__name": "splits"}),
     effect("datasets[].config_name", "main", hub, **{"datasets[]__name": "some/dataset"}),
     effect("datasets[].revision", "v2", hub, **{"datasets[]__name": "some/dataset"}),

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+import pytest
 import torch
 from support.effects import SMALL, Effect, Look, Workplace, effect, state_of
 from support.setting_effects.run import scorer_limits
@@ -87,6 +88,11 @@ def called(config: RunConfig, here: Workplace) -> Any:
     return [reward["_function"].__name__, state_of({**reward, "_function": None})]
 
 
+def gym(config: RunConfig, here: Workplace) -> Any:
+    pytest.importorskip("reasoning_gym")
+    return built(config, here)
+
+
 def program(config: RunConfig, here: Workplace) -> Any:
     """What a sandbox is made from, and the rest of the reward."""
     spec = spec_of(config, here)
@@ -153,6 +159,7 @@ EFFECTS: tuple[Effect, ...] = (
     *of("length", built, target_tokens=8, tolerance_tokens=4),
     *of("overlong", built, max_tokens=8, cache_tokens=4),
     *of("arithmetic", built, partial=0.5),
+    *of("reasoning_gym", gym, strict=True),
     *of("math", built, extract="boxed", decimals=3, parse_timeout_s=1, unfinished=True, partial=0.5),
     *of("math", built, solution_column="worked"),
     *of("code", program, check="output", tests_column="tests", partial=True, wall_s=3.0, cpu_s=2, file_mb=4),

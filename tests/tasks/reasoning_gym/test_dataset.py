@@ -13,6 +13,8 @@ from bolt_ray.tasks.reasoning_gym.dataset import TaskProblems, ensure_problems
 
 SHORT = {"min_terms": 2, "max_terms": 2, "min_digits": 1, "max_digits": 1}
 
+pytest.importorskip("reasoning_gym", reason="an optional extra: see requirements/extra.in")
+
 
 def problems(task: str = "chain_sum", *, size: int = 20, seed: int = 0, **options: Any) -> TaskProblems:
     return TaskProblems(task=task, size=size, seed=seed, options=options)

@@ -29,6 +29,8 @@ TASKS = (
     "word_ladder",
 )
 
+pytest.importorskip("reasoning_gym", reason="an optional extra: see requirements/extra.in")
+
 
 def item(row: dict[str, Any], completion: str, **given: Any) -> RewardInput:
     metadata = {key: row[key] for key in ("task", "options", "metadata")}
