@@ -132,6 +132,7 @@ TRL: Mapping[str, Here] = {
     "dataset_train_split": here("datasets[].split"),
     "dataset_test_split": here("eval.datasets[].split"),
     "shuffle_dataset": here("curriculum.strategy", note="prompts are drawn at random; uniform: all alike"),
+    "chat_template_path": here("model.chat_template"),
     "remove_unused_columns": here(note="every other column reaches the reward as metadata: remove it"),
 }
 
@@ -154,6 +155,10 @@ VERL: Mapping[str, Here] = {
     "val_files": here("eval.datasets[].name"),
     "val_max_samples": here("eval.num_problems"),
     "prompt_key": here("datasets[].columns.prompt"),
+    "reward_fn_key": here("datasets[].source", note="the column data_source is found by itself"),
+    "filter_overlong_prompts": here("data.on_long_prompt", note="true is skip, the default"),
+    "apply_chat_template_kwargs": here("model.chat_template_kwargs"),
+    "custom_chat_template": here("model.chat_template", note="the file that has it"),
     "shuffle": here("curriculum.strategy", note="prompts are drawn at random; uniform: all alike"),
     # actor and reference
     "model.path": here("model.name_or_path"),
@@ -199,6 +204,7 @@ VERL: Mapping[str, Here] = {
     "eval.n val_kwargs.n": here("eval.num_samples"),
     "val_kwargs.temperature": here("eval.temperature"),
     "val_kwargs.top_p": here("eval.top_p"),
+    "val_kwargs.top_k": here("eval.top_k", note="-1 is 0: all tokens"),
     "val_kwargs.do_sample": here("eval.temperature", note="false is 0"),
     "rollout.top_p": here("sampling.top_p"),
     "rollout.top_k": here("sampling.top_k", note="-1 is 0: all tokens"),
