@@ -296,6 +296,8 @@ OPENRLHF: Mapping[str, Here] = {
 }
 
 OTHERS: Mapping[str, Here] = {
+    "apply_chat_template_kwargs chat_template_args": here("model.chat_template_kwargs"),
+    "enable_thinking": here("model.chat_template_kwargs", note="{enable_thinking: false}"),
     "lr": here("train.learning_rate"),
     "grad_clip clip_grad": here("train.max_grad_norm"),
     "clip": here("loss.clip_low", "loss.clip_high"),

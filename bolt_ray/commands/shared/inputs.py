@@ -117,7 +117,7 @@ def model_context(model_path: Path) -> int:
     if not model_path.is_dir():
         raise ModelError(
             f"model.name_or_path: there is no model directory {model_path}; give a Hugging Face model directory, or "
-            f"'{EMBEDDED}' for the embedded model"
+            f"'{EMBEDDED}' for the embedded model; 'bolt-ray pretrain CONFIG' makes a tiny one there from its datasets"
         )
     try:
         tree = json.loads(file.read_text(encoding="utf-8"))

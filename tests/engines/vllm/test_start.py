@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from support.settings import engine_settings
 from support.vllm_cases import KINDS
+from transformers import LlamaConfig, LlamaForCausalLM
 
 from bolt_ray.core.errors import ModelError
 from bolt_ray.engines.settings import SamplingSettings
@@ -29,6 +30,26 @@ def test_what_is_no_model_is_refused(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text(json.dumps({**config, "architectures": ["NoSuchModel"]}))
     with pytest.raises(ModelError, match=f"vLLM could not serve {tmp_path}: .*NoSuchModel"):
         VLLMEngine(engine_settings(model_dir=str(tmp_path)), sampling=sampling)
+
+
+def test_a_model_that_loads_and_cannot_be_served_is_refused_at_the_start(tmp_path: Path) -> None:
+    """Its heads have 24 dimensions, for which the CPU has no kernel: only a request shows it."""
+    _, tokenizer = create_model(KINDS["tied"], seed=0)
+    config = LlamaConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=96,
+        intermediate_size=64,
+        num_hidden_layers=1,
+        num_attention_heads=4,
+        num_key_value_heads=4,
+        max_position_embeddings=64,
+    )
+    save_model(LlamaForCausalLM(config), tokenizer, tmp_path)
+    reason = (
+        rf"vLLM could not serve {tmp_path}: its attention heads have size 24, and vLLM serves 32, 64, .* on a CPU \("
+    )
+    with pytest.raises(ModelError, match=reason):
+        VLLMEngine(engine_settings(model_dir=str(tmp_path)), sampling=SamplingSettings())
 
 
 def test_without_vllm_the_error_names_the_extra(tmp_path: Path) -> None:
