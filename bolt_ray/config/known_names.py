@@ -146,6 +146,9 @@ VERL: Mapping[str, Here] = {
     "custom_reward_function.path custom_reward_function.name": here("rewards[].type", note="file.py:function"),
     "reward_model": here("rewards", note="an entry {type: reward_model, model: …}"),
     "reward_model.model.path reward_model.model_path": here("rewards[].reward_model.model"),
+    "sandbox_fusion": here("rewards[].code.sandbox", "rewards[].code.url", note="http and the service's url"),
+    "sandbox_fusion.url": here("rewards[].code.url", note="with rewards[].code.sandbox: http"),
+    "sandbox_fusion.max_concurrent": here("rewards[].code.concurrency"),
     # data
     "data.train_batch_size train_batch_size gen_batch_size": here("rollout.rollouts_per_step", note=_PROMPTS),
     "val_batch_size": here(note=_EVAL_BATCH),
