@@ -111,9 +111,7 @@ class DatasetSettings(Settings):
         made = {"size": self.size, "seed": self.seed, "options": self.options}
         if self.task is None:
             for key in [key for key, value in made.items() if value]:
-                raise SettingError(
-                    key, f"is of data sets that are made, as {TASK_PREFIX}chain_sum; {self.name} is read"
-                )
+                raise SettingError(key, f"is of data that are made, as {TASK_PREFIX}chain_sum; {self.name} is read")
         elif self.size is None:
             raise SettingError("size", f"is needed: how many problems of {self.name} to make")
 

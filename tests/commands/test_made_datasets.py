@@ -15,6 +15,7 @@ from bolt_ray.config.loading import build_config
 from bolt_ray.config.resolve import resolve
 from bolt_ray.config.schema import RunConfig
 from bolt_ray.core.curriculum import Curriculum
+from bolt_ray.core.errors import ConfigError
 from bolt_ray.data.settings import DatasetSettings
 from bolt_ray.data.stream.draw_log import draw_window, window_rng
 
@@ -63,6 +64,16 @@ def test_an_evaluation_finds_the_problems_that_training_was_evaluated_on(tmp_pat
     alone = heldout_only(config, None)
     train, evaluated = datasets_as_files(alone, say=lambda text: None, show_progress=False)
     assert evaluated == heldout and train == evaluated, "nothing is made to train on"
+
+
+def test_evaluate_takes_another_task_and_a_file_in_place_of_a_task(tmp_path: Path) -> None:
+    config = config_of(tmp_path)
+    (task,) = heldout_only(config, "reasoning_gym/spell_backward").datasets
+    assert (task.task, task.size, task.seed, task.options) == ("spell_backward", 40, 1, {})
+    (file,) = heldout_only(config, "problems.jsonl").datasets
+    assert (file.task, file.size, file.seed, file.options) == (None, None, 0, {})
+    with pytest.raises(ConfigError, match=r"--dataset reasoning_gym/gcd is made: name it in eval.datasets"):
+        heldout_only(config_of(tmp_path, eval={}, datasets=[{"name": "arithmetic"}]), "reasoning_gym/gcd")
 
 
 def test_fresh_problems_are_as_many_as_are_drawn_and_each_is_drawn_once(tmp_path: Path) -> None:

@@ -230,17 +230,23 @@ def heldout_only(config: RunConfig, dataset: str | None) -> RunConfig:
     Args:
         dataset: the one held-out dataset, with the columns, template and reward of the config's first, but columns and
             prompt of its own where its name is known; None for those of the config.
+
+    Raises:
+        ConfigError: it is made, and nothing says how large.
     """
     chosen = config.eval.datasets
     if dataset is not None:
         first = (chosen or config.datasets)[0]
         elsewhere = ("split", "config_name", "revision", "data_files", "source", "weight", "format", "delimiter")
-        own = preset_of(DatasetSettings(name=dataset))
+        made = dataset.startswith(TASK_PREFIX)
+        if made and first.size is None:
+            raise ConfigError(f"--dataset {dataset} is made: name it in eval.datasets, with how many problems (size)")
+        own = None if made else preset_of(DatasetSettings(name=dataset))
         changed: dict[str, Any] = {"name": dataset, "preset": own or preset_of(first), **dict.fromkeys(elsewhere)}
         if own is not None:
             changed |= {"columns": ColumnSettings(), "prompt_template": None}
-        if not dataset.startswith(TASK_PREFIX):
-            changed |= {"size": None, "seed": 0, "options": {}}
+        if dataset != first.name:
+            changed |= {"options": {}} if made else {"size": None, "seed": 0, "options": {}}
         chosen = (replace(first, **changed),)
     if not chosen:
         return config

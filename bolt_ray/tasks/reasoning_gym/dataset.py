@@ -132,13 +132,13 @@ def _takes_its_references(task: Task, wanted: TaskProblems) -> bool:
         entry = _entry(task, index, wanted)
         try:
             kept = json.loads(json.dumps(entry))
-            values: list[object] = [task.score_answer(one["answer"], one) for one in (entry, kept)]
         except TypeError as error:
-            values = [1.0, repr(error)]
-        if values[0] != values[1]:
+            raise DataError(f"{PACKAGE}/{wanted.task}: its problems cannot be kept as JSON: {error}") from error
+        value, read_back = (task.score_answer(one["answer"], one) for one in (entry, kept))
+        if value != read_back:
             raise DataError(
                 f"{PACKAGE}/{wanted.task}: its problems cannot be kept as JSON: a reference answer that is worth "
-                f"{values[0]} is worth {values[1]} when read back"
+                f"{value} is worth {read_back} when read back"
             )
-        taken = taken and isinstance(entry["answer"], str) and values[0] == 1.0
+        taken = taken and isinstance(entry["answer"], str) and value == 1.0
     return taken
