@@ -5,7 +5,9 @@ from __future__ import annotations
 import gc
 import logging
 import os
+import re
 import sys
+import textwrap
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -18,6 +20,9 @@ from bolt_ray.engines.vllm.settings import EngineSettings
 
 LORA_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
 """The ranks vLLM has kernels for; another one is rounded up."""
+
+REASON_CHARS = 600
+_CHECKED = re.compile(r"\A\d+ validation errors? for \w+ (?:Value error, )?")
 
 SERVING_ERRORS = (ValueError, RuntimeError, OSError, KeyError, AssertionError)
 """What vLLM raises for a model that it cannot serve."""
@@ -61,7 +66,9 @@ def start_vllm(settings: EngineSettings) -> Any:
 
 def not_served(model_dir: str, error: Exception, known: str = "") -> ModelError:
     """What vLLM raised for a model, as the user's error: its reason, after what is ``known`` of it in plainer words."""
-    reason = " ".join(str(error).split()) or type(error).__name__
+    # A check of its settings writes their whole record behind the reason, and the names of all it knows.
+    reason = _CHECKED.sub("", " ".join(str(error).split())).partition(" Supported architectures:")[0]
+    reason = textwrap.shorten(reason, REASON_CHARS, placeholder=" …") or type(error).__name__
     return ModelError(f"vLLM could not serve {model_dir}: {f'{known} ({reason})' if known else reason}")
 
 
