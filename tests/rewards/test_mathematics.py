@@ -57,6 +57,7 @@ GSM8K_STYLE = [
     ("The answer to the first part is $15.\nTogether they pay $15+$20=$<<15+20=35>>35.\n#### 35", "35"),
     ("They drive 2*600=<<2*600=1200>>1,200 miles.\n#### 1,200", "1200"),
     ("Half of 5 is 5/2=<<5/2=2.5>>2.5 pounds.\n#### 2.5", "2.5"),
+    ("#### Step 1\nShe has 4 boxes.\n#### Answer\n4*6=<<4*6=24>>24 eggs.\n#### 24", "24"),
     ("The final answer is not 7 but 7-12=<<7-12=-5>>-5 degrees.\n#### -5", "-5"),
 ]
 

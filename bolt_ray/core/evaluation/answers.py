@@ -7,6 +7,7 @@ from fractions import Fraction
 
 _TAG = re.compile(r"<answer>((?:(?!</?answer>).)*)</answer>", re.DOTALL)
 _MARKED_LINE = re.compile(r"^[ \t]*####[ \t]*(\S[^\n]*)$", re.MULTILINE)
+_WORD = re.compile(r"(?<!\\)\b[A-Za-z]{2,}")
 _BRACES = re.compile(r"(\\(?:boxed|fbox)\s*\{)|\\.|([{}])", re.DOTALL)
 _NUMBER = re.compile(r"(?:(?<![\w)])[-+−])?\$?(?:\d{1,3}(?:,\d{3})+|\d+)?(?:\.\d+|(?<=\d))(?:\s?/\s?\d+)?(?:\s?\\?%)?")
 _PLAIN_NUMBER = re.compile(r"[-+]?(?:\d+\.?\d*|\.\d+)(?:/\d+)?")
@@ -64,7 +65,8 @@ def marked_answer(text: str) -> str | None:
     """
     start, marked = _last_box(text)
     for line in _MARKED_LINE.finditer(text):
-        if line.start() > start:
+        # ``#### Step 2`` is a heading.
+        if line.start() > start and not _WORD.search(line.group(1)):
             marked = line.group(1).strip()
     return marked
 
