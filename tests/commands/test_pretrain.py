@@ -109,7 +109,7 @@ def test_a_model_is_taught_from_a_file(
         ({"datasets": [{"name": "chat.jsonl"}]}, "chat.jsonl, line 1: a tiny model has no chat template"),
         ({"datasets": [{"name": "bare.jsonl"}]}, "bare.jsonl, line 1: the row has no answer to teach"),
         ({"datasets": [{"name": "reasoning_gym/chain_sum"}]}, "datasets.0.size: is needed"),
-        ({"datasets": [{"name": "bare.jsonl", "size": 3}]}, "datasets.0.size: is of data sets that are made"),
+        ({"datasets": [{"name": "bare.jsonl", "size": 3}]}, "datasets.0.size: is of data that are made"),
         ({"model": {}}, "steps: of a model taught from rows; the embedded one has settings of its own"),
     ],
 )
