@@ -91,6 +91,12 @@ def test_nothing_is_won_without_a_program(reward: CodeReward, name: str) -> None
     assert earned == dict.fromkeys(kinds, 0.0)
 
 
+def test_a_program_that_ends_in_a_test_that_catches_everything_has_not_passed_it(reward: CodeReward) -> None:
+    looks_away = "try:\n    f(1)\nexcept BaseException:\n    pass"
+    assert one(reward, "import os\ndef f(x):\n    os._exit(0)", looks_away) == 0.0
+    assert one(reward, "def f(x):\n    raise ValueError", looks_away) == 1.0
+
+
 def test_partial_and_columns_and_check_functions(sandboxed: None) -> None:
     partial = make_reward("code", partial=True, tests_column="tests")
     wrong = "def add(a, b):\n    return a + b if isinstance(a, int) else None"
