@@ -97,6 +97,39 @@ def test_a_program_that_ends_in_a_test_that_catches_everything_has_not_passed_it
     assert one(reward, "def f(x):\n    raise ValueError", looks_away) == 1.0
 
 
+# Programs that do nothing, and a test each that would have passed or proved nothing.
+TRICKS: dict[str, tuple[str, str, Verdict | None]] = {
+    "a value in place of a function": ("add = 5", "def test_add():\n    assert add(1, 2) == 3", None),
+    "a value for a check that is not called": (
+        "poly = 5",
+        "def check(candidate):\n    assert poly(candidate(1)) == 0",
+        None,
+    ),
+    "ends a loop of the test's": (
+        "def f(x): raise StopIteration",
+        "for given, wanted in zip(map(f, [1, 2]), [1, 4]):\n    assert given == wanted",
+        0.0,
+    ),
+    "catches the failure": (
+        "NegErr = AssertionError\ndef f(x): return 0",
+        "try:\n    f(-1)\n    assert False\nexcept NegErr:\n    pass",
+        0.0,
+    ),
+    "catches everything": (
+        "NegErr = (ValueError, BaseException)\ndef f(x): return 0",
+        "try:\n    f(-1)\n    assert False\nexcept NegErr:\n    pass",
+        0.0,
+    ),
+}
+
+
+@pytest.mark.parametrize("name", TRICKS)
+def test_nothing_is_won_by_a_trick_on_the_test(reward: CodeReward, name: str) -> None:
+    program, test, wanted = TRICKS[name]
+    verdict = one(reward, program, [test])
+    assert verdict == wanted if wanted is not None else isinstance(verdict, Unscored)
+
+
 def test_partial_and_columns_and_check_functions(sandboxed: None) -> None:
     partial = make_reward("code", partial=True, tests_column="tests")
     wrong = "def add(a, b):\n    return a + b if isinstance(a, int) else None"

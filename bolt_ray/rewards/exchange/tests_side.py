@@ -6,6 +6,7 @@ test that passed without asking the program for anything; ``["setup", reason]`` 
 
 from __future__ import annotations
 
+import ast
 import builtins
 import importlib
 import json
@@ -80,17 +81,32 @@ def run_test(peer: Peer, test: str, names: Collection[str], modules: Collection[
     names = {*names, entry_point} - {""}
     sent = peer.ask("names", MODULE, sorted(names))
     given = {name: sent[name] for name in names if name in sent}  # and no others, such as `__builtins__`
+    if aliases := [name for name, value in given.items() if _catches_failures(value)]:
+        raise NameError(f"{aliases} of the program would catch a test's own failure")
     space: dict[str, Any] = {"__name__": "tests", **{name: importlib.import_module(name) for name in modules}, **given}
     asked = peer.asked
     exec(compile(test, "test.py", "exec", dont_inherit=True), space)
     check = space.get("check")
     if entry_point and isinstance(check, types.FunctionType):
         check(given[entry_point])
-    if peer.asked > asked or not all(isinstance(value, StandIn | type) for value in given.values()):
-        return True  # a value that is no stand-in was given with its name
+    read = {name for name, value in given.items() if not isinstance(value, StandIn | type)}
+    if peer.asked > asked or read - _called_names(test):
+        return True  # a value that is no stand-in was given with its name; what is called is none
     if missing := names - set(given):  # it was caught that they are missing
         raise NameError(f"the program has no {missing}")
     return False
+
+
+def _catches_failures(value: object) -> bool:
+    """Whether ``except value`` would take a test's failure for what it looks for."""
+    kinds = value if isinstance(value, tuple) else (value,)
+    return any(isinstance(kind, type) and issubclass(AssertionError, kind) and kind is not object for kind in kinds)
+
+
+def _called_names(test: str) -> set[str]:
+    """Names that a test calls."""
+    calls = (node.func for node in ast.walk(ast.parse(test)) if isinstance(node, ast.Call))
+    return {function.id for function in calls if isinstance(function, ast.Name)}
 
 
 def names_in(tests: Sequence[str], *, alone: bool) -> list[tuple[set[str], set[str]]]:
