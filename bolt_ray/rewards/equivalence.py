@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from bolt_ray.rewards.mathematics import MathSettings
 from bolt_ray.rewards.process.isolation import RewardProcess
@@ -24,7 +25,9 @@ class MathEquality:
     def __init__(
         self, *, reward: RewardSettings | None, timeout_s: float, memory_mb: int, startup_timeout_s: float
     ) -> None:
-        specs = definite_rewards([reward or MathSettings(type="math")], timeout_s=timeout_s, memory_mb=memory_mb)
+        own = reward if isinstance(reward, MathSettings) else MathSettings(type="math")
+        own = replace(own, extract="boxed", partial=0.0)
+        specs = definite_rewards([own], timeout_s=timeout_s, memory_mb=memory_mb)
         self._process = RewardProcess(rewards=specs, startup_timeout_s=startup_timeout_s)
 
     def __call__(self, pairs: Sequence[tuple[str, str]]) -> list[bool]:

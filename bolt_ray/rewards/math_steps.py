@@ -13,6 +13,7 @@ from collections.abc import Callable
 from fractions import Fraction
 
 _EQUATION = re.compile(r"([\d(][\d\s.()+\-*/]{0,80}?)=\s*(-?\d{1,32}(?:\.\d{1,32})?)(?![\d.]*\s*[+*/(-])")
+_NUMBER = re.compile(r"\d+(?:\.\d+)?")
 _WRITTEN = [
     (re.compile(r"\\d?frac\{([^{}]*)\}\{([^{}]*)\}"), r"((\1)/(\2))"),
     (re.compile(r"\\times|\\cdot|×|(?<=\d)\s*[xX]\s*(?=\d)"), "*"),
@@ -41,16 +42,29 @@ def steps_share(completion: str, solution: str) -> float:
 
 
 def results(text: str) -> list[Fraction]:
-    """The different results of a text's equations that hold, in order; right to the decimals they are given with."""
+    """The different results of a text's equations that hold, in order; right to the decimals they are given with.
+
+    An equation that only restates its result (``24*1=24``) works out nothing.
+    """
     for pattern, plain in _WRITTEN:
         text = pattern.sub(plain, text)
     found: dict[Fraction, None] = {}
     for left, right in _EQUATION.findall(text):
         value, stated = _value(left), Fraction(right)
         decimals = len(right.partition(".")[2])
-        if value is not None and abs(value - stated) * 2 * 10**decimals <= (1 if decimals else 0):
+        exact = value is not None and abs(value - stated) * 2 * 10**decimals <= (1 if decimals else 0)
+        if exact and not _is_restated(left, right):
             found[stated] = None
     return list(found)
+
+
+def _is_restated(left: str, right: str) -> bool:
+    """Whether the left side is the result itself, and otherwise ones and zeros: ``24*1=24``."""
+    numbers = _NUMBER.findall(left)
+    if right not in numbers:
+        return False
+    numbers.remove(right)
+    return set(numbers) <= {"0", "1"}
 
 
 def _value(expression: str) -> Fraction | None:

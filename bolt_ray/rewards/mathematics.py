@@ -14,13 +14,17 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from bolt_ray.core.evaluation.answers import last_boxed, last_number, marked_answer
+from bolt_ray.core.evaluation.answers import last_boxed, last_number, last_tagged, marked_answer
 from bolt_ray.core.settings import setting
 from bolt_ray.rewards.math_steps import steps_share
 from bolt_ray.rewards.protocol import RewardInput, Unscored
 from bolt_ray.rewards.settings import RewardSettings
 
-_ANSWER_TAG = re.compile(r"<answer>(.*?)</answer>", re.DOTALL)
+_COUNTED = re.compile(
+    r"(\$?-?\d[\d,.]*(?:/\d+)?)\s+(?!(?:sin|cos|tan|log|sqrt|mod|and|or|pi|million|billion|trillion|thousand|hundred|dozen|"
+    r"percent)\b)[A-Za-z]{3,}(?:\s+[A-Za-z]+)*\.?"
+)
+"""A number and what is counted: 18 dollars."""
 _GSM8K_MARK = "####"
 
 
@@ -62,6 +66,11 @@ def reference_answer(answer: str) -> str:
     """The answer proper: what follows the last ``####`` of a worked solution, and of that what is boxed."""
     reference = answer.rsplit(_GSM8K_MARK, 1)[-1].strip()
     return last_boxed(reference) or reference
+
+
+def _is_number(value: Any) -> bool:
+    """Whether what math-verify read is a number of sympy's that a float can hold."""
+    return bool(getattr(value, "is_number", False)) and bool(getattr(value, "is_finite", False))
 
 
 def _is_object(reference: str) -> bool:
@@ -107,9 +116,10 @@ class MathReward:
         if not gold:
             return Unscored("bad_answer", f"the reference answer {reference!r} cannot be read")
         found = self._find(item)
-        if found and self._math_verify.verify(
+        equal = found and self._math_verify.verify(
             gold, found, float_rounding=self._decimals, timeout_seconds=self._timeout_s, strict=True
-        ):
+        )
+        if equal and self._agree_where_small(gold, found):
             return 1.0
         if time.monotonic() - started >= self._timeout_s:
             return Unscored("timeout", f"math-verify did not finish within {self._timeout_s} s")
@@ -119,12 +129,23 @@ class MathReward:
             item.completion, str(item.metadata.get(self._solution_column) or item.answer)
         )
 
+    def _agree_where_small(self, gold: list[Any], found: list[Any]) -> bool:
+        """Whether numbers too small for ``decimals`` agree to as many digits: 1e-34 is not 6e-34."""
+        if not (_is_number(gold[0]) and _is_number(found[0])):
+            return True
+        one, other = abs(complex(gold[0])), abs(complex(found[0]))
+        limit = 10.0**-self._decimals
+        if max(one, other) == 0.0 or min(one, other) >= limit:
+            return True
+        return abs(complex(gold[0]) - complex(found[0])) <= limit * max(one, other)
+
     def _find(self, item: RewardInput) -> list[Any]:
         """The completion's answer as math-verify's candidates; [] if it has none."""
         if item.truncated and not self._unfinished:
             return []
-        tagged = _ANSWER_TAG.findall(item.completion)
-        text = tagged[-1] if tagged else item.completion
+        whole = item.prefill + item.completion
+        tagged = last_tagged(whole)
+        text = whole if tagged is None else tagged
         if self._extract != "last_number":
             marked = last_boxed(text) if self._extract == "boxed" else marked_answer(text)
             if marked:
@@ -139,7 +160,10 @@ class MathReward:
 
     def _parse_answer(self, answer: str) -> list[Any]:
         """A text that is an answer and nothing else."""
-        answer = answer.replace("\\$", "").strip()
+        answer = answer.replace("\\$", "").strip("* ")
+        counted = _COUNTED.fullmatch(answer)
+        if counted:  # math-verify would multiply the letters of "18 dollars"
+            answer = counted.group(1)
         if "$" in answer.strip("$") or "\\(" in answer or "\\[" in answer:
             return self._parse(answer)
         plain = answer.strip("$").strip()

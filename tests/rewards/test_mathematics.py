@@ -146,3 +146,27 @@ def test_its_timeout_works_in_the_reward_process_even_when_the_caller_is_a_threa
     assert (got[0], got[3]) == (1.0, 0.0)
     assert timed_out(got[1]) and timed_out(got[2])
     assert got[4] == 1.0  # math-verify stopped itself: the process was never killed
+
+
+@pytest.mark.parametrize(
+    ("completion", "answer", "right"),
+    [
+        (r"\boxed{18 dollars}", "18", True),
+        (r"\boxed{20 eggs}", "20", True),
+        (r"\boxed{18}", "18 dollars", True),
+        (r"\boxed{**42**}", "42", True),
+        (r"\boxed{3 million}", "3", False),
+        (r"\boxed{6.63 \times 10^{-34}}", r"6.63 \times 10^{-34}", True),
+        (r"\boxed{6.63 \times 10^{-34}}", r"1.1 \times 10^{-34}", False),
+        (r"\boxed{0.0000001}", "0.0000004", False),
+        (r"\boxed{0}", "0", True),
+    ],
+)
+def test_numbers_that_are_counted_and_numbers_that_are_small(completion: str, answer: str, right: bool) -> None:
+    assert one(make_reward("math"), completion, answer) == float(right)
+
+
+def test_what_the_prompt_began_belongs_to_the_answer() -> None:
+    begun = RewardInput(prompt="", completion=r"3\sqrt{2}}.", answer=r"3\sqrt{2}", prefill=r"\boxed{")
+    tagged = RewardInput(prompt="", completion="5</answer> of 6", answer="5", prefill="<answer>")
+    assert make_reward("math").score([begun, tagged]) == [1.0, 1.0]

@@ -7,7 +7,8 @@ from fractions import Fraction
 
 _TAG = re.compile(r"<answer>((?:(?!</?answer>).)*)</answer>", re.DOTALL)
 _MARKED_LINE = re.compile(r"^[ \t]*####[ \t]*(\S[^\n]*)$", re.MULTILINE)
-_WORD = re.compile(r"(?<!\\)\b[A-Za-z]{2,}")
+_WORD = re.compile(r"(?<![\\\w])[^\W\d_]{2,}")
+_NUMBERING = re.compile(r"\d+[.):]|\W*")
 _BRACES = re.compile(r"(\\(?:boxed|fbox)\s*\{)|\\.|([{}])", re.DOTALL)
 _NUMBER = re.compile(r"(?:(?<![\w)])[-+−])?\$?(?:\d{1,3}(?:,\d{3})+|\d+)?(?:\.\d+|(?<=\d))(?:\s?/\s?\d+)?(?:\s?\\?%)?")
 _PLAIN_NUMBER = re.compile(r"[-+]?(?:\d+\.?\d*|\.\d+)(?:/\d+)?")
@@ -65,10 +66,18 @@ def marked_answer(text: str) -> str | None:
     """
     start, marked = _last_box(text)
     for line in _MARKED_LINE.finditer(text):
-        # ``#### Step 2`` is a heading.
-        if line.start() > start and not _WORD.search(line.group(1)):
-            marked = line.group(1).strip()
+        content = line.group(1).strip().strip("*_").strip()
+        last = not text[line.end() :].strip()
+        if line.start() > start and not _is_heading(content, last=last):
+            marked = content
     return marked
+
+
+def _is_heading(content: str, *, last: bool) -> bool:
+    """Whether the line is one of Markdown: ``Step 2``, ``2)``, ``---``; an answer in words is the text's last line."""
+    if _NUMBERING.fullmatch(content):
+        return True
+    return bool(_WORD.search(content)) and (not last or any(map(str.isdigit, content)))
 
 
 def last_boxed(text: str) -> str | None:

@@ -24,6 +24,8 @@ _RUNS_SYMPY = re.compile(r"\b(?:parse_expr|sympify)\s*\(")
 _RUNS_PYTHON = re.compile(r"\b(?:eval|exec)\s*\(")
 # What text needs to reach code: an attribute or name of Python's own, a text inside the text, or a call.
 _REACHES = re.compile(r"__|[\"'\\`:;@=#]")
+# Compared with it nothing is false, and a scorer that takes the smaller of 1 and it gives 1.
+_NAN = re.compile(r"(?i)(?<![a-z])nan(?![a-z])")
 _CALL = re.compile(r"(\w*)\s*\(")
 _FUNCTIONS = frozenset(
     "sin cos tan sec csc cot asin acos atan sinh cosh tanh exp log ln sqrt Abs abs Integer Rational Integral".split()
@@ -74,11 +76,14 @@ class ReasoningGymReward:
         if key not in self._tasks:
             self._tasks[key] = make_task(str(row["task"]), seed=0, options=row["options"])
         task = self._tasks[key]
-        answer = answer_of(item.completion, truncated=item.truncated)
-        if answer is None or not _is_harmless(answer, task):
+        answer = answer_of(item.prefill + item.completion, truncated=item.truncated)
+        if answer is None or not _is_harmless(answer, task) or (_NAN.search(answer) and answer != item.answer):
             return 0.0
         entry = {"question": item.prompt, "answer": item.answer or None, "metadata": row["metadata"]}
-        value = min(1.0, max(0.0, float(task.score_answer(answer, entry))))
+        try:
+            value = min(1.0, max(0.0, float(task.score_answer(answer, entry))))
+        except Exception:  # noqa: BLE001 - many scorers of the library raise at an answer of another form: it is wrong
+            return 0.0
         return float(value >= _RIGHT) if self._strict else value
 
 

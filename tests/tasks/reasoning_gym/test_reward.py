@@ -124,3 +124,11 @@ def test_every_scorer_that_evaluates_is_known_to_the_guard() -> None:
         source = inspect.getsource(DATASETS[name][0].score_answer)
         if evaluates.search(source):
             assert not reward._is_harmless("open(1)", make_task(name, seed=0, options={})), name
+
+
+def test_an_answer_of_another_form_is_wrong_and_nan_is_no_answer(tmp_path: Path) -> None:
+    factors = first_rows("prime_factorization", tmp_path)[0]
+    assert [score(item(factors, text)) for text in ("abc", "[1,2]", "1,2,3")] == [0.0, 0.0, 0.0]
+    assert score(item(first_rows("complex_arithmetic", tmp_path)[0], "<answer>nan</answer>")) == 0.0
+    row = first_rows("chain_sum", tmp_path)[0]
+    assert score(item(row, f"{row['answer']}</answer>", prefill="<answer>")) == 1.0
