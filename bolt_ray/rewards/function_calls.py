@@ -132,8 +132,12 @@ def _columns(inputs: Sequence[RewardInput]) -> dict[str, list[Any]]:
     """The rows' columns as lists, None where a row lacks one that others have."""
     names = dict.fromkeys(name for item in inputs for name in item.metadata)
     columns = {name: [item.metadata.get(name) for item in inputs] for name in names if name not in _NO_COLUMNS}
-    answers = {name: [item.metadata.get(name, item.answer) for item in inputs] for name in ANSWER_COLUMNS}
+    answers = {name: [_given(item.metadata.get(name), item.answer) for item in inputs] for name in ANSWER_COLUMNS}
     return columns | answers
+
+
+def _given(value: object, answer: str) -> object:
+    return answer if value is None else value
 
 
 def call_verl(inputs: Sequence[RewardInput], parameters: Parameters, options: Mapping[str, Any]) -> Call:

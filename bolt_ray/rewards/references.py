@@ -12,6 +12,7 @@ from bolt_ray.rewards.reward_set import RewardResult, RewardSet
 from bolt_ray.rewards.settings import RewardSettings
 
 NUM_EXAMPLES = 3
+MIN_ROWS = 10
 _ANSWER_CHARS = 60
 _NOT_APPLIED = "no_reward"
 
@@ -35,6 +36,11 @@ class ReferenceCheck:
     @property
     def mostly_wrong(self) -> bool:
         return 2 * self.right < self.total
+
+    @property
+    def is_conclusive(self) -> bool:
+        """Whether enough were looked at to refuse a run."""
+        return self.total >= MIN_ROWS
 
     def __str__(self) -> str:
         text = (
@@ -93,13 +99,14 @@ def _check(
     for (index, item), result in zip(rows, results, strict=True):
         if isinstance(result, UnscoredReason) and result.kind == _NOT_APPLIED:
             continue
-        total[item.source] += 1
+        name = item.dataset or item.source
+        total[name] += 1
         got = f"no verdict ({result.detail or result.kind})" if isinstance(result, UnscoredReason) else ""
         if isinstance(result, RewardResult):
             value = result.parts[spec.part_name]
             got = "" if value >= 1.0 else f"{value:g}"
-        right[item.source] += not got
-        shown = examples.setdefault(item.source, [])
+        right[name] += not got
+        shown = examples.setdefault(name, [])
         if got and len(shown) < NUM_EXAMPLES:
             shown.append(f"{place(index)}: the answer {_short(item.answer)} gets {got}")
     return [

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 from support.rewards import reward_spec
 
@@ -72,3 +73,13 @@ def test_a_reward_that_does_not_apply_or_asks_for_no_answer_says_nothing() -> No
         ("a", "math", 1, 1),
         ("b", "exact", 2, 2),
     ]
+
+
+def test_labels_of_one_dataset_count_together_and_a_few_rows_prove_nothing() -> None:
+    rows = [replace(row("1", source=f"label {place % 3}"), dataset="mixed") for place in range(9)]
+    (check,) = checks_of(
+        [reward_spec(name="math", type="math")], [*rows, replace(row("$", "label 4"), dataset="mixed")]
+    )
+    assert (check.source, check.right, check.total, check.mostly_wrong) == ("mixed", 9, 10, False)
+    (few,) = checks_of([reward_spec(name="math", type="math")], [row("$")] * 3)
+    assert few.mostly_wrong and not few.is_conclusive

@@ -377,3 +377,18 @@ def test_silence_ends_in_an_error() -> None:
     subject = evaluator(FakeGenerators(silent=True), stall_s=0.0)
     with pytest.raises(StallError, match="no completion for 0 s, 0 of 6 done"):
         subject.run(pump=subject._service.pump)
+
+
+def test_models_that_answer_different_problems_are_compared_on_those_of_both() -> None:
+    right, wrong = [outcome("x", 1.0)], [outcome("x", 0.0)]
+
+    def result(rows: Sequence[int], groups: Sequence[Sequence[Outcome]]) -> EvaluationResult:
+        prompts = [problem(row) for row in rows]
+        return summarize(prompts, groups, success=Success(reward=1.0), same_answers=no_two_alike)
+
+    first = result([0, 1, 2, 3], [right, wrong, wrong, right])
+    second = result([1, 2, 3], [right, right, right])
+    compared = compare_with_first({"a": first, "b": second, "c": result([7], [right])})
+    assert compared["b"]["pass@1"].num_prompts == 3
+    assert compared["b"]["pass@1"].difference == pytest.approx(2 / 3)
+    assert compared["c"] == {}

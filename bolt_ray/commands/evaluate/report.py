@@ -65,20 +65,32 @@ class EvaluationReport:
 
 
 def compare_with_first(results: Mapping[str, EvaluationResult]) -> dict[str, dict[str, PairedComparison]]:
-    """Every later model against the first on the same problems: pass@1, and pass@k where k > 1."""
+    """Every later model against the first on the problems both answered: pass@1, and pass@k where k > 1.
+
+    A model that leaves out other problems than the first, too long for it, is compared on the rest; one without a
+    problem in common is not.
+    """
     if len(results) < 2:
         return {}
     first, *others = results
-    last_k = results[first].overall.k
-    return {
-        other: {
-            f"pass@{k}": paired_bootstrap(
-                results[first].problem_scores(k), results[other].problem_scores(k), seed=BOOTSTRAP_SEED
-            )
-            for k in dict.fromkeys((1, last_k))
-        }
-        for other in others
-    }
+    compared = {}
+    for other in others:
+        numbers = {}
+        for k in dict.fromkeys((1, results[first].overall.k)):
+            ours, theirs = (_scores_by_problem(results[label], k) for label in (first, other))
+            common = [key for key in ours if key in theirs]
+            if common:
+                numbers[f"pass@{k}"] = paired_bootstrap(
+                    [ours[key] for key in common], [theirs[key] for key in common], seed=BOOTSTRAP_SEED
+                )
+        compared[other] = numbers
+    return compared
+
+
+def _scores_by_problem(result: EvaluationResult, k: int) -> dict[tuple[str, int], float]:
+    """By dataset row: a prompt may stand in several."""
+    scores = result.problem_scores(k)
+    return {(prompt.key, prompt.row): score for prompt, score in zip(result.prompts, scores, strict=True)}
 
 
 def summary_table(label: str, result: EvaluationResult) -> Table:

@@ -50,13 +50,13 @@ def verify_references(
         startup_timeout_s=config.scoring.startup_timeout_s,
     )
     for check in checks:
-        if check.mostly_wrong:
+        if check.mostly_wrong and (check.is_conclusive or count == len(rows)):
             raise ConfigError(
                 f"{check}\nMost completions would get no reward whatever they say. Most likely columns.answer of the "
                 "dataset is not the answer's column, or the reward is not made for these answers "
                 "(scoring.check_references: 0 goes on all the same)"
             )
-        say(str(check))
+        say(f"{'Warning: ' if check.mostly_wrong else ''}{check}")
 
 
 def reference_inputs(prompts: Sequence[Prompt], *, evaluation: bool) -> list[RewardInput]:
