@@ -19,6 +19,7 @@ RECIPE = 1
 # A task that gives nothing new in this many problems is considered exhausted.
 _WITHOUT_NEWS = 2000
 _CHECKED = 5
+_NONSENSE = "?"
 
 Progress = Callable[[int], None]
 """Told how many problems are there after each."""
@@ -125,9 +126,13 @@ def _takes_its_references(task: Task, wanted: TaskProblems) -> bool:
     """Whether a reference answer is worth 1, looked at on the first few.
 
     Raises:
-        DataError: a problem read back from JSON is scored in another way.
+        DataError: a problem read back from JSON is scored in another way, or any answer is right.
     """
     taken = True
+    if all(_is_right(task, _NONSENSE, _entry(task, index, wanted)) for index in range(_CHECKED)):
+        raise DataError(
+            f"{PACKAGE}/{wanted.task}: its scorer takes any answer, {_NONSENSE!r} for one: nothing is learned"
+        )
     for index in range(_CHECKED):
         entry = _entry(task, index, wanted)
         try:
@@ -142,3 +147,10 @@ def _takes_its_references(task: Task, wanted: TaskProblems) -> bool:
             )
         taken = taken and isinstance(entry["answer"], str) and value == 1.0
     return taken
+
+
+def _is_right(task: Task, answer: str, entry: dict[str, Any]) -> bool:
+    try:
+        return float(task.score_answer(answer, entry)) >= 1.0
+    except Exception:  # noqa: BLE001 - many scorers raise at an answer of another form
+        return False

@@ -89,3 +89,9 @@ def test_problems_that_json_changes_are_refused(tmp_path: Path) -> None:
 
 def test_a_reference_that_its_scorer_does_not_take_is_left_out(tmp_path: Path) -> None:
     assert [row["answer"] for row in rows(problems("graph_color", size=2), tmp_path)] == ["", ""]
+
+
+def test_a_task_whose_scorer_takes_any_answer_is_refused(tmp_path: Path) -> None:
+    wanted = TaskProblems(task="game_of_life_halting", size=3, seed=0, options={})
+    with pytest.raises(DataError, match="its scorer takes any answer"):
+        ensure_problems(wanted, cache_dir=tmp_path, on_progress=lambda done: None)
