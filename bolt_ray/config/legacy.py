@@ -49,7 +49,7 @@ def translate(tree: Tree) -> Tree:
     if isinstance(kl, dict) and "adaptation" in kl:
         tree = {**tree, "kl": {**kl, "adaptation": _one_or_several(kl["adaptation"])}}
     if isinstance(tree.get("rewards"), list | tuple):
-        tree = {**tree, "rewards": [_reward(entry) for entry in tree["rewards"]]}
+        tree = _rewards(tree)
     train = tree.get("train")
     if not isinstance(train, dict):
         return tree
@@ -103,6 +103,42 @@ def _section(tree: Tree, name: str) -> Tree:
     if not isinstance(section, dict):
         raise ConfigError(f"{name}: is a section of settings, not {section!r}")
     return dict(section)
+
+
+def _rewards(tree: Tree) -> Tree:
+    """The tree with rewards by their types of today, also where a dataset asks for one by its type."""
+    given = tree["rewards"]
+    names = [entry.get("name") if isinstance(entry, dict) else None for entry in given]
+    types = [entry.get("type") if isinstance(entry, dict) else entry for entry in given]
+    renamed = {
+        old: new
+        for old, new in REWARD_TYPES.items()
+        if old not in names and any(kind == old and not name for kind, name in zip(types, names, strict=True))
+    }
+    tree = {**tree, "rewards": [_reward(entry) for entry in given]}
+    tree = {**tree, **_asking_for(tree, renamed)}
+    if isinstance(tree.get("eval"), dict):
+        tree["eval"] = {**tree["eval"], **_asking_for(tree["eval"], renamed)}
+    return tree
+
+
+def _asking_for(section: Tree, renamed: dict[str, str]) -> Tree:
+    """The ``datasets`` of a section with the rewards they ask for by today's names; empty if there are none."""
+
+    def now(reward: Any) -> Any:
+        if isinstance(reward, dict):
+            return {source: now(name) for source, name in reward.items()}
+        return renamed.get(reward, reward) if isinstance(reward, str) else reward
+
+    datasets = section.get("datasets")
+    if not isinstance(datasets, list | tuple):
+        return {}
+    return {
+        "datasets": [
+            {**entry, "reward": now(entry["reward"])} if isinstance(entry, dict) and "reward" in entry else entry
+            for entry in datasets
+        ]
+    }
 
 
 def _reward(entry: Any) -> Any:

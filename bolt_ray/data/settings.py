@@ -76,7 +76,11 @@ class DatasetSettings(Settings):
     size: int | None = setting(None, "reasoning_gym: distinct problems to make", unit="problems", ge=1)
     seed: int = setting(0, "reasoning_gym: of the problems", ge=0)
     options: dict[str, Any] = setting({}, "reasoning_gym: of the task, as the library has them, e.g. {min_terms: 2}")
-    split: str | None = setting(None, "of a directory or a Hugging Face dataset; default: train where there are splits")
+    split: str | None = setting(
+        None,
+        "of a directory or a Hugging Face dataset; default: train where there are splits, test where a known Hugging "
+        "Face dataset is evaluated on",
+    )
     config_name: str | None = setting(None, "Hugging Face configuration, e.g. 'main' of openai/gsm8k")
     revision: str | None = setting(None, "Hugging Face revision: a tag, branch or commit")
     data_files: str | tuple[str, ...] | dict[str, str | tuple[str, ...]] | None = setting(

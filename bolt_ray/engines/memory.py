@@ -23,7 +23,8 @@ class ModelSize:
         parameters: of the whole model.
         adapter_parameters: of a LoRA adapter of rank 1 on every linear layer but the output's.
         layers, hidden: number of layers, and their width.
-        key_value_width: numbers kept per token and layer in the generator's cache, keys and values together.
+        key_value_width: numbers kept per token and layer in the generator's cache, keys and values together; 0 for
+            a model whose configuration names no attention heads.
     """
 
     parameters: int
@@ -62,8 +63,8 @@ def model_size(model_dir: Path, *, trust_remote_code: bool) -> ModelSize:
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(config, trust_remote_code=trust_remote_code)
     text = config.get_text_config()
-    heads = text.num_attention_heads
-    head_size = getattr(text, "head_dim", None) or text.hidden_size // heads
+    heads = getattr(text, "num_attention_heads", None) or 0
+    head_size = getattr(text, "head_dim", None) or text.hidden_size // max(1, heads)
     key_value_heads = getattr(text, "num_key_value_heads", None) or heads
     output = model.get_output_embeddings()
     linear = [part for part in model.modules() if isinstance(part, torch.nn.Linear) and part is not output]

@@ -14,6 +14,7 @@ from support.models import make_adapter
 
 from bolt_ray.cli import main
 from bolt_ray.commands.evaluate.evaluate import evaluate, heldout_only
+from bolt_ray.commands.shared.made_datasets import datasets_as_files
 from bolt_ray.config.loading import build_config
 from bolt_ray.config.schema import RunConfig
 from bolt_ray.core.errors import ConfigError, DataError, ModelError
@@ -99,6 +100,25 @@ def test_another_dataset_is_read_like_the_first_one(tmp_path: Path) -> None:
     assert heldout_only(config, None) is config
     (known,) = heldout_only(config, "HuggingFaceH4/MATH-500").eval.datasets
     assert (known.preset, known.chat, known.reward) == ("math_500", True, "regex")
+
+
+@pytest.mark.parametrize(
+    ("name", "split"),
+    [("openai/gsm8k", "test"), ("nlile/hendrycks-MATH-benchmark", "test"), ("HuggingFaceH4/MATH-500", "test"),
+     ("HuggingFaceH4/aime_2024", "train"), ("someone/else", "train")],
+)  # fmt: skip
+def test_a_known_dataset_is_evaluated_on_its_test_split(tmp_path: Path, name: str, split: str) -> None:
+    asked = heldout_only(config_of(tmp_path, datasets=[{"name": name, "split": "train"}]), name)
+    configured = config_of(tmp_path, datasets=[{"name": name}], eval={"datasets": [{"name": name}]})
+    for config in (asked, configured):
+        said: list[str] = []
+        train, (heldout,) = datasets_as_files(config, say=said.append, show_progress=False)
+        assert heldout.split == split
+        assert said == [f"Evaluating on the split '{split}' of {name}; another one: split"]
+    assert train[0].split is None
+    named = config_of(tmp_path, eval={"datasets": [{"name": name, "split": "train"}]})
+    assert datasets_as_files(named, say=said.append, show_progress=False)[1][0].split == "train"
+    assert len(said) == 1
 
 
 @pytest.mark.ray

@@ -179,6 +179,20 @@ def test_an_earlier_name_of_a_reward_may_stand_alone() -> None:
     ]
 
 
+def test_a_dataset_asks_for_a_reward_by_its_earlier_name() -> None:
+    def asked(reward: object) -> list[object]:
+        entry = {"name": "p.jsonl", "reward": "math_reasoning"}
+        by_source = {"name": "q.jsonl", "reward": {"gsm8k": "math_reasoning", "other": "exact"}}
+        tree = BASE | {"rewards": [reward, "exact"], "datasets": [entry, by_source], "eval": {"datasets": [entry]}}
+        config = build_config(tree)
+        return [dataset.reward for dataset in (*config.datasets, *config.eval.datasets)]
+
+    today = ["math", {"gsm8k": "math", "other": "exact"}, "math"]
+    assert asked("math_reasoning") == asked({"type": "math_reasoning", "weight": 1.0}) == today
+    named = ["math_reasoning", {"gsm8k": "math_reasoning", "other": "exact"}, "math_reasoning"]
+    assert asked({"type": "math_reasoning", "name": "math_reasoning"}) == named
+
+
 def test_legacy_curriculum_only_uses_group_advantages() -> None:
     train = {"curriculum_enabled": True, "use_baseline_advantages": False, "num_generations": 8}
     config = build_config(BASE | {"train": train})

@@ -8,8 +8,11 @@ from pathlib import Path
 import peft
 import pytest
 from support.models import make_model
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, MambaConfig
 
+from bolt_ray.commands.shared.resources import describe_memory
+from bolt_ray.config.loading import build_config
+from bolt_ray.config.resolve import resolve
 from bolt_ray.core.kl_options import KLSettings
 from bolt_ray.engines.learner.settings import LearnerSettings, ReferenceSettings, TrainSettings
 from bolt_ray.engines.memory import ModelSize, cache_bytes_per_token, learner_memory, model_size
@@ -82,3 +85,12 @@ def test_sizes_are_those_of_the_model(tmp_path: Path) -> None:
     assert size.parameters == model.num_parameters()
     adapted = peft.get_peft_model(model, peft.LoraConfig(r=4, target_modules="all-linear"))
     assert 4 * size.adapter_parameters == adapted.get_nb_trainable_parameters()[0]
+
+
+def test_a_model_without_attention_heads_is_described_without_its_cache(tmp_path: Path) -> None:
+    MambaConfig(vocab_size=16, hidden_size=8, state_size=4, num_hidden_layers=2).save_pretrained(tmp_path)
+    size = model_size(tmp_path, trust_remote_code=False)
+    assert (size.layers, size.hidden, size.key_value_width) == (2, 8, 0)
+    tree = {"model": {"name_or_path": str(tmp_path)}, "datasets": [{"name": "p.jsonl"}], "rewards": ["exact"]}
+    described = describe_memory(resolve(build_config(tree), use_gpu=False), tmp_path)
+    assert described.endswith(" GiB of cache.") and "a token takes" not in described

@@ -11,6 +11,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from bolt_ray.config.schema import RunConfig
 from bolt_ray.core.errors import ConfigError
+from bolt_ray.data.ingest.read_plan import with_eval_split
 from bolt_ray.data.settings import DatasetSettings
 from bolt_ray.tasks.arithmetic.dataset import ensure_files
 from bolt_ray.tasks.arithmetic.settings import ArithmeticSettings
@@ -44,7 +45,8 @@ def datasets_as_files(
     """The datasets to train on and to evaluate on, each as one that is read.
 
     No problem of an evaluation is among those to train on: of the embedded ones by their digests, of a task's by
-    leaving them out. The embedded held-out problems are evaluated on where nothing else is said.
+    leaving them out. The embedded held-out problems are evaluated on where nothing else is said, and the test split of
+    a known Hugging Face dataset that names none.
 
     Raises:
         UserError: a dataset cannot be made.
@@ -76,7 +78,9 @@ def datasets_as_files(
             path = str(embedded_files(config.arithmetic)[1])
             heldout[index] = replace(dataset, name=path, source=dataset.source or EMBEDDED)
         else:
-            heldout[index] = made(dataset)
+            heldout[index] = with_eval_split(made(dataset))
+            if heldout[index].split != dataset.split:
+                say(f"Evaluating on the split '{heldout[index].split}' of {dataset.name}; another one: split")
     return tuple(train or heldout), tuple(heldout)
 
 

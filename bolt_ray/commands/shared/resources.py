@@ -125,7 +125,7 @@ def describe_memory(config: RunConfig, model_path: Path) -> str:
     """
     try:
         size = model_size(model_path, trust_remote_code=config.model.trust_remote_code)
-    except (OSError, ValueError, KeyError, ImportError) as error:
+    except (OSError, ValueError, KeyError, AttributeError, ImportError) as error:
         raise ModelError(f"{model_path}: Transformers cannot build this model: {error}") from error
     cluster, device = config.cluster, "GPU" if config.uses_gpu else "host"
     learner = learner_memory(size, config.learner(model_path=str(model_path)), ranks=cluster.num_learners)
@@ -143,7 +143,7 @@ def describe_memory(config: RunConfig, model_path: Path) -> str:
         + f", and up to {_gib(learner.activations)} of activations for {config.train.micro_batch_tokens:,} tokens "
         "(train.micro_batch_tokens).\n"
         f"A generator takes {_gib(size.parameters * width)} of weights over {cluster.tensor_parallel_size} "
-        f"device(s) and {cache}; a token takes {token / 1024:,.1f} KiB of it."
+        f"device(s) and {cache}" + (f"; a token takes {token / 1024:,.1f} KiB of it." if token else ".")
     )
 
 

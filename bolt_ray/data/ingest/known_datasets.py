@@ -103,19 +103,28 @@ def preset_names() -> list[str]:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class KnownDataset:
-    """What is used for a Hugging Face name where the dataset's entry says nothing: preset, configuration, split."""
+    """What is used for a Hugging Face name where the dataset's entry says nothing.
+
+    Attributes:
+        preset: how its rows are read.
+        split: the split with the rows to train on, or its only one.
+        eval_split: the split that an evaluation reads, None if it has no other.
+        config_name: its configuration.
+    """
 
     preset: str
     split: str
+    eval_split: str | None = None
     config_name: str | None = None
 
 
 KNOWN_NAMES: dict[str, KnownDataset] = {
-    "gsm8k": KnownDataset(preset="gsm8k", split="train", config_name="main"),
+    "gsm8k": KnownDataset(preset="gsm8k", split="train", eval_split="test", config_name="main"),
     "competition_math": KnownDataset(preset="math", split="train"),
-    "hendrycks_math": KnownDataset(preset="math", split="train"),  # one configuration for each subject: to be named
-    "MATH-lighteval": KnownDataset(preset="math", split="train"),
-    "hendrycks-MATH-benchmark": KnownDataset(preset="math", split="train"),
+    # One configuration for each subject: to be named.
+    "hendrycks_math": KnownDataset(preset="math", split="train", eval_split="test"),
+    "MATH-lighteval": KnownDataset(preset="math", split="train", eval_split="test"),
+    "hendrycks-MATH-benchmark": KnownDataset(preset="math", split="train", eval_split="test"),
     "MATH-500": KnownDataset(preset="math_500", split="test"),
     "DAPO-Math-17k": KnownDataset(preset="dapo_math", split="train"),
     "DAPO-Math-17k-Processed": KnownDataset(preset="dapo_math", split="train", config_name="all"),

@@ -168,11 +168,15 @@ def normalize_row(row: Mapping[str, Any], rules: RowRules) -> NormalRow | BadRow
         own_id = _own_id(row, rules)
         used = {prompt_column, rules.prompt_id, answer_column if answer_column == "answer" else None}
         metadata = _metadata(row, rules, used=used)
+        check_unicode(metadata, "metadata")
+        label = _label(row) if rules.labelled else ""
+        check_unicode(label, SOURCE_COLUMN)
         digest = prompt_key(prompt)
         key = own_id or _numbered(row, rules, digest)
     except UnusableRowError as problem:
         reason, message = problem.args
-        return BadRow(reason=reason, message=message)
+        # The names of a row's columns may hold what no file can, too.
+        return BadRow(reason=reason, message=message.encode("utf-8", "backslashreplace").decode("utf-8"))
     if length < rules.min_chars:
         return FilteredRow(reason="too_short")
     if rules.max_chars is not None and length > rules.max_chars:
@@ -184,7 +188,7 @@ def normalize_row(row: Mapping[str, Any], rules: RowRules) -> NormalRow | BadRow
         prompt=prompt,
         answer=answer,
         metadata=metadata,
-        label=_label(row) if rules.labelled else "",
+        label=label,
     )
 
 

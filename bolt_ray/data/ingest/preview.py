@@ -11,7 +11,7 @@ from itertools import islice
 from bolt_ray.core.records import Prompt
 from bolt_ray.data.ingest.hub import first_hub_rows, hub_arguments
 from bolt_ray.data.ingest.locate import find_files, is_hub_dataset
-from bolt_ray.data.ingest.normalize import BadRow, NormalRow, normalize_row, row_rules
+from bolt_ray.data.ingest.normalize import BadRow, FilteredRow, NormalRow, normalize_row, row_rules
 from bolt_ray.data.ingest.read_plan import Piece, preset_of
 from bolt_ray.data.ingest.readers import RawRow, read_piece
 from bolt_ray.data.settings import DatasetSettings
@@ -30,7 +30,7 @@ class DatasetPreview:
         places: where each of them stands.
         read: rows read.
         complete: there are no more.
-        left_out: bad and filtered rows, by reason.
+        left_out: bad and filtered rows, by reason; as in a store, a prompt that comes again is one.
         first_bad: where the first bad row is and what is wrong with it; "" if there is none.
     """
 
@@ -58,11 +58,16 @@ def preview(dataset: DatasetSettings, *, source: str, max_prompt_chars: int) -> 
     prompts: list[Prompt] = []
     places: list[str] = []
     left_out: Counter[str] = Counter()
+    seen: dict[str, tuple[NormalRow, str]] = {}
     first_bad, read = "", 0
     rows = _rows(dataset)
     for place, raw in islice(rows, PREVIEW_ROWS):
         read += 1
         normal = BadRow(reason=raw.reason, message=raw.message) if raw.row is None else normalize_row(raw.row, rules)
+        if isinstance(normal, NormalRow):
+            first, where = seen.setdefault(normal.identity, (normal, place))
+            if first is not normal:
+                normal = _repeated(normal, first, where, drop=dataset.filters.drop_duplicates)
         if not isinstance(normal, NormalRow):
             left_out[normal.reason] += 1
             if isinstance(normal, BadRow):
@@ -89,6 +94,18 @@ def preview(dataset: DatasetSettings, *, source: str, max_prompt_chars: int) -> 
         left_out=left_out,
         first_bad=first_bad,
     )
+
+
+def _repeated(row: NormalRow, first: NormalRow, where: str, *, drop: bool) -> NormalRow | BadRow | FilteredRow:
+    """What a store makes of a row with the id or the prompt of an earlier one, which stands at ``where``."""
+    if row.has_id or first.has_id:
+        if row.key != first.key:
+            return row
+        return BadRow(reason="duplicate_id", message=f"prompt_id '{row.key}' is already used by {where}")
+    if not drop:
+        return row
+    same = row.answer == first.answer
+    return FilteredRow(reason="duplicate_prompt" if same else "duplicate_prompt_with_another_answer")
 
 
 def _rows(dataset: DatasetSettings) -> Iterator[tuple[str, RawRow]]:

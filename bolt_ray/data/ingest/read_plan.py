@@ -163,6 +163,14 @@ def preset_of(dataset: DatasetSettings) -> str | None:
     return None if known is None else known.preset
 
 
+def with_eval_split(dataset: DatasetSettings) -> DatasetSettings:
+    """A Hugging Face dataset to evaluate on, with the split that is read: of a known one its test problems."""
+    if dataset.split is not None or dataset.data_files is not None or not is_hub_dataset(dataset):
+        return dataset
+    known = known_dataset(dataset.name)
+    return replace(dataset, split=(known.eval_split if known is not None else None) or split_of(dataset))
+
+
 def _short(name: str) -> str:
     last = PurePosixPath(name.rstrip("/")).name or name
     return last if last.startswith(".") else last.split(".")[0]

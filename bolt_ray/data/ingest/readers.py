@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, BinaryIO
@@ -81,9 +82,16 @@ def _json_line(number: int, line: bytes) -> RawRow:
             reason="malformed_line",
             message=f"not valid JSON: {error.msg} at column {error.colno}",
         )
+    except ValueError:
+        return RawRow(line=number, reason="malformed_line", message=_too_many_digits())
     except RecursionError:
         return RawRow(line=number, reason="malformed_line", message="the JSON is nested too deeply")
     return _json_item(number, value)
+
+
+def _too_many_digits() -> str:
+    """The only ``ValueError`` of the JSON parser that is no ``JSONDecodeError``."""
+    return f"a whole number in it has more than {sys.get_int_max_str_digits():,} digits; write it as a text"
 
 
 def _json_item(number: int, value: Any) -> RawRow:
@@ -165,6 +173,8 @@ def _json(piece: Piece) -> Iterator[RawRow]:
         raise DataError(
             f"{piece.path}, line {error.lineno}, column {error.colno}: not valid JSON: {error.msg}"
         ) from error
+    except ValueError as error:
+        raise DataError(f"{piece.path}: {_too_many_digits()}") from error
     if isinstance(document, dict) and isinstance(document.get("prompts"), list):
         document = document["prompts"]
     if isinstance(document, dict):

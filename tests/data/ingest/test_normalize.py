@@ -109,6 +109,9 @@ def test_other_types_in_metadata_become_text() -> None:
         ({"prompt": "p", "prompt_id": 1.5}, {}, "bad_id", "column 'prompt_id'"),
         ({"prompt": "x" * 1001}, {}, "prompt_too_long", "1,001 characters, more than data.max_prompt_chars 1,000"),
         ({"prompt": "a\ud800"}, {}, "invalid_utf8", "character 2"),
+        ({"prompt": "p", "note": "a\ud800"}, {}, "invalid_utf8", "column 'metadata': character 12 is half of"),
+        ({"prompt": "p", "data_source": "\ud800"}, {"columns": {"metadata": []}}, "invalid_utf8", "'data_source'"),
+        ({"p\ud800": "p"}, {}, "missing_column", "Columns present: p\\ud800."),
     ],
 )
 def test_bad_rows_name_the_column(row: dict[str, Any], settings: dict[str, Any], reason: str, message: str) -> None:

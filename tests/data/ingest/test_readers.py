@@ -156,3 +156,15 @@ def test_compressed_files(tmp_path: Path) -> None:
     path.write_bytes(b"no gzip")
     with pytest.raises(DataError, match="cannot read"):
         read(path, "jsonl", options={"compressed": True})
+
+
+def test_a_whole_number_of_too_many_digits_is_a_broken_row(tmp_path: Path) -> None:
+    number = "1" * 5000
+    lines, document = tmp_path / "a.jsonl", tmp_path / "a.json"
+    lines.write_text(f'{{"prompt": "p", "answer": {number}}}\n{{"prompt": "q"}}\n')
+    rows = read(lines, "jsonl")
+    assert problems(rows) == [(1, "malformed_line")] and rows[1].row == {"prompt": "q"}
+    assert rows[0].message == "a whole number in it has more than 4,300 digits; write it as a text"
+    document.write_text(f'[{{"prompt": "p", "answer": {number}}}]')
+    with pytest.raises(DataError, match=r"a\.json: a whole number in it has more than 4,300 digits"):
+        read(document, "json")

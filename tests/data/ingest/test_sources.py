@@ -16,6 +16,7 @@ from support.wired_run import read_here
 from bolt_ray.core.errors import DataError
 from bolt_ray.data.ingest.build import build_store
 from bolt_ray.data.ingest.finish import MAX_LABELS
+from bolt_ray.data.ingest.preview import preview
 from bolt_ray.data.store import PromptStore
 
 
@@ -116,3 +117,37 @@ def test_answers_that_differ_name_the_place(tmp_path: Path) -> None:
     ):
         build(tmp_path, path)
     assert build(tmp_path, {"name": str(path), "columns": {"answer": "answer"}}).num_rows == 2
+
+
+def test_a_row_with_half_a_surrogate_pair_anywhere_is_one_bad_row(tmp_path: Path) -> None:
+    path = tmp_path / "half.jsonl"
+    rows = [
+        {"prompt": "a", "note": "\ud800"},
+        {"prompt": "b", "data_source": "\ud800"},
+        {"\ud800": "c"},
+        {"prompt": "d"},
+    ]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    store = build(tmp_path, path, on_bad_row="skip")
+    assert store.num_rows == 1
+    with pytest.raises(DataError, match=r"half\.jsonl, line 1.*half of a surrogate pair"):
+        build(tmp_path, path)
+
+
+@pytest.mark.parametrize("drop", [True, False])
+def test_a_preview_counts_the_prompts_that_a_store_holds(tmp_path: Path, drop: bool) -> None:
+    path = tmp_path / "again.jsonl"
+    rows = [("a", "1", None), ("b", "2", None), ("a", "1", None), ("a", "3", None), ("c", "4", "x"), ("d", "5", "x")]
+    path.write_text(
+        "".join(
+            json.dumps({"prompt": prompt, "answer": answer} | ({"prompt_id": own} if own else {})) + "\n"
+            for prompt, answer, own in rows
+        )
+    )
+    entry = {"name": str(path), "filters": {"drop_duplicates": drop}}
+    seen = preview(dataset_of(entry), source="again", max_prompt_chars=1000)
+    store = build(tmp_path, entry, on_bad_row="skip")
+    (source,) = store.sources
+    assert len(seen.prompts) == store.num_rows == (3 if drop else 5)
+    assert seen.left_out == {**source.rejected, **source.filtered}
+    assert seen.first_bad == f"{path}, line 6: prompt_id 'x' is already used by {path}, line 5"
