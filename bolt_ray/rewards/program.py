@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import secrets
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -12,6 +13,7 @@ from typing import Any, Literal, Protocol
 from bolt_ray.core.errors import EnvironmentProblem
 from bolt_ray.core.settings import SettingError, setting
 from bolt_ray.rewards.endpoint import EndpointSettings
+from bolt_ray.rewards.exchange.tests_side import signed
 from bolt_ray.rewards.protocol import RewardInput, Unscored
 from bolt_ray.rewards.sandbox.box import Sandbox
 from bolt_ray.rewards.sandbox.fusion import FusionSandbox
@@ -152,12 +154,11 @@ class CodeReward:
 
     def _share_of_tests(self, program: str, wanted: Any, entry_point: str) -> float:
         tests = [str(test) for test in wanted] if isinstance(wanted, list) else [str(wanted)]
-        result = self._sandbox.run_tests(json.dumps({"program": program, "tests": tests, "entry_point": entry_point}))
-        report = [
-            json.loads(line)
-            for line in result.stdout.splitlines(keepends=True)
-            if line.endswith("]\n") and line.startswith('["')
-        ]
+        key = secrets.token_hex(16)  # known to the tests' process alone: the program may find a way to its output
+        job = {"program": program, "tests": tests, "entry_point": entry_point, "key": key}
+        result = self._sandbox.run_tests(json.dumps(job))
+        lines = [(line, line.partition(" ")[2]) for line in result.stdout.splitlines()]
+        report = [json.loads(text) for line, text in lines if line == signed(text, key)]
         said = {kind: [value for other, value in report if other == kind] for kind in ("setup", "idle", "passed")}
         if said["setup"]:
             raise EnvironmentProblem(f"the program's process could not be set up: {said['setup'][0]}")

@@ -88,7 +88,7 @@ def test_the_server_has_neither_secrets_nor_programs_in_memory(
     monkeypatch.setenv("BOLT_RAY_TEST_SECRET", "s3cret")
     sandbox.close()
     words = [f"needle-{kind}-{os.getpid()}" for kind in ("program", "test")]
-    job = f'{{"program": "{words[0]} = 1", "tests": ["x == {words[1]}"], "entry_point": ""}}'
+    job = f'{{"program": "{words[0]} = 1", "tests": ["x == {words[1]}"], "entry_point": "", "key": "k"}}'
     sandbox.run_tests(job)
     sandbox.run(f"print('{words[0]}')", stdin=words[1])
     process = Path(f"/proc/{server_of(sandbox)}")

@@ -14,6 +14,7 @@ from support.rewards import make_reward
 
 from bolt_ray.core.errors import EnvironmentProblem
 from bolt_ray.core.settings import SettingError
+from bolt_ray.rewards.exchange.tests_side import signed
 from bolt_ray.rewards.program import CodeSettings
 from bolt_ray.rewards.protocol import Reward, RewardInput, Unscored
 from bolt_ray.rewards.sandbox.box import Sandbox
@@ -79,6 +80,24 @@ def test_nothing_is_won_without_a_program(service: tuple[str, CodeService], name
     assert scores(reward_at(service[0]), CHEATS[name]) == [0.0]
 
 
+@pytest.mark.parametrize("landlock", [True, False], ids=["landlock", "no_landlock"])
+def test_a_module_planted_in_the_jobs_directory_is_not_imported(
+    service: tuple[str, CodeService], landlock: bool
+) -> None:
+    url, fake = service
+    fake.landlock = landlock
+    check = "def check(candidate):\n    import copy\n    assert copy.copy(candidate(1, 2)) == 3"
+    heap = "import heapq\nassert heapq.nlargest(1, [add(1, 2)]) == [3]"
+    try:
+        assert scores(reward_at(url), CHEATS["planted_modules"], ADD, answer=[heap, *TESTS[:2]]) == [0.0, 1.0]
+        assert scores(reward_at(url), CHEATS["planted_modules"], ADD, answer=check, entry_point="add") == [0.0, 1.0]
+        reads = "import sys\ndef reads():\n    try: return bool(open(sys.argv[2] + '/code.py').read())\n"
+        reads += "    except PermissionError: return False"
+        assert scores(reward_at(url), reads, answer=f"assert reads() is {not landlock}") == [1.0]
+    finally:
+        fake.landlock = True
+
+
 @pytest.mark.parametrize(
     ("status", "answer", "said"),
     [
@@ -104,13 +123,27 @@ def test_a_program_that_cannot_be_started_there_gives_no_verdict() -> None:
     ran = {
         "status": "Finished",
         "return_code": 0,
-        "stdout": '["setup", "it ended"]\n',
         "stderr": "",
         "execution_time": 1,
     }
-    with serve(lambda body: (200, {"status": "Success", "message": "", "run_result": ran}, {})) as (url, _):
+
+    def answer(body: dict[str, Any]) -> tuple[int, Any, dict[str, str]]:
+        key = json.loads(body["stdin"])["key"]
+        assert not any(key in str(body[name]) for name in ("code", "files"))
+        said = signed('["setup", "it ended"]', key) + "\n"
+        return 200, {"status": "Success", "message": "", "run_result": {**ran, "stdout": said}}, {}
+
+    with serve(answer) as (url, _):
         (verdict,) = scores(reward_at(url), ADD)
     assert isinstance(verdict, Unscored) and verdict.kind == "sandbox" and "it ended" in verdict.detail
+
+
+@pytest.mark.parametrize("line", ['["passed", 0]', '0 ["passed", 0]', '\ud800 ["passed", 0]', "SIGNED_FOR_ANOTHER"])
+def test_a_report_that_the_tests_did_not_sign_counts_for_nothing(line: str) -> None:
+    forged = line.replace("SIGNED_FOR_ANOTHER", signed('["passed", 0]', "another job's key"))
+    ran = {"status": "Finished", "return_code": 0, "stdout": forged + "\n", "stderr": "", "execution_time": 1}
+    with serve(lambda body: (200, {"status": "Success", "message": "", "run_result": ran}, {})) as (url, _):
+        assert scores(reward_at(url), ADD, answer=TESTS[:1]) == [0.0]
 
 
 def test_several_requests_are_under_way_at_once() -> None:

@@ -36,8 +36,8 @@ REFUSED_WITHOUT_NAMESPACES = {
     """,
 }
 CALLS = {  # those whose arguments decide
-    "x86_64": {"clone": 56, "clone3": 435, "socket": 41, "ioctl": 16, "prlimit64": 302},
-    "aarch64": {"clone": 220, "clone3": 435, "socket": 198, "ioctl": 29, "prlimit64": 261},
+    "x86_64": {"clone": 56, "clone3": 435, "socket": 41, "ioctl": 16, "fcntl": 72, "prlimit64": 302},
+    "aarch64": {"clone": 220, "clone3": 435, "socket": 198, "ioctl": 29, "fcntl": 25, "prlimit64": 261},
 }
 MACHINES = pytest.mark.parametrize("machine", ARCHITECTURES)
 WALLS = pytest.mark.parametrize("namespaces", [True, False], ids=["namespaces", "landlock"])
@@ -107,5 +107,9 @@ def test_calls_that_are_refused_by_their_arguments(machine: str, namespaces: boo
     assert got("socket", 2) == got("socket", 10) == got("socket", 16) == got("socket", 17) == "EPERM"
     assert got("ioctl", 0, 0x5412) == got("ioctl", 0, 0x541C) == "EPERM"
     assert got("ioctl", 0, 0x5401) == "allowed"
+    for owner in (8, 10, 15):  # F_SETOWN, F_SETSIG, F_SETOWN_EX: whom a descriptor signals
+        assert got("fcntl", 0, owner) == alone
+    assert got("ioctl", 0, 0x8901) == got("ioctl", 0, 0x8902) == alone  # FIOSETOWN, SIOCSPGRP
+    assert {got("fcntl", 0, command) for command in (0, 1, 2, 3, 4, 9, 11, 16, 1030, 1033)} == {"allowed"}
     assert got("prlimit64", 0) == "allowed"
     assert got("prlimit64", 1234) == alone

@@ -211,6 +211,26 @@ def answers(*names):
 os.write(3, answers('add', 'AssertionError', 'abs', 'len', 'check'))
 os.write(3, b'["value", 0, [], ""]\\n' * 20)
 """,
+    # Only beside a job's own code.py: without a sandbox this must not reach an interpreter's modules.
+    "planted_modules": """
+import os, sys
+planted = '''
+import sys
+frame = sys._getframe()
+while frame:
+    report = frame.f_locals.get('report')
+    if report:
+        for index in range(3): report('passed', index)
+    frame = frame.f_back
+'''
+above = os.path.abspath(getattr(sys.modules.get('bolt_ray.rewards.exchange.peer'), '__file__', '/'))
+for folder in {*sys.path, *sys.argv, *[above.rsplit('/', level)[0] for level in range(5)]}:
+    if os.path.exists(folder + '/code.py'):
+        for name in ('copy', 'heapq'):
+            try: open(f'{folder}/{name}.py', 'w').write(planted)
+            except OSError: pass
+def add(a, b): return None
+""",
     "names_of_the_tools": """
 import sys
 def len(*a): return 2

@@ -84,6 +84,12 @@ attempt(lambda: connect('\\0' + host['abstract']))
 """,
     "kill_a_process_outside": "attempt(lambda: os.kill(host['victim'], signal.SIGKILL))",
     "pidfd_kill_outside": "attempt(lambda: signal.pidfd_send_signal(os.pidfd_open(host['victim']), signal.SIGKILL))",
+    "signal_by_a_pipe": """
+import fcntl, struct
+reads, writes = os.pipe()
+attempt(lambda: fcntl.fcntl(reads, fcntl.F_SETOWN, host['victim']))
+attempt(lambda: fcntl.fcntl(reads, 15, struct.pack('ii', 1, host['victim'])))
+""",
     "limit_a_process_outside": """
 import resource
 attempt(lambda: resource.prlimit(host['victim'], resource.RLIMIT_NOFILE, (0, 0)))

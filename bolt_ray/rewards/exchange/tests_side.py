@@ -1,13 +1,15 @@
 """Runs in the process of the tests: every test, and so every comparison. The program runs elsewhere; see ``peer.py``.
 
-Input (JSON): program, tests, entry_point. Output, a JSON array a line: ``["passed", index]``; ``["idle", index]`` of a
-test that passed without asking the program for anything; ``["setup", reason]`` if the program could not be started.
+Input (JSON): program, tests, entry_point, key. Output, a JSON array a line, signed with the key: ``["passed", index]``;
+``["idle", index]`` of a test that passed without asking the program for anything; ``["setup", reason]`` if the program
+could not be started.
 """
 
 from __future__ import annotations
 
 import ast
 import builtins
+import hmac
 import importlib
 import json
 import os
@@ -27,17 +29,27 @@ Report = Callable[[str, object], None]
 
 def main() -> None:
     """Run the tests of the job on standard input, with the program at the other end of the channel."""
-    run_tests(json.load(sys.stdin), CHANNEL, silent_report())
+    job = json.load(sys.stdin)
+    run_tests(job, CHANNEL, silent_report(job["key"]))
     os._exit(0)  # a test's threads and exit handlers have nothing to add
 
 
-def silent_report() -> Report:
+def signed(text: str, key: str) -> str:
+    """A line of the report. Who reads it cannot sign another, so the program may even see it."""
+    return f"{hmac.new(key.encode(), text.encode(errors='replace'), 'sha256').hexdigest()} {text}"
+
+
+def silent_report(key: str) -> Report:
     """Reports on what is standard output now; what tests print goes nowhere."""
     output = os.dup(1)
     nothing = os.open(os.devnull, os.O_RDWR)
     for fd in (0, 1, 2):
         os.dup2(nothing, fd)
-    return lambda kind, value: (os.write(output, json.dumps([kind, value]).encode() + b"\n"), None)[1]
+
+    def report(kind: str, value: object) -> None:
+        os.write(output, signed(json.dumps([kind, value]), key).encode() + b"\n")
+
+    return report
 
 
 def run_tests(job: Mapping[str, Any], fd: int, report: Report) -> None:

@@ -20,7 +20,8 @@ _SHIPPED = """
     bolt_ray/rewards/exchange/plain.py bolt_ray/rewards/exchange/peer.py bolt_ray/rewards/exchange/program_side.py
     bolt_ray/rewards/exchange/stand_in.py bolt_ray/rewards/exchange/tests_side.py
     bolt_ray/rewards/exchange/remote_job.py
-    bolt_ray/rewards/sandbox/kernel.py bolt_ray/rewards/sandbox/seccomp.py bolt_ray/rewards/sandbox/system_calls.py
+    bolt_ray/rewards/sandbox/host.py bolt_ray/rewards/sandbox/kernel.py bolt_ray/rewards/sandbox/seccomp.py
+    bolt_ray/rewards/sandbox/system_calls.py
 """.split()
 """What :data:`_JOB` imports: the standard library and these alone."""
 

@@ -13,6 +13,7 @@ import functools
 import os
 import platform
 import struct
+from collections.abc import Sequence
 
 from bolt_ray.rewards.sandbox.system_calls import ALWAYS, HIGHEST_KNOWN, NUMBERS, WITHOUT_NAMESPACES
 
@@ -22,6 +23,9 @@ _NEW_NAMESPACE_FLAGS = 0x7E020080
 _CLONE_THREAD = 0x00010000
 _AF_UNIX = 1
 _TERMINAL_INJECTION = (0x5412, 0x541C)  # TIOCSTI, TIOCLINUX
+# A descriptor's owner is sent signals: another process, without kill.
+_OWNER_BY_FCNTL = (8, 10, 15)  # F_SETOWN, F_SETSIG, F_SETOWN_EX
+_OWNER_BY_IOCTL = (0x8901, 0x8902)  # FIOSETOWN, SIOCSPGRP
 
 _LOAD, _JUMP_EQUAL, _JUMP_GE, _JUMP_SET, _RETURN = 0x20, 0x15, 0x35, 0x45, 0x06
 _ALLOW, _KILL = 0x7FFF0000, 0x80000000
@@ -83,9 +87,14 @@ def build_filter(*, namespaces: bool, machine: str | None = None) -> list[_Instr
         if namespaces
         else [_fail(errno.EPERM)],
     )
-    injections = [i for code in _TERMINAL_INJECTION for i in ((_JUMP_EQUAL, 0, 1, code), _fail(errno.EPERM))]
-    when("ioctl", [_argument(1), *injections, allow])
+
+    def but(codes: Sequence[int]) -> list[_Instruction]:
+        refusals = [i for code in codes for i in ((_JUMP_EQUAL, 0, 1, code), _fail(errno.EPERM))]
+        return [_argument(1), *refusals, allow]
+
+    when("ioctl", but(_TERMINAL_INJECTION if namespaces else _TERMINAL_INJECTION + _OWNER_BY_IOCTL))
     if not namespaces:
+        when("fcntl", but(_OWNER_BY_FCNTL))
         when("prlimit64", [_argument(0), (_JUMP_EQUAL, 1, 0, 0), _fail(errno.EPERM), allow])
     program.append(allow)
     return program
