@@ -21,6 +21,7 @@ from bolt_ray.commands.shared.made_datasets import datasets_as_files
 from bolt_ray.commands.shared.model_text import fit_to_tokenizer
 from bolt_ray.commands.shared.references import reference_inputs
 from bolt_ray.commands.shared.resources import ProcessGroup, describe_memory, describe_step, resource_map, total_demand
+from bolt_ray.commands.shared.say import say
 from bolt_ray.config.loading import dump_config
 from bolt_ray.config.own_code import check_own_code
 from bolt_ray.config.schema import RunConfig
@@ -54,25 +55,25 @@ def print_validation(config: RunConfig, *, console: Console) -> None:
     model_path = described_model(config)
     if model_path is not None:
         fit_to_tokenizer(config, model_path)
-    train, heldout = datasets_as_files(config, say=partial(_say, console), show_progress=False)
+    train, heldout = datasets_as_files(config, say=partial(say, console), show_progress=False)
     console.rule("resolved config")
     console.print(Syntax(dump_config(config), "yaml", background_color="default", word_wrap=True))
     console.rule("data")
     shown = _Data(config, model_path, console)
     found = [shown.describe(name, dataset) for name, dataset in zip(source_names(train), train, strict=True)]
     if heldout:
-        _say(console, "Held-out problems:")
+        say(console, "Held-out problems:")
         for name, dataset in zip(source_names(heldout), heldout, strict=True):
             shown.describe(name, dataset, evaluation=True)
     shown.say_doubts()
-    _say(console, _passes(config, found))
+    say(console, _passes(config, found))
     console.rule("one step")
-    _say(console, describe_step(config))
+    say(console, describe_step(config))
     for line in own_rewards:
-        _say(console, line)
+        say(console, line)
     if model_path is not None:
         console.rule("memory")
-        _say(console, describe_memory(config, model_path))
+        say(console, describe_memory(config, model_path))
     console.rule("processes")
     console.print(_table(resource_map(config)))
 
@@ -100,22 +101,22 @@ class _Data:
         except DataError as error:
             if not is_hub_dataset(dataset):
                 raise
-            _say(self._console, f"{name} is not looked at: {error}")
+            say(self._console, f"{name} is not looked at: {error}")
             return None
-        _say(self._console, str(seen))
+        say(self._console, str(seen))
         if seen.first_bad:
-            _say(self._console, f"Warning: the first bad row: {seen.first_bad} (data.on_bad_row)")
+            say(self._console, f"Warning: the first bad row: {seen.first_bad} (data.on_bad_row)")
         if not seen.prompts:
             return seen
         self._first.append(seen.prompts[0])
         self._show(seen.prompts)
         for check in self._references(dataset, seen, evaluation=evaluation):
-            _say(self._console, f"{'Warning: ' if check.mostly_wrong else ''}{check}")
+            say(self._console, f"{'Warning: ' if check.mostly_wrong else ''}{check}")
         return seen
 
     def say_doubts(self) -> None:
         for doubt in self._tokenize.doubts(self._first) if self._tokenize is not None else ():
-            _say(self._console, f"Warning: {doubt}")
+            say(self._console, f"Warning: {doubt}")
 
     def _show(self, prompts: Sequence[Prompt]) -> None:
         first = prompts[0]
@@ -126,9 +127,9 @@ class _Data:
             long = sum(length > self._limit for length in lengths)
             count = f"{lengths[0]:,} tokens; of the first {len(lengths):,}, {long:,} are longer than {self._limit:,}"
         shown = text if len(text) <= _PROMPT_CHARS else f"{text[:_PROMPT_CHARS]}…"
-        _say(self._console, f"  The first prompt ({count}):")
+        say(self._console, f"  The first prompt ({count}):")
         self._console.print(Padding(Text(shown), (0, 0, 0, 4)), soft_wrap=False)
-        _say(self._console, f"  The answer: {first.answer!r}" if first.answer else "  There is no answer.")
+        say(self._console, f"  The answer: {first.answer!r}" if first.answer else "  There is no answer.")
 
     def _references(
         self, dataset: DatasetSettings, seen: DatasetPreview, *, evaluation: bool
@@ -162,10 +163,6 @@ def _passes(config: RunConfig, datasets: Sequence[DatasetPreview | None]) -> str
     if all(dataset.complete for dataset in seen):
         return f"{draws:,} draws over {prompts:,} prompts: {draws / prompts:.1f} passes over the data."
     return f"{draws:,} draws over more than {prompts:,} prompts: less than {draws / prompts:.1f} passes over the data."
-
-
-def _say(console: Console, text: str) -> None:
-    console.print(text, highlight=False, soft_wrap=True, markup=False)
 
 
 def _table(groups: list[ProcessGroup]) -> Table:

@@ -69,7 +69,7 @@ def reference_answer(answer: str) -> str:
 
 
 def _is_number(value: Any) -> bool:
-    """Whether what math-verify read is a number of sympy's that a float can hold."""
+    """Whether what math-verify read is a finite number of sympy's."""
     return bool(getattr(value, "is_number", False)) and bool(getattr(value, "is_finite", False))
 
 
@@ -133,11 +133,9 @@ class MathReward:
         """Whether numbers too small for ``decimals`` agree to as many digits: 1e-34 is not 6e-34."""
         if not (_is_number(gold[0]) and _is_number(found[0])):
             return True
-        one, other = abs(complex(gold[0])), abs(complex(found[0]))
-        limit = 10.0**-self._decimals
-        if max(one, other) == 0.0 or min(one, other) >= limit:
-            return True
-        return abs(complex(gold[0]) - complex(found[0])) <= limit * max(one, other)
+        one, other = complex(gold[0]), complex(found[0])
+        limit, largest = 10.0**-self._decimals, max(abs(one), abs(other))
+        return min(abs(one), abs(other)) >= limit or abs(one - other) <= limit * largest
 
     def _find(self, item: RewardInput) -> list[Any]:
         """The completion's answer as math-verify's candidates; [] if it has none."""

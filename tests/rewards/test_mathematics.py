@@ -160,6 +160,7 @@ def test_its_timeout_works_in_the_reward_process_even_when_the_caller_is_a_threa
         (r"\boxed{6.63 \times 10^{-34}}", r"1.1 \times 10^{-34}", False),
         (r"\boxed{0.0000001}", "0.0000004", False),
         (r"\boxed{0}", "0", True),
+        (r"\boxed{10^{400}}", r"10^{400}", True),
     ],
 )
 def test_numbers_that_are_counted_and_numbers_that_are_small(completion: str, answer: str, right: bool) -> None:

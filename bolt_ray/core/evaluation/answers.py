@@ -26,12 +26,12 @@ def extract_answer(text: str) -> str | None:
     Returns:
         None if there is nothing but white space.
     """
-    tagged = _TAG.findall(text)
-    inner = str(tagged[-1]) if tagged else text
+    tagged = last_tagged(text)
+    inner = text if tagged is None else tagged
     marked = marked_answer(inner)
     if marked is not None:
         return normalize_answer(marked)
-    if tagged:
+    if tagged is not None:
         return normalize_answer(inner)
     return normalize_answer(last_number(text) or text)
 
