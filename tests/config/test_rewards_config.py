@@ -7,7 +7,9 @@ import pytest
 from pydantic import TypeAdapter, ValidationError
 
 from bolt_ray.actors.settings import ScoringSettings
+from bolt_ray.config.loading import build_config
 from bolt_ray.config.rewards import Reward
+from bolt_ray.core.errors import ConfigError
 from bolt_ray.rewards.function import FunctionSettings
 from bolt_ray.rewards.mathematics import MathSettings
 from bolt_ray.rewards.process.wire import from_message, to_message
@@ -132,3 +134,19 @@ def test_scoring_limits() -> None:
         ScoringSettings(max_unscored_fraction=1.5)
     with pytest.raises(ValueError, match="num_scorers must be at least 1"):
         ScoringSettings(num_scorers=0)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"eval": {"success_part": "maths"}}, r"eval.success_part: no reward is named 'maths'; did you mean 'math'\?"),
+        ({"eval": {"num_samples": 4, "temperature": 0}}, r"eval.num_samples: 4 at temperature 0 gives every problem"),
+        (
+            {"advantage": {"diversity_bonus": 0.1, "diversity_within": "group"}},
+            r"advantage.diversity_within 'group' needs rollout.group_size of 2 or more",
+        ),
+    ],
+)
+def test_how_completions_count_must_be_possible(settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        build_config({"datasets": [{"name": "a.jsonl"}], "rewards": ["math"], **settings})
