@@ -12,7 +12,7 @@ import matplotlib
 import matplotlib.pyplot as plt
 
 from bolt_ray.config.loading import load_config
-from bolt_ray.training.telemetry import read_metrics
+from bolt_ray.training.telemetry.record import read_metrics
 
 SMOOTHING = 10
 

@@ -41,6 +41,6 @@ uv=("$venv/bin/uv" pip install --quiet --compile-bytecode --python "$venv/bin/py
 "${uv[@]}" --no-deps --no-build-isolation -e .
 # One package of the extra is compiled here; everything else works without it.
 if [ "$variant" = cpu ] && ! "${uv[@]}" --no-deps --require-hashes -r requirements/extra.lock; then
-  echo "setup: going on without the extra reasoning-gym, which needs a C compiler; its tests will be skipped" >&2
+  echo "setup: going on without the extras reasoning-gym and trackio (one needs a C compiler); their tests will be skipped" >&2
 fi
 echo "$wanted" > "$venv/.locked"

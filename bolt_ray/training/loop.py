@@ -28,11 +28,12 @@ from bolt_ray.training.batch import BatchBuilder
 from bolt_ray.training.completions import CompletionService
 from bolt_ray.training.evaluator import Evaluator
 from bolt_ray.training.interrupts import Interrupted, InterruptFlag
-from bolt_ray.training.notices import Notices
 from bolt_ray.training.rollout import RolloutLoop, StepRollouts
 from bolt_ray.training.settings import CheckpointSettings, EvalSettings
 from bolt_ray.training.step_metrics import ServiceTotals, step_metrics
-from bolt_ray.training.telemetry import MetricsLog, ProgressDisplay, StepTimer
+from bolt_ray.training.telemetry.notices import Notices
+from bolt_ray.training.telemetry.observer import TrainedStep
+from bolt_ray.training.telemetry.telemetry import Telemetry
 from bolt_ray.training.weight_sync import WeightSync, choose_probes
 
 declare_metrics(
@@ -113,8 +114,7 @@ class TrainingLoop:
         baseline: BaselineSink,
         curriculum: CurriculumFeedback,
         evaluator: Evaluator | None,
-        metrics: MetricsLog,
-        display: ProgressDisplay,
+        telemetry: Telemetry,
         notices: Notices,
         interrupts: InterruptFlag,
         save: Callable[[int], None],
@@ -137,8 +137,7 @@ class TrainingLoop:
         self._baseline = baseline
         self._curriculum = curriculum
         self._evaluator = evaluator
-        self._metrics = metrics
-        self._display = display
+        self._telemetry = telemetry
         self._notices = notices
         self._interrupts = interrupts
         self._save = save
@@ -167,7 +166,7 @@ class TrainingLoop:
                 final = self._evaluate("Final")
         except Interrupted as signal:
             interrupted = True
-            self._display.say(f"{signal}: saving step {self._step} and shutting down")
+            self._telemetry.say(f"{signal}: saving step {self._step} and shutting down")
         self._checkpoint()
         return LoopOutcome(
             steps=self._step,
@@ -178,7 +177,7 @@ class TrainingLoop:
         )
 
     def _one_step(self) -> None:
-        timer = StepTimer()
+        timer = self._telemetry.timer()
         before = ServiceTotals.of(self._service)
         with timer.phase("wait_rollouts"):
             rollouts = self._rollout.next_step()
@@ -220,22 +219,32 @@ class TrainingLoop:
         record.update(
             step_metrics(before, ServiceTotals.of(self._service), timer.seconds, num_sequences=batch.num_sequences)
         )
-        self._metrics.write({"step": self._step, "policy_version": self._rollout.version} | record)
-        self._display.step(self._step, record)
+        head = {"step": self._step, "policy_version": self._rollout.version}
+        self._telemetry.trained(
+            TrainedStep(
+                step=self._step,
+                rollouts=rollouts,
+                batch=batch,
+                advantages=advantages,
+                report=report,
+                record=head | record,
+            )
+        )
 
     def _evaluate_if_due(self) -> None:
         due = self._due(self._evaluation.every_steps) and self._step < self._max_steps
-        if due and self._step not in self._metrics.evaluated:
+        if due and self._step not in self._telemetry.evaluated:
             self._evaluate(f"Step {self._step}")
 
     def _evaluate(self, title: str) -> Score | None:
         if self._evaluator is None:
             return None
-        started = time.perf_counter()
-        result = self._evaluator.run(pump=self._pump_for_eval)
+        timer = self._telemetry.timer()
+        with timer.phase("evaluate"):
+            result = self._evaluator.run(pump=self._pump_for_eval)
         head = {"step": self._step, "policy_version": self._rollout.version}
-        self._metrics.write(head | result.metrics | {"time/eval": time.perf_counter() - started})
-        self._display.say(f"{title}: {result.score}")
+        self._telemetry.record(head | result.metrics | {"time/eval": timer.seconds["evaluate"]})
+        self._telemetry.say(f"{title}: {result.score}")
         return result.score
 
     @property
@@ -253,7 +262,8 @@ class TrainingLoop:
 
     def _checkpoint(self) -> None:
         if self._saved_at != self._step:
-            self._save(self._step)
+            with self._telemetry.phase("checkpoint"):
+                self._save(self._step)
             self._saved_at = self._step
 
     def _due(self, every: int) -> bool:

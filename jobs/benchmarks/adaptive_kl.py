@@ -20,7 +20,7 @@ import ray
 
 from bolt_ray.commands.train.train import train
 from bolt_ray.config.loading import build_config
-from bolt_ray.training.telemetry import read_metrics
+from bolt_ray.training.telemetry.record import read_metrics
 
 METHODS: dict[str, dict[str, Any]] = {
     "no KL": {"coef": 0.0},

@@ -11,7 +11,7 @@ from pathlib import Path
 import matplotlib
 
 from bolt_ray.training.run_directory import RunDirectory
-from bolt_ray.training.telemetry import read_metrics
+from bolt_ray.training.telemetry.record import read_metrics
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt

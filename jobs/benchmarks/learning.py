@@ -28,7 +28,7 @@ from bolt_ray.commands.train.train import train
 from bolt_ray.config.loading import build_config
 from bolt_ray.training.interrupts import Interrupted
 from bolt_ray.training.run_directory import RunDirectory, list_checkpoints
-from bolt_ray.training.telemetry import read_metrics
+from bolt_ray.training.telemetry.record import read_metrics
 
 EVERY = 25
 RATES = (1e-4, 3e-4, 1e-3)

@@ -16,7 +16,7 @@ import yaml
 
 from bolt_ray import TrainingOutcome, train
 from bolt_ray.config.schema import RunConfig
-from bolt_ray.training.telemetry import read_metrics
+from bolt_ray.training.telemetry.record import read_metrics
 
 
 def write_run_config(directory: Path, *, model_path: Path, name: str = "config.yaml", **settings: Any) -> Path:

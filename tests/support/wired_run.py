@@ -34,7 +34,7 @@ from bolt_ray.training.interrupts import InterruptFlag
 from bolt_ray.training.learner_worker import PublishedWeights
 from bolt_ray.training.loop import TrainingLoop
 from bolt_ray.training.run_directory import RunDirectory
-from bolt_ray.training.telemetry import read_metrics
+from bolt_ray.training.telemetry.record import read_metrics
 
 GAP = 0.004
 """max |Δ log p| that the generators are apart from the learner after every sync, in nats."""

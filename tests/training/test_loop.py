@@ -27,11 +27,13 @@ from bolt_ray.training.completions import CompletionService
 from bolt_ray.training.evaluator import Evaluator
 from bolt_ray.training.interrupts import InterruptFlag
 from bolt_ray.training.loop import TrainingLoop
-from bolt_ray.training.notices import Notices
 from bolt_ray.training.rollout import RolloutLoop, StepRollouts
 from bolt_ray.training.run_directory import RunDirectory
 from bolt_ray.training.settings import CheckpointSettings, EvalSettings, RolloutSettings
-from bolt_ray.training.telemetry import MetricsLog, ProgressDisplay, read_metrics
+from bolt_ray.training.telemetry.console import ProgressDisplay
+from bolt_ray.training.telemetry.notices import Notices
+from bolt_ray.training.telemetry.record import MetricsLog, read_metrics
+from bolt_ray.training.telemetry.telemetry import Telemetry
 from bolt_ray.training.weight_sync import ParityProbe, SyncReport
 
 
@@ -159,8 +161,7 @@ class Harness:
                 stall_s=5.0,
                 same_answers=no_two_alike,
             ),
-            metrics=MetricsLog(self.run_directory),
-            display=display,
+            telemetry=Telemetry(metrics=MetricsLog(self.run_directory), display=display),
             notices=Notices(say=display.say, builder=builder, watch=BaselineWatch(uses_tracker=True)),
             interrupts=parts.interrupts,
             save=lambda step: parts.calls.append(f"save {step}"),

@@ -30,7 +30,7 @@ from bolt_ray.core.keys import KeyBatch
 from bolt_ray.core.records import Messages
 from bolt_ray.data.store import PromptStore
 from bolt_ray.training.run_directory import STEP_PREFIX, RunDirectory, list_checkpoints
-from bolt_ray.training.telemetry import read_metrics
+from bolt_ray.training.telemetry.record import read_metrics
 
 BINS = 10
 _BAR, _TEXT = 40, 70

@@ -27,6 +27,7 @@ from bolt_ray.commands.shared.inputs import RunInputs
 from bolt_ray.commands.shared.prompts import heldout_problems, open_store, prompt_doubts, store_row_keys
 from bolt_ray.commands.shared.references import verify_references
 from bolt_ray.commands.shared.say import say
+from bolt_ray.commands.train.observers import observers
 from bolt_ray.config.resolve import eval_sampling
 from bolt_ray.config.schema import RunConfig
 from bolt_ray.core.curriculum import Curriculum
@@ -45,10 +46,12 @@ from bolt_ray.training.evaluator import Evaluator
 from bolt_ray.training.interrupts import InterruptFlag
 from bolt_ray.training.learner_group import LearnerGroup
 from bolt_ray.training.loop import LoopOutcome, TrainingLoop
-from bolt_ray.training.notices import Notices
 from bolt_ray.training.rollout import RolloutLoop
 from bolt_ray.training.run_directory import RunDirectory, set_aside_later
-from bolt_ray.training.telemetry import MetricsLog, ProgressDisplay
+from bolt_ray.training.telemetry.console import ProgressDisplay
+from bolt_ray.training.telemetry.notices import Notices
+from bolt_ray.training.telemetry.record import MetricsLog
+from bolt_ray.training.telemetry.telemetry import Telemetry
 from bolt_ray.training.weight_sync import NUM_PROBES, ParityProbe, WeightSync
 
 log = logging.getLogger(__name__)
@@ -256,9 +259,7 @@ class TrainingAssembly:
             stall_s=config.deadlines.generation_s + config.deadlines.startup_s,
             same_answers=same_answers,
         )
-        display = stack.enter_context(
-            ProgressDisplay(total_steps=config.train.max_steps, first_step=self._first_step, console=self._console)
-        )
+        telemetry = self._telemetry(stack)
         builder = _batch_builder(config)
         loop = TrainingLoop(
             max_steps=config.train.max_steps,
@@ -273,9 +274,8 @@ class TrainingAssembly:
             baseline=shards,
             curriculum=prompts,
             evaluator=evaluator if problems else None,
-            metrics=MetricsLog(self._run, keep_up_to_step=self._first_step if self._state else None),
-            display=display,
-            notices=_notices(config, builder, display),
+            telemetry=telemetry,
+            notices=_notices(config, builder, telemetry),
             interrupts=self._interrupts,
             save=lambda step: self._save(step, loop, learner, shards, rollout, prompts),
             check_scores=partial(check_unscored, max_unscored_fraction=config.scoring.max_unscored_fraction),
@@ -285,6 +285,19 @@ class TrainingAssembly:
             else None,
         )
         return loop
+
+    def _telemetry(self, stack: ExitStack) -> Telemetry:
+        config = self._config
+        display = stack.enter_context(
+            ProgressDisplay(total_steps=config.train.max_steps, first_step=self._first_step, console=self._console)
+        )
+        telemetry = Telemetry(
+            metrics=MetricsLog(self._run, keep_up_to_step=self._first_step if self._state else None),
+            display=display,
+            observers=observers(config, self._run, first_step=self._first_step),
+        )
+        stack.callback(telemetry.close)
+        return telemetry
 
     def _save(
         self,
@@ -331,10 +344,10 @@ def _batch_builder(config: RunConfig) -> BatchBuilder:
     )
 
 
-def _notices(config: RunConfig, builder: BatchBuilder, display: ProgressDisplay) -> Notices:
+def _notices(config: RunConfig, builder: BatchBuilder, telemetry: Telemetry) -> Notices:
     baseline = config.baseline
     return Notices(
-        say=display.say,
+        say=telemetry.say,
         builder=builder,
         watch=BaselineWatch(
             uses_tracker=config.advantage.baseline == "tracker",

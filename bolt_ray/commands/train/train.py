@@ -27,7 +27,7 @@ from bolt_ray.training.checkpoints import read_checkpoint
 from bolt_ray.training.interrupts import catch_interrupts
 from bolt_ray.training.loop import LoopOutcome
 from bolt_ray.training.run_directory import RunDirectory, find_run_to_resume, new_run_directory
-from bolt_ray.training.telemetry import open_log
+from bolt_ray.training.telemetry.console import open_log
 
 log = logging.getLogger(__name__)
 

@@ -20,7 +20,7 @@ from support.training_runs import FinishedRun, check_preset, steps_of, wait_for_
 from bolt_ray.commands.train.train import train
 from bolt_ray.config.loading import load_config
 from bolt_ray.core.baseline.sharded_snapshot import read_sharded_snapshot
-from bolt_ray.training.telemetry import read_metrics
+from bolt_ray.training.telemetry.record import read_metrics
 
 pytestmark = [pytest.mark.ray, pytest.mark.vllm, pytest.mark.slow]
 

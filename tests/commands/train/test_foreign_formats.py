@@ -17,7 +17,7 @@ from support.training_runs import check_preset, steps_of
 from bolt_ray import RewardInput, RunConfig, train
 from bolt_ray.commands.shared.prompts import open_store
 from bolt_ray.data.stream.draw_log import DrawLog
-from bolt_ray.training.telemetry import read_metrics
+from bolt_ray.training.telemetry.record import read_metrics
 
 pytestmark = [pytest.mark.ray, pytest.mark.vllm, pytest.mark.slow]
 

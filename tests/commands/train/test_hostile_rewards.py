@@ -13,7 +13,7 @@ import pytest
 from bolt_ray.commands.inspect.inspect import read_baseline
 from bolt_ray.commands.train.train import train
 from bolt_ray.config.loading import load_config
-from bolt_ray.training.telemetry import read_metrics
+from bolt_ray.training.telemetry.record import read_metrics
 
 pytestmark = [pytest.mark.ray, pytest.mark.vllm, pytest.mark.slow]
 

@@ -8,8 +8,8 @@ import pytest
 from bolt_ray.core.advantages import AdvantageOptions, AdvantageOutput
 from bolt_ray.training.baseline_quality import BaselineWatch
 from bolt_ray.training.batch import BatchBuilder
-from bolt_ray.training.notices import Notices
 from bolt_ray.training.rollout import StepRollouts
+from bolt_ray.training.telemetry.notices import Notices
 
 NO_ROLLOUTS = StepRollouts(trainable=(), unscored=(), baseline_only=(), dropped=(), refilled=0)
 NO_ADVANTAGES = AdvantageOutput(

@@ -6,7 +6,8 @@ import csv
 from pathlib import Path
 
 from bolt_ray.training.run_directory import RunDirectory
-from bolt_ray.training.telemetry import MetricsLog, StepTimer, read_metrics
+from bolt_ray.training.telemetry.record import MetricsLog, read_metrics
+from bolt_ray.training.telemetry.timer import StepTimer
 
 
 def rows(run: RunDirectory) -> list[dict[str, str]]:
