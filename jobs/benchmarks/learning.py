@@ -24,6 +24,7 @@ from typing import Any
 import ray
 from learning_report import write_report
 
+from bolt_ray.commands.pretrain.rows import teach_from_datasets
 from bolt_ray.commands.train.train import train
 from bolt_ray.config.loading import build_config
 from bolt_ray.training.interrupts import Interrupted
@@ -35,9 +36,31 @@ RATES = (1e-4, 3e-4, 1e-3)
 TUNING_SEED = 100
 COLUMNS = ("step", "completions", "tokens", "seconds", "score")
 
+ARITHMETIC: dict[str, Any] = {
+    "model": {"name_or_path": "arithmetic", "dtype": "float32"},
+    "datasets": [{"name": "arithmetic"}],
+    "rewards": [{"type": "arithmetic"}],
+    "sampling": {"temperature": 1.0, "max_new_tokens": 48},
+}
+CHAIN_SUM: dict[str, Any] = {
+    "pretrain": {"steps": 1500, "until_accuracy": 0.3},
+    "datasets": [
+        {
+            "name": "reasoning_gym/chain_sum",
+            "size": 7_000,
+            "options": {"min_terms": 2, "max_terms": 4, "min_digits": 1, "max_digits": 1},
+            "columns": {"prompt": "metadata.expression"},
+        }
+    ],
+    "data": {"heldout_size": 1024},
+    "rewards": [{"type": "reasoning_gym", "strict": True}],
+    "sampling": {"temperature": 1.0, "max_new_tokens": 8},
+}
+"""Sums of two to four digits, by the library reasoning-gym; each row is a prompt of its own."""
 TASKS: dict[str, dict[str, Any]] = {
-    "arithmetic-4000": {"arithmetic": {"num_train": 4_000}},
-    "arithmetic-20000": {"arithmetic": {"num_train": 20_000}},
+    "arithmetic-4000": ARITHMETIC | {"arithmetic": {"num_train": 4_000}},
+    "arithmetic-20000": ARITHMETIC | {"arithmetic": {"num_train": 20_000}},
+    "chain_sum": CHAIN_SUM,
 }
 METHODS: dict[str, dict[str, Any]] = {
     name: {"algo": name} for name in ("bolt", "grpo", "reinforce", "spo", "baseline", "curriculum", "dapo")
@@ -48,6 +71,7 @@ PLAN: tuple[tuple[str, int, tuple[str, ...], int], ...] = (
     ("arithmetic-4000", 256, MAIN, 5),
     ("arithmetic-20000", 256, MAIN, 5),
     ("arithmetic-4000", 64, MAIN, 5),
+    ("chain_sum", 256, MAIN, 5),
     ("arithmetic-4000", 256, ("spo", "baseline", "curriculum", "dapo"), 3),
 )
 """Task, completions a step, methods, seeds."""
@@ -66,17 +90,14 @@ class Trial:
     def directory(self, out: Path) -> Path:
         return out / f"{self.task}/{self.batch}/{self.method}/rate-{self.rate:g}/seed-{self.seed}"
 
-    def config(self, directory: Path) -> Any:
+    def config(self, directory: Path, *, model: Path | None) -> Any:
+        """``model``: the one to begin with; None: the task's own."""
         resume = bool(list_checkpoints(RunDirectory(directory)))
         tree: dict[str, Any] = {
             "name": self.method,
             "seed": self.seed,
             "run_dir": None if resume else str(directory),
             "resume": str(directory) if resume else None,
-            "model": {"name_or_path": "arithmetic", "dtype": "float32"},
-            "datasets": [{"name": "arithmetic"}],
-            "rewards": [{"type": "arithmetic"}],
-            "sampling": {"temperature": 1.0, "max_new_tokens": 48},
             "rollout": {"rollouts_per_step": self.batch},
             "train": {
                 "max_steps": STEPS[self.batch],
@@ -88,7 +109,22 @@ class Trial:
             "eval": {"every_steps": EVERY, "num_problems": 1024, "temperature": 1.0, "seed": 1234 + self.seed},
             "checkpoint": {"every_steps": EVERY, "keep": 1},
         }
-        return build_config(tree | TASKS[self.task] | METHODS[self.method])
+        tree |= TASKS[self.task] | METHODS[self.method]
+        return build_config(tree if model is None else tree | {"model": taught(model)})
+
+
+def taught(model: Path) -> dict[str, Any]:
+    return {"name_or_path": str(model), "dtype": "float32"}
+
+
+def first_model(task: str, out: Path) -> Path | None:
+    """The model that the trainings of a task begin with, taught once and kept; None for one that is embedded."""
+    if "pretrain" not in TASKS[task]:
+        return None
+    model = out / "models" / task
+    if not model.exists():
+        teach_from_datasets(build_config(TASKS[task] | {"model": taught(model)}), model, say=print, show_progress=False)
+    return model
 
 
 def curve_of(trial: Trial, out: Path) -> list[dict[str, float]]:
@@ -99,7 +135,7 @@ def curve_of(trial: Trial, out: Path) -> list[dict[str, float]]:
         print(f"--- {trial}", flush=True)
         if directory.exists() and not list_checkpoints(RunDirectory(directory)):
             shutil.rmtree(directory)
-        if train(trial.config(directory)).interrupted:
+        if train(trial.config(directory, model=first_model(trial.task, out))).interrupted:
             raise Interrupted(f"{trial} is saved; the same command goes on")
         rows = evaluations(read_metrics(directory / "metrics.jsonl"), before=warm_start_cost(directory))
         wanted = [float(step) for step in range(0, STEPS[trial.batch] + 1, EVERY)]
