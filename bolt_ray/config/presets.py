@@ -17,6 +17,7 @@ from __future__ import annotations
 from typing import Any
 
 from bolt_ray.core.baseline.settings import idle_settings
+from bolt_ray.core.losses.registry import LOSSES
 
 Tree = dict[str, Any]
 
@@ -72,14 +73,23 @@ OF_LOSS: dict[str, Tree] = {"dr_grpo": {"advantage": {"normalize": "none"}}}
 """What belongs to a loss by its paper, over the preset: Dr. GRPO (arXiv 2503.20783) divides by no deviation."""
 
 
+def _of_loss(preset: Tree, loss: Any) -> Tree:
+    """What lies over ``preset`` for the loss that was given: one that counts sequences alike takes no statistics that
+    count long ones more, which would leave its mean advantage off zero."""
+    kind = str(loss.get("type")) if isinstance(loss, dict) else ""
+    if kind in LOSSES and LOSSES[kind].aggregation == "sequence_mean":
+        by_token = preset.get("advantage", {}).get("normalize") == "token"
+        return {"advantage": {"normalize": "batch"}} if by_token else {}
+    return OF_LOSS.get(kind, {})
+
+
 def lay_under(given: Tree, preset: Tree) -> Tree:
     """``given`` laid over ``preset``, without what of the preset's baseline does nothing beside what was given.
 
     What belongs to the loss that was given lies between the two. ``forgetting: event`` is of estimator ``beta`` alone,
     and is taken to mean it where no estimator is named.
     """
-    loss = given.get("loss")
-    laid = merge(merge(preset, OF_LOSS.get(str(loss.get("type")), {}) if isinstance(loss, dict) else {}), given)
+    laid = merge(merge(preset, _of_loss(preset, given.get("loss"))), given)
     baseline, wanted = laid.get("baseline"), given.get("baseline")
     if not isinstance(baseline, dict):
         return laid

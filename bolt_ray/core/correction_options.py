@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from bolt_ray.core.settings import SettingError, Settings, require_choice, setting
 
-LEVELS = ("token", "sequence")
+LEVELS = ("token", "sequence", "geometric")
 MODES = ("truncate", "mask", "none")
 
 
@@ -20,7 +20,7 @@ class CorrectionOptions(Settings):
 
     level: str = setting(
         "token",
-        "token: e^Δ of each token; sequence: e^(ΣΔ), the same for all tokens of the sequence",
+        "token: e^Δ of each token; for all tokens of a sequence alike, sequence: e^(ΣΔ), geometric: e^(mean Δ)",
         choices=lambda: list(LEVELS),
     )
     mode: str = setting(

@@ -122,7 +122,10 @@ def correction_weights(
 
     ids = sequence_ids[active]
     delta = at_least_float32(old_logprobs.detach())[active] - at_least_float32(generator_logprobs.detach())[active]
+    lengths = segment_lengths(ids, num_sequences)
     per_unit = delta if options.level == "token" else segment_sum(delta, ids, num_sequences)
+    if options.level == "geometric":
+        per_unit = per_unit / lengths.clamp(min=1)
     ratio = torch.exp(per_unit.clamp(max=MAX_EXPONENT))
     over, under = ratio > options.cap, ratio < options.floor
     if options.mode == "truncate":
@@ -134,7 +137,7 @@ def correction_weights(
         present = torch.ones_like(ratio, dtype=torch.bool)
         per_token = ratio
     else:
-        present = segment_lengths(ids, num_sequences) > 0
+        present = lengths > 0
         per_token = ratio[ids]
     metrics = {
         "correction_units": present.sum().to(ratio.dtype),

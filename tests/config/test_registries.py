@@ -165,9 +165,9 @@ def test_every_kl_controller_is_there_and_moves_the_coefficient_in_its_own_way()
 def test_every_correction_is_there() -> None:
     def weights(level: str, mode: str) -> NDArray[np.float64] | None:
         found = correction_weights(
-            torch.tensor([-0.2, -0.5, -1.0]),
-            torch.tensor([-1.2, -0.4, -1.1]),
-            sequence_ids=torch.tensor([0, 0, 1]),
+            torch.tensor([-0.2, -0.5, -1.0, -0.7]),
+            torch.tensor([-1.4, -0.9, -1.1, -1.0]),
+            sequence_ids=torch.tensor([0, 0, 1, 1]),
             num_sequences=2,
             options=CorrectionOptions(level=level, mode=mode),
         ).weights

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from bolt_ray.commands.shared.resources import describe_step
 from bolt_ray.config.loading import build_config, dump_config
 from bolt_ray.config.resolve import engine_settings, eval_sampling, resolve
 from bolt_ray.config.schema import RunConfig
@@ -138,6 +139,16 @@ def test_dr_grpo_divides_by_no_deviation_unless_asked_to() -> None:
     assert config_of(algo="grpo", loss={"type": "grpo"}).advantage.normalize == "group"
     asked = config_of(algo="grpo", loss={"type": "dr_grpo"}, advantage={"normalize": "group"})
     assert asked.advantage.normalize == "group"
+
+
+@pytest.mark.parametrize("loss", ["grpo", "gspo", "sapo"])
+def test_a_loss_that_counts_sequences_alike_has_statistics_that_do(loss: str) -> None:
+    assert config_of(algo="bolt", loss={"type": loss}).advantage.normalize == "batch"
+    assert config_of(algo="grpo", loss={"type": loss}).advantage.normalize == "group"
+    asked = config_of(algo="bolt", loss={"type": loss}, advantage={"normalize": "token"})
+    assert asked.advantage.normalize == "token"
+    assert "advantage.normalize: batch" in describe_step(asked)
+    assert "advantage.normalize" not in describe_step(config_of(algo="bolt"))
 
 
 @pytest.mark.parametrize(

@@ -35,6 +35,8 @@ def weights(level: str, mode: str, *, mask: Tensor | None = None) -> Correction:
         ("token", "mask", [0.0, 0.5, 1.0, 0.0, 0.8]),
         # products: 1.5 and 2.0
         ("sequence", "truncate", [1.5, 1.5, 2.0, 2.0, 2.0]),
+        # their roots by length: a long sequence is not cut for being long
+        ("geometric", "truncate", [1.5 ** (1 / 2)] * 2 + [2.0 ** (1 / 3)] * 3),
     ],
 )
 def test_written_weights(level: str, mode: str, expected: list[float]) -> None:

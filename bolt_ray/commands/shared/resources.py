@@ -89,6 +89,11 @@ def describe_step(config: RunConfig) -> str:
         f"every {config.curriculum.update_freq} steps ({window:,} prompts).",
     ]
     lines.append(_describe_rewards(config))
+    if config.advantage.normalize == "token" and config.loss.resolved_aggregation == "sequence_mean":
+        lines.append(
+            "Warning: advantage.normalize token makes the mean over tokens zero, and the loss takes the mean over "
+            "sequences (sequence_mean), which is then off zero; use advantage.normalize: batch."
+        )
     if config.baseline.warm_start == OWN_WARM_START:
         samples = config.baseline.warm_start_samples
         lines.append(f"Before the first step: {samples} completions of every prompt (baseline.warm_start: auto).")
