@@ -147,8 +147,8 @@ def test_a_loss_that_counts_sequences_alike_has_statistics_that_do(loss: str) ->
     assert config_of(algo="grpo", loss={"type": loss}).advantage.normalize == "group"
     asked = config_of(algo="bolt", loss={"type": loss}, advantage={"normalize": "token"})
     assert asked.advantage.normalize == "token"
-    assert "advantage.normalize: batch" in describe_step(asked)
-    assert "advantage.normalize" not in describe_step(config_of(algo="bolt"))
+    assert "advantage.normalize: batch" in describe_step(resolve(asked, use_gpu=False))
+    assert "advantage.normalize" not in describe_step(resolve(config_of(algo="bolt"), use_gpu=False))
 
 
 @pytest.mark.parametrize(
