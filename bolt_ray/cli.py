@@ -1,6 +1,6 @@
 """``bolt-ray``: the command line.
 
-Exit codes: 0 done, 2 something the user can fix, 1 our failure, 130 interrupted.
+Exit codes: 0 done, 2 something the user can fix, 1 our failure, 130 interrupted; of status also 3 stalled, 4 ended.
 """
 
 from __future__ import annotations
@@ -225,6 +225,30 @@ def inspect(
     from bolt_ray.commands.inspect.inspect import inspect_run
 
     inspect_run(run, top=top, png=png, html=html, console=Console())
+
+
+@app.command()
+def status(
+    run: Annotated[Path | None, typer.Argument(help="a run directory; default: the newest", show_default=False)] = None,
+    watch: Annotated[bool, typer.Option("--watch", help="again and again, until the run has ended")] = False,
+) -> None:
+    """Show what a run is doing. Exit code: 0 it is running, 3 stalled, 4 ended."""
+    from bolt_ray.commands.status.status import show_status
+
+    raise typer.Exit(show_status(run, watch=watch, console=Console()))
+
+
+@app.command()
+def dashboard(
+    run: Annotated[Path | None, typer.Argument(help="a run directory; default: the newest", show_default=False)] = None,
+    port: Annotated[int, typer.Option(min=0, max=65535, help="0: any that is free")] = 8400,
+    host: Annotated[str, typer.Option(help="the address to listen on")] = "127.0.0.1",
+    any_host: Annotated[bool, typer.Option("--any-host", help="let other machines in; there is no password")] = False,
+) -> None:
+    """Serve a run's report to this machine's browsers, kept up to date while the run goes on."""
+    from bolt_ray.commands.dashboard import serve_dashboard
+
+    serve_dashboard(run, host=host, port=port, any_host=any_host, console=Console())
 
 
 def main() -> None:

@@ -17,6 +17,7 @@ from bolt_ray.core.metric_names import declare_metrics
 from bolt_ray.core.records import AdvantageInputs, Outcomes, ScoredRollout, TrainingBatch
 from bolt_ray.rewards.unscored import count_reasons, unscored_metric
 from bolt_ray.training.baseline_quality import quality_metrics
+from bolt_ray.training.common_answer import common_answer
 from bolt_ray.training.rollout import StepRollouts
 
 declare_metrics(
@@ -154,6 +155,7 @@ class BatchBuilder:
             "policy/staleness_mean": float(ages.mean()),
             "policy/staleness_max": float(ages.max()),
             **quality_metrics(items, scaled, version=version),
+            **common_answer(items),
             "curriculum/drawn_uncertainty": float(np.sqrt(v_hat * (1.0 - v_hat)).mean()),
             **{f"curriculum/drawn_{i}": share for i, share in enumerate(shares_by_tenth(v_hat))},
             "curriculum/draw_ess": _effective_share(np.array([item.draw_weight for item in items])),

@@ -188,7 +188,7 @@ class TrainingLoop:
         batch, advantages = self._builder.build(rollouts, step=self._step)
         outcomes = self._builder.outcomes(rollouts)
         record = self._builder.metrics(rollouts, advantages, version=version)
-        self._notices.of_batch(rollouts, advantages, record, version=version)
+        self._notices.of_batch(advantages, record)
         with timer.phase("train"):
             report = self._learner.train(batch, timeout_s=self._step_timeout_s, idle=self._pump_without_check)
         assert report.policy_version == version + (not report.skipped), (

@@ -3,6 +3,7 @@
 <run_dir>/config.yaml       the resolved configuration
           metrics.jsonl     one record per step and evaluation; metrics.csv the same as a table
           run.log           the log
+          state.json        what the run is doing now, or how it ended
           checkpoints/step-000100/   what resume needs, with the model in Hugging Face format
           draws/            the prompts drawn for each refresh window
           baseline/         write-ahead logs of the baseline shards
@@ -43,6 +44,10 @@ class RunDirectory:
     @property
     def log(self) -> Path:
         return self.root / "run.log"
+
+    @property
+    def state(self) -> Path:
+        return self.root / "state.json"
 
     @property
     def checkpoints(self) -> Path:

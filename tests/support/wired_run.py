@@ -35,6 +35,7 @@ from bolt_ray.training.learner_worker import PublishedWeights
 from bolt_ray.training.loop import TrainingLoop
 from bolt_ray.training.run_directory import RunDirectory
 from bolt_ray.training.telemetry.record import read_metrics
+from bolt_ray.training.telemetry.state import StateWriter
 
 GAP = 0.004
 """max |Δ log p| that the generators are apart from the learner after every sync, in nats."""
@@ -256,21 +257,25 @@ def run_once(config: RunConfig, here: Workplace) -> dict[str, Any]:
     run = RunDirectory(here.directory / "run")
     run.root.mkdir()
     problem = ""
+    progress = StateWriter(run.state, max_steps=config.train.max_steps)
     try:
-        assembly = Wired(
-            config=config,
-            run=run,
-            inputs=prepare_inputs(config, say=lambda text: None, show_progress=False),
-            checkpoint=None,
-            state=None,
-            interrupts=InterruptFlag(),
-            console=Console(file=io.StringIO()),
-        )
-        assembly.train()
+        with progress:
+            assembly = Wired(
+                config=config,
+                run=run,
+                inputs=prepare_inputs(config, say=lambda text: None, show_progress=False),
+                checkpoint=None,
+                state=None,
+                interrupts=InterruptFlag(),
+                console=Console(file=io.StringIO()),
+                progress=progress,
+            )
+            assembly.train()
     except BoltRayError as error:
         problem = str(error)
     records = read_metrics(run.metrics_jsonl) if run.metrics_jsonl.exists() else []
     return {
+        "state": json.loads(run.state.read_text(encoding="utf-8")),
         "made": made,
         "learner": learner,
         "shards": shards,

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import math
-from typing import Any
 
 import numpy as np
 import pytest
 
 from bolt_ray.core.records import Prompt, ScoredRollout
-from bolt_ray.training.baseline_quality import STEPS_JUDGED, BaselineWatch, quality_metrics
+from bolt_ray.training.baseline_quality import quality_metrics
 
 
 def scored(v_hat: float, *, last_version: int = -1) -> ScoredRollout:
@@ -41,6 +40,7 @@ def test_prompts_seen_before_are_told_apart() -> None:
     assert metrics["baseline/variance_reduction_seen"] == pytest.approx(0.75)
     assert metrics["baseline/variance_reduction"] == pytest.approx(1 - (0.0625 + 0.25) / 2 / 0.25)
     assert metrics["baseline/versions_between_visits"] == 3.5
+    assert metrics["baseline/seen_fraction"] == 0.5
 
 
 def test_nothing_seen_before_is_no_number() -> None:
@@ -66,55 +66,3 @@ def test_calibration_by_tenth() -> None:
             "baseline/decile_reward_9": 1.0,
         }
     )
-
-
-def watched(
-    v_hats: list[float],
-    rewards: list[float],
-    *,
-    steps: int,
-    last_version: int = 3,
-    copies: int = 8,
-    forgets_after: float | None = None,
-) -> dict[str, str]:
-    watch = BaselineWatch(uses_tracker=True, forgets_after=forgets_after)
-    items = [scored(v_hat, last_version=last_version) for v_hat in v_hats] * copies
-    said: dict[str, str] = {}
-    for _ in range(steps):
-        said = watch.step(items, np.array(rewards * copies), version=33)
-    return said
-
-
-def test_few_completions_a_step_are_judged_over_more_steps() -> None:
-    assert not watched([0.0, 1.0], [1.0, 0.0], steps=60, copies=2)
-    assert watched([0.0, 1.0], [1.0, 0.0], steps=64, copies=2)
-    # One completion a step has no mean of others to be compared with.
-    assert not watched([0.0], [1.0], steps=400, copies=1)
-
-
-def test_a_baseline_worse_than_the_mean_is_told_in_words() -> None:
-    said = watched([0.0, 1.0], [1.0, 0.0], steps=STEPS_JUDGED)["quality"]
-    assert "worse than the batch's mean (variance removed: -300%)" in said
-    assert "every 30 versions" in said and "advantage.baseline: batch" in said
-
-
-@pytest.mark.parametrize(
-    ("v_hats", "steps", "last_version"),
-    [
-        ([1.0, 0.0], STEPS_JUDGED, 3),
-        ([0.5, 0.5], STEPS_JUDGED, 3),
-        ([0.0, 1.0], STEPS_JUDGED - 1, 3),
-        ([0.0, 1.0], 40, -1),
-    ],
-    ids=["right", "the mean itself", "too soon", "never seen"],
-)
-def test_otherwise_nothing_is_said(v_hats: list[float], steps: int, last_version: int) -> None:
-    assert not watched(v_hats, [1.0, 0.0], steps=steps, last_version=last_version)
-
-
-def test_evidence_that_fades_between_two_visits_is_told_in_words() -> None:
-    """``event`` with rho_min .875 loses what is older than 8 versions, and visits are 30 apart."""
-    right: dict[str, Any] = {"v_hats": [1.0, 0.0], "rewards": [1.0, 0.0], "steps": STEPS_JUDGED}
-    said = watched(**right, forgets_after=8.0)["forgetting"]
-    assert "about every 30 versions" in said and "older than 8" in said and "baseline.forgetting=kl" in said
-    assert not watched(**right, forgets_after=30.0)

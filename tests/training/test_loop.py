@@ -21,7 +21,6 @@ from bolt_ray.core.evaluation.summary import Score
 from bolt_ray.core.records import DrawnPrompt, Outcomes, Prompt, StepReport, TrainingBatch, UnscoredReason
 from bolt_ray.engines.settings import SamplingSettings
 from bolt_ray.rewards.unscored import check_unscored
-from bolt_ray.training.baseline_quality import BaselineWatch
 from bolt_ray.training.batch import BatchBuilder
 from bolt_ray.training.completions import CompletionService
 from bolt_ray.training.evaluator import Evaluator
@@ -162,7 +161,7 @@ class Harness:
                 same_answers=no_two_alike,
             ),
             telemetry=Telemetry(metrics=MetricsLog(self.run_directory), display=display),
-            notices=Notices(say=display.say, builder=builder, watch=BaselineWatch(uses_tracker=True)),
+            notices=Notices(say=display.say, builder=builder),
             interrupts=parts.interrupts,
             save=lambda step: parts.calls.append(f"save {step}"),
             check_scores=_check,

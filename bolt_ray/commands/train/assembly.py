@@ -6,6 +6,7 @@ The configuration stops here; each part gets its own settings and the parts it w
 from __future__ import annotations
 
 import logging
+import math
 import shutil
 import time
 import uuid
@@ -37,7 +38,6 @@ from bolt_ray.data.ingest.read_plan import source_weights
 from bolt_ray.data.store import PromptStore
 from bolt_ray.engines.tokenizer import PromptTokenizer
 from bolt_ray.rewards.unscored import check_unscored
-from bolt_ray.training.baseline_quality import BaselineWatch
 from bolt_ray.training.batch import BatchBuilder
 from bolt_ray.training.checkpoints import write_checkpoint
 from bolt_ray.training.completions import CompletionService
@@ -49,8 +49,10 @@ from bolt_ray.training.loop import LoopOutcome, TrainingLoop
 from bolt_ray.training.rollout import RolloutLoop
 from bolt_ray.training.run_directory import RunDirectory, set_aside_later
 from bolt_ray.training.telemetry.console import ProgressDisplay
+from bolt_ray.training.telemetry.health import Health
 from bolt_ray.training.telemetry.notices import Notices
-from bolt_ray.training.telemetry.record import MetricsLog
+from bolt_ray.training.telemetry.record import MetricsLog, read_metrics
+from bolt_ray.training.telemetry.state import StateWriter
 from bolt_ray.training.telemetry.telemetry import Telemetry
 from bolt_ray.training.weight_sync import NUM_PROBES, ParityProbe, WeightSync
 
@@ -79,6 +81,7 @@ class TrainingAssembly:
         state: dict[str, Any] | None,
         interrupts: InterruptFlag,
         console: Console,
+        progress: StateWriter,
     ) -> None:
         self._config = config
         self._run = run
@@ -87,6 +90,7 @@ class TrainingAssembly:
         self._state = state
         self._interrupts = interrupts
         self._console = console
+        self._progress = progress
         self._version = int(state["version"]) if state else 0
         self._first_step = int(state["step"]) if state else 0
 
@@ -106,6 +110,8 @@ class TrainingAssembly:
             say(self._console, f"All processes are up after {time.monotonic() - started:.0f} s")
             loop = self._loop(stack, learner, generators, shards, scorers, prompts, problems)
             self._set_aside_later()
+            self._progress.stage("step")
+            stack.callback(self._progress.stage, "stop")
             return loop.run()
 
     def _set_aside_later(self) -> None:
@@ -294,7 +300,8 @@ class TrainingAssembly:
         telemetry = Telemetry(
             metrics=MetricsLog(self._run, keep_up_to_step=self._first_step if self._state else None),
             display=display,
-            observers=observers(config, self._run, first_step=self._first_step),
+            observers=[self._progress, *observers(config, self._run, first_step=self._first_step)],
+            health=Health(read_metrics(self._run.metrics_jsonl)),
         )
         stack.callback(telemetry.close)
         return telemetry
@@ -349,10 +356,7 @@ def _notices(config: RunConfig, builder: BatchBuilder, telemetry: Telemetry) -> 
     return Notices(
         say=telemetry.say,
         builder=builder,
-        watch=BaselineWatch(
-            uses_tracker=config.advantage.baseline == "tracker",
-            forgets_after=1.0 / (1.0 - baseline.rho_min) if baseline.forgetting == "event" else None,
-        ),
+        forgets_after=1.0 / (1.0 - baseline.rho_min) if baseline.forgetting == "event" else math.inf,
         kl_per_sequence=config.kl.unit == "sequence",
     )
 

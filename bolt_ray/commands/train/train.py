@@ -28,6 +28,7 @@ from bolt_ray.training.interrupts import catch_interrupts
 from bolt_ray.training.loop import LoopOutcome
 from bolt_ray.training.run_directory import RunDirectory, find_run_to_resume, new_run_directory
 from bolt_ray.training.telemetry.console import open_log
+from bolt_ray.training.telemetry.state import StateWriter
 
 log = logging.getLogger(__name__)
 
@@ -71,25 +72,31 @@ def train(config: RunConfig, *, console: Console | None = None) -> TrainingOutco
     run, checkpoint = _run_directory(config)
     state = read_checkpoint(checkpoint) if checkpoint is not None else None
     handler = open_log(run.log)
+    first_step = int(state["step"]) if state else 0
     try:
-        inputs = prepare_inputs(config, say=partial(say, console))
-        config = fit_to_tokenizer(config, inputs.model_path)
-        if checkpoint is None and config.baseline.warm_start == OWN_WARM_START:
-            config = with_own_warm_start(config, run, console=console)
-        run.config.write_text(dump_config(config), encoding="utf-8")
-        say(console, f"Run directory: {shown(run.root)}")
-        for line in own_rewards:
-            say(console, line)
-        with ray_session(config.cluster, groups=resource_map(config)), catch_interrupts() as interrupts:
-            ended = TrainingAssembly(
-                config=config,
-                run=run,
-                inputs=inputs,
-                checkpoint=checkpoint,
-                state=state,
-                interrupts=interrupts,
-                console=console,
-            ).train()
+        with StateWriter(run.state, max_steps=config.train.max_steps, first_step=first_step) as progress:
+            inputs = prepare_inputs(config, say=partial(say, console))
+            config = fit_to_tokenizer(config, inputs.model_path)
+            if checkpoint is None and config.baseline.warm_start == OWN_WARM_START:
+                progress.stage("warm start")
+                config = with_own_warm_start(config, run, console=console)
+            run.config.write_text(dump_config(config), encoding="utf-8")
+            say(console, f"Run directory: {shown(run.root)}")
+            for line in own_rewards:
+                say(console, line)
+            progress.stage("start")
+            with ray_session(config.cluster, groups=resource_map(config)), catch_interrupts() as interrupts:
+                ended = TrainingAssembly(
+                    config=config,
+                    run=run,
+                    inputs=inputs,
+                    checkpoint=checkpoint,
+                    state=state,
+                    interrupts=interrupts,
+                    console=console,
+                    progress=progress,
+                ).train()
+            progress.ended = "interrupted" if ended.interrupted else "done"
     except BaseException:
         log.exception("the run ended early")
         raise

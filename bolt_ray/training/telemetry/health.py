@@ -74,7 +74,7 @@ def _no_variance(steps: Steps) -> Finding:
     if not share > 0.5:
         return None
     return (
-        f"in {share:.0%} of the groups all rewards are equal, and these teach nothing (metric reward/zero_std_fraction)",
+        f"in {share:.0%} of the groups all rewards are equal: these teach nothing (metric reward/zero_std_fraction)",
         "rollout.dynamic_sampling refills them, curriculum.strategy: uncertainty draws fewer of them, and "
         "advantage.baseline: tracker needs no groups",
     )
@@ -97,7 +97,7 @@ def _entropy(steps: Steps) -> Finding:
         return None
     return (
         f"the policy's entropy fell from {began:.3g} to {now:.3g} nats: it hardly tries anything new",
-        "Lower train.learning_rate, raise loss.clip_high or loss.entropy_coef, or hold it to the reference with kl.coef",
+        "Lower train.learning_rate, raise loss.clip_high or loss.entropy_coef, or hold to the reference with kl.coef",
     )
 
 
@@ -118,8 +118,8 @@ def _v_hat(steps: Steps) -> Finding:
     name, weighed = "baseline/variance_reduction_seen", []
     for record in steps.last:
         if name in record:
-            seen = record.get("baseline/seen_fraction", 1.0) * record["rollout/completions"]
-            weighed.append((seen, seen * record["reward/std"] ** 2, record[name]))
+            seen = record.get("baseline/seen_fraction", 1.0) * record.get("rollout/completions", 0.0)
+            weighed.append((seen, seen * record.get("reward/std", 0.0) ** 2, record[name]))
     variance = sum(weight for _, weight, _ in weighed)
     if len(steps.last) < LAST_STEPS or sum(seen for seen, _, _ in weighed) < 256 or not variance > 0:
         return None

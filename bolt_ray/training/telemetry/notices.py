@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 
 from bolt_ray.core.advantages import AdvantageOutput
 from bolt_ray.core.records import UnscoredReason
 from bolt_ray.rewards.unscored import unscored_metric, without_detail
-from bolt_ray.training.baseline_quality import BaselineWatch
 from bolt_ray.training.batch import BatchBuilder
 from bolt_ray.training.rollout import StepRollouts
 
 FAR_FROM_REFERENCE = 1.0
 """Nats per token of KL to the reference beyond which completions of the two have little in common."""
+LATE_STEPS = 20
+"""So many steps in a row whose prompts are visited too seldom for their evidence to last."""
 
 
 class Notices:
@@ -21,7 +23,7 @@ class Notices:
     Args:
         say: prints a line.
         builder: how completions become a batch.
-        watch: of the baseline's quality.
+        forgets_after: policy versions over which evidence fades where it fades by version (``forgetting: event``).
         kl_per_sequence: whether ``adaptive_kl/raw_kl`` is a sum over a sequence (``kl.unit``).
     """
 
@@ -30,12 +32,13 @@ class Notices:
         *,
         say: Callable[[str], None],
         builder: BatchBuilder,
-        watch: BaselineWatch,
+        forgets_after: float = math.inf,
         kl_per_sequence: bool = False,
     ) -> None:
         self._say = say
         self._builder = builder
-        self._watch = watch
+        self._forgets_after = forgets_after
+        self._late_steps = 0
         self._kl_per_sequence = kl_per_sequence
         self._said: set[str | UnscoredReason] = set()
 
@@ -49,10 +52,8 @@ class Notices:
                 f"(metric {unscored_metric(kind)} counts them from here on)",
             )
 
-    def of_batch(
-        self, rollouts: StepRollouts, advantages: AdvantageOutput, record: Mapping[str, float], *, version: int
-    ) -> None:
-        """What rewards, groups and v̂ of a step say; ``record`` has its metrics, ``version`` was the policy's."""
+    def of_batch(self, advantages: AdvantageOutput, record: Mapping[str, float]) -> None:
+        """What rewards, groups and v̂ of a step say; ``record`` has its metrics."""
         if advantages.singletons:
             self._once(
                 "singletons",
@@ -67,9 +68,15 @@ class Notices:
                 f"{low:g} to {high:g}, and v̂ sees them cut; set baseline.reward_range to what your rewards give "
                 "(metric reward/clipped_fraction)",
             )
-        items = rollouts.trainable
-        for kind, warning in self._watch.step(items, self._builder.scaled(items), version=version).items():
-            self._once(kind, warning)
+        gap = record.get("baseline/versions_between_visits", 0.0)
+        self._late_steps = self._late_steps + 1 if gap > self._forgets_after else 0
+        if self._late_steps == LATE_STEPS:
+            self._once(
+                "forgetting",
+                f"Warning: prompts are visited about every {gap:.0f} versions, and forgetting: event loses what is "
+                f"older than {self._forgets_after:.0f}: v̂ is little more than the last outcome. Use "
+                "baseline.forgetting=kl, or raise baseline.rho_min (metric baseline/versions_between_visits)",
+            )
 
     def of_update(self, record: Mapping[str, float]) -> None:
         """What the learner's metrics of a step say."""

@@ -10,6 +10,7 @@ from typing import Any
 from bolt_ray.core.advantages import AdvantageOutput
 from bolt_ray.core.records import StepReport, TrainingBatch
 from bolt_ray.training.rollout import StepRollouts
+from bolt_ray.training.telemetry.health import Verdict
 from bolt_ray.training.telemetry.timer import Span
 
 log = logging.getLogger(__name__)
@@ -54,6 +55,12 @@ class Observer:
     def sampled(self, name: str, samples: Sequence[Mapping[str, Any]]) -> None:
         """A file of samples was written: ``step-000120`` or ``eval-000050`` and its rows."""
 
+    def judged(self, verdict: Verdict) -> None:
+        """Something is wrong with the run; ``said`` follows. Of a resumed one also what was said before."""
+
+    def running(self, processes: Sequence[Mapping[str, Any]]) -> None:
+        """The run's processes now: role, name, node, pid and memory_bytes of each."""
+
     def said(self, text: str) -> None:
         """A line was said to the user."""
 
@@ -87,6 +94,12 @@ class Observers(Observer):
 
     def sampled(self, name: str, samples: Sequence[Mapping[str, Any]]) -> None:
         self._tell(lambda observer: observer.sampled(name, samples))
+
+    def judged(self, verdict: Verdict) -> None:
+        self._tell(lambda observer: observer.judged(verdict))
+
+    def running(self, processes: Sequence[Mapping[str, Any]]) -> None:
+        self._tell(lambda observer: observer.running(processes))
 
     def said(self, text: str) -> None:
         self._tell(lambda observer: observer.said(text))

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 from bolt_ray.training.telemetry.console import ProgressDisplay
+from bolt_ray.training.telemetry.health import Health, Verdict
 from bolt_ray.training.telemetry.observer import Observer, Observers, TrainedStep
 from bolt_ray.training.telemetry.record import MetricsLog
 from bolt_ray.training.telemetry.timer import StepTimer
@@ -19,12 +20,23 @@ class Telemetry:
         metrics: the record, which is the truth: an error in writing it is one of the run.
         display: the terminal.
         observers: everything else.
+        health: what the records so far say of the run; it is told of each new one.
     """
 
-    def __init__(self, *, metrics: MetricsLog, display: ProgressDisplay, observers: Sequence[Observer] = ()) -> None:
+    def __init__(
+        self,
+        *,
+        metrics: MetricsLog,
+        display: ProgressDisplay,
+        observers: Sequence[Observer] = (),
+        health: Health | None = None,
+    ) -> None:
         self._metrics = metrics
         self._display = display
-        self._observers = Observers(observers, warn=display.say)
+        health = health or Health()
+        self._observers = Observers([*observers, _Judge(health, found=self._found)], warn=display.say)
+        for verdict in health.verdicts:
+            self._observers.judged(verdict)
 
     @property
     def evaluated(self) -> set[int]:
@@ -51,6 +63,11 @@ class Telemetry:
         """Write a line of the record; ``step`` is its number of finished optimizer steps."""
         self._metrics.write(record)
         self._observers.recorded(record)
+        self._display.evaluated(record)
+
+    def running(self, processes: Sequence[Mapping[str, Any]]) -> None:
+        """The run's processes now: role, name, node, pid and memory_bytes of each."""
+        self._observers.running(processes)
 
     def sampled(self, name: str, samples: Sequence[Mapping[str, Any]]) -> None:
         """A file of samples was written."""
@@ -64,3 +81,19 @@ class Telemetry:
     def close(self) -> None:
         """The run ended; call it in whatever way it did."""
         self._observers.close()
+
+    def _found(self, verdict: Verdict) -> None:
+        self._observers.judged(verdict)
+        self.say(str(verdict))
+
+
+class _Judge(Observer):
+    """Says what is wrong, once; an observer, so that a mistake in it stops no run."""
+
+    def __init__(self, health: Health, *, found: Callable[[Verdict], None]) -> None:
+        self._health = health
+        self._found = found
+
+    def recorded(self, record: Mapping[str, Any]) -> None:
+        for verdict in self._health.take(record):
+            self._found(verdict)

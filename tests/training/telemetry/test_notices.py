@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import pytest
 
 from bolt_ray.core.advantages import AdvantageOptions, AdvantageOutput
-from bolt_ray.training.baseline_quality import BaselineWatch
 from bolt_ray.training.batch import BatchBuilder
-from bolt_ray.training.rollout import StepRollouts
-from bolt_ray.training.telemetry.notices import Notices
+from bolt_ray.training.telemetry.notices import LATE_STEPS, Notices
 
-NO_ROLLOUTS = StepRollouts(trainable=(), unscored=(), baseline_only=(), dropped=(), refilled=0)
 NO_ADVANTAGES = AdvantageOutput(
     advantages=np.zeros(0, dtype=np.float32), metrics={}, singletons=0, zero_variance_groups=0
 )
 
 
-def notices(said: list[str], *, kl_per_sequence: bool = False) -> Notices:
+def notices(said: list[str], *, kl_per_sequence: bool = False, forgets_after: float = math.inf) -> Notices:
     builder = BatchBuilder(
         advantage=AdvantageOptions(),
         reward_range=(0.0, 1.0),
@@ -25,15 +24,14 @@ def notices(said: list[str], *, kl_per_sequence: bool = False) -> Notices:
         skip_truncated_evidence=False,
         importance=0.0,
     )
-    watch = BaselineWatch(uses_tracker=True)
-    return Notices(say=said.append, builder=builder, watch=watch, kl_per_sequence=kl_per_sequence)
+    return Notices(say=said.append, builder=builder, kl_per_sequence=kl_per_sequence, forgets_after=forgets_after)
 
 
 def test_rewards_that_are_cut_are_told_once() -> None:
     said: list[str] = []
     speaker = notices(said)
     for share in (0.0, 0.25, 0.5):
-        speaker.of_batch(NO_ROLLOUTS, NO_ADVANTAGES, {"reward/clipped_fraction": share}, version=0)
+        speaker.of_batch(NO_ADVANTAGES, {"reward/clipped_fraction": share})
     assert len(said) == 1
     assert "25% of this step's rewards lie outside 0 to 1" in said[0] and "baseline.reward_range" in said[0]
 
@@ -51,3 +49,21 @@ def test_a_policy_far_from_its_reference_is_told_in_words(per_sequence: bool, ra
     speaker.of_update({"adaptive_kl/raw_kl": raw_kl, "completions/mean_length": 30.0})
     assert len(said) == told
     assert not told or "1.5 nats per token away from the reference" in said[0]
+
+
+def test_evidence_that_fades_between_two_visits_is_told_in_words() -> None:
+    """``event`` with rho_min .875 loses what is older than 8 versions, and visits are 30 apart."""
+    seldom, never = {"baseline/versions_between_visits": 30.0}, dict[str, float]()
+    said: list[str] = []
+    speaker = notices(said, forgets_after=8.0)
+    for record in [never] * 30 + [seldom] * (LATE_STEPS - 1) + [never] + [seldom] * (LATE_STEPS - 1):
+        speaker.of_batch(NO_ADVANTAGES, record)
+    assert said == []
+    for _ in range(LATE_STEPS):
+        speaker.of_batch(NO_ADVANTAGES, seldom)
+    assert len(said) == 1
+    assert "about every 30 versions" in said[0] and "older than 8" in said[0] and "baseline.forgetting=kl" in said[0]
+    speaker = notices(said, forgets_after=30.0)
+    for _ in range(LATE_STEPS):
+        speaker.of_batch(NO_ADVANTAGES, seldom)
+    assert len(said) == 1

@@ -1,0 +1,1 @@
+"""``bolt-ray status``: what a run is doing now, from its files alone."""

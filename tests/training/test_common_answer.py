@@ -1,0 +1,53 @@
+"""One answer for everything is seen, and equal answers to one prompt are not."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from bolt_ray.core.records import Prompt, ScoredRollout
+from bolt_ray.training.common_answer import common_answer
+
+ITEM = ScoredRollout(
+    request_id=0,
+    token_ids=np.arange(2, dtype=np.int32),
+    logprobs=np.zeros(2, dtype=np.float32),
+    text="",
+    truncated=False,
+    oldest_version=0,
+    newest_version=0,
+    reward=0.0,
+    tracker_reward=0.0,
+    prompt=Prompt(row=0, key="k", prompt="p"),
+    prompt_token_ids=np.array([1], dtype=np.int32),
+    group_id=0,
+    sample_index=0,
+    v_hat=0.5,
+    n_eff=1.0,
+    last_version=-1,
+    policy_version=0,
+)
+
+
+def given(key: str, text: str, reward: float) -> ScoredRollout:
+    return replace(ITEM, prompt=replace(ITEM.prompt, key=key), text=text, reward=reward)
+
+
+def test_answers_are_counted_by_prompts_whatever_leads_to_them() -> None:
+    items = [given(f"p{i}", f"because of {i}, <answer>42</answer>", float(i % 2)) for i in range(6)]
+    items += [given(f"p{i}", "#### 42.0", 1.0) for i in (6, 7)]
+    items += [given("p8", str(i), 0.0) for i in range(20)] + [given("p9", "7", 0.0)] * 20
+    found = common_answer(items)
+    assert found == pytest.approx({"completions/most_common_fraction": 0.8, "reward/most_common": 5 / 8})
+
+
+def test_saying_nothing_is_an_answer_too() -> None:
+    found = common_answer([given(f"p{i}", " ", 0.25) for i in range(8)])
+    assert found == {"completions/most_common_fraction": 1.0, "reward/most_common": 0.25}
+
+
+def test_few_prompts_say_nothing() -> None:
+    assert common_answer([given(f"p{i % 7}", "42", 1.0) for i in range(70)]) == {}
+    assert common_answer([]) == {}
