@@ -148,14 +148,14 @@ def serve_dashboard(run: Path | None, *, host: str, port: int, any_host: bool, c
         CheckpointError: there is no such run.
         ConfigError: it cannot listen there, or other machines would be let in unasked.
     """
-    from bolt_ray.commands.report.report import report_html
-
     found = find_run(run)
     if not is_loopback(host) and not any_host:
         raise ConfigError(
             f"--host {host} lets other machines in, without a password; say --any-host if that is meant. From afar an "
             f"SSH tunnel does: ssh -L {port}:127.0.0.1:{port} <machine>"
         )
+    from bolt_ray.commands.report.report import report_html  # numpy and the page's parts: not for --help
+
     with Dashboard(host, port, runs=[found], page=lambda runs: report_html(runs, live=True)) as server:
         where, number = str(server.server_address[0]), server.server_address[1]
         address = f"[{where}]" if ":" in where else where

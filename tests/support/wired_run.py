@@ -275,7 +275,6 @@ def run_once(config: RunConfig, here: Workplace) -> dict[str, Any]:
         problem = str(error)
     records = read_metrics(run.metrics_jsonl) if run.metrics_jsonl.exists() else []
     return {
-        "state": json.loads(run.state.read_text(encoding="utf-8")),
         "made": made,
         "learner": learner,
         "shards": shards,

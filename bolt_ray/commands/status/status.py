@@ -101,14 +101,11 @@ def _rows(
 
 
 def _progress(state: Mapping[str, Any], found: Condition, *, now: float) -> str:
-    ended = found.standing is Standing.ENDED
-    parts = [f"{state['step']}/{state['max_steps']}"]
-    if state["eta_s"] is not None and not ended:
-        parts.append(f"{duration(state['eta_s'])} left")
-    parts.append(
-        f"{'ran' if ended else 'runs'} for {duration((state['updated'] if ended else now) - state['started'])}"
-    )
-    return ", ".join(parts)
+    done = f"{state['step']}/{state['max_steps']}"
+    if found.standing is Standing.ENDED:
+        return f"{done} in {duration(state['updated'] - state['started'])}"
+    left = "" if state["eta_s"] is None else f", {duration(state['eta_s'])} left"
+    return f"{done}, {duration(now - state['started'])} so far{left}"
 
 
 def _last_score(run: RunDirectory, state: Mapping[str, Any]) -> str | None:

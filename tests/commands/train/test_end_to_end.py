@@ -16,7 +16,9 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 from support.training_runs import FinishedRun, check_preset, steps_of, wait_for_step, write_run_config
+from typer.testing import CliRunner
 
+from bolt_ray.cli import app
 from bolt_ray.commands.train.train import train
 from bolt_ray.config.loading import load_config
 from bolt_ray.core.baseline.sharded_snapshot import read_sharded_snapshot
@@ -177,9 +179,13 @@ def test_ctrl_c_saves_and_leaves_by_130(ray_cluster: None, write_config: Callabl
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     run = tmp_path / "run"
     wait_for_step(run, 2, alive=lambda: process.poll() is None)
+    status = CliRunner().invoke(app, ["status", str(run)])
+    assert (status.exit_code, process.poll()) == (0, None), status.output
     process.send_signal(signal.SIGINT)
     output, _ = process.communicate(timeout=200)
     assert process.returncode == 130, output
+    status = CliRunner().invoke(app, ["status", str(run)])
+    assert status.exit_code == 4 and "ended: interrupted" in status.output, status.output
     assert "SIGINT: saving step" in output and "Interrupted. Go on with: resume=" in output
     (checkpoint,) = (run / "checkpoints").iterdir()
     done = json.loads((checkpoint / "state.json").read_text())["step"]
