@@ -15,6 +15,7 @@ from bolt_ray.core.curriculum import STRATEGIES
 from bolt_ray.core.kl_options import ADAPTATIONS, CONTROLLERS, ESTIMATORS
 from bolt_ray.core.losses import AGGREGATIONS, LOSSES
 from bolt_ray.rewards.registry import REWARDS
+from bolt_ray.training.telemetry.health import RULES
 
 ROOT = Path(__file__).parents[1]
 PAGES = sorted(
@@ -92,6 +93,11 @@ def test_every_algorithm_has_a_row(setting: str, names: list[str]) -> None:
     rows = {match.group(1) for match in re.finditer(r"^\| `([\w+.:]+)`", table, re.MULTILINE)} - {setting}
     without_own = {row for row in rows if ":" not in row}
     assert without_own == set(names)
+
+
+def test_every_health_rule_has_a_row() -> None:
+    text = (ROOT / "docs" / "health.md").read_text(encoding="utf-8")
+    assert re.findall(r"^\| ([^|`]+?) \| [^|]+ \| `", text, re.MULTILINE) == list(RULES)
 
 
 def test_every_reward_is_in_the_guide() -> None:

@@ -37,8 +37,8 @@ def eval_numbers(record: Mapping[str, Any]) -> str | None:
     """The score of an evaluation's record, with its interval; None for the record of a step."""
     if "eval/pass@1" not in record:
         return None
-    interval = "{:.1%} to {:.1%}".format(*(record[f"eval/pass@1_{end}"] for end in ("low", "high")))
-    return f"{record['eval/pass@1']:.1%} ({interval})"
+    low, high = record["eval/pass@1_low"], record["eval/pass@1_high"]
+    return f"{record['eval/pass@1']:.1%} ({low:.1%} to {high:.1%})"
 
 
 def _part(form: str, value: float | None) -> str:

@@ -152,7 +152,7 @@ def _nothing_to_learn(steps: Steps) -> Finding:
 
 
 def _constant_parts(steps: Steps) -> Finding:
-    names = [name for name in steps.last[-1] if name.startswith("reward/part/")]
+    names = [name for name in steps.last[-1] if name.split("/")[:2] == ["reward", "part"]]
     values = {name: {record.get(name) for record in (*steps.first, *steps.last)} for name in names}
     constant = {name.rpartition("/")[2]: found.pop() for name, found in values.items() if len(found) == 1}
     if not constant or len(names) == 1:  # a single one: all rewards are equal

@@ -58,9 +58,6 @@ class Observer:
     def judged(self, verdict: Verdict) -> None:
         """Something is wrong with the run; ``said`` follows. Of a resumed one also what was said before."""
 
-    def running(self, processes: Sequence[Mapping[str, Any]]) -> None:
-        """The run's processes now: role, name, node, pid and memory_bytes of each."""
-
     def said(self, text: str) -> None:
         """A line was said to the user."""
 
@@ -97,9 +94,6 @@ class Observers(Observer):
 
     def judged(self, verdict: Verdict) -> None:
         self._tell(lambda observer: observer.judged(verdict))
-
-    def running(self, processes: Sequence[Mapping[str, Any]]) -> None:
-        self._tell(lambda observer: observer.running(processes))
 
     def said(self, text: str) -> None:
         self._tell(lambda observer: observer.said(text))

@@ -16,7 +16,7 @@ import socket
 import threading
 import time
 from collections import defaultdict, deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
@@ -50,6 +50,7 @@ class StateWriter(Observer):
 
     Attributes:
         ended: how the run ended, where it did so without an exception.
+        processes: tells of the run's processes; it is asked from the thread, and must not wait.
     """
 
     def __init__(
@@ -64,6 +65,7 @@ class StateWriter(Observer):
         """``stage``: what goes on while no phase does; ``first_step``: finished steps that the run goes on from."""
         now = time.time()
         self.ended: Ended = "done"
+        self.processes: Callable[[], Sequence[Mapping[str, Any]]] = list
         self._path = path
         self._heartbeat_s = heartbeat_s
         self._stage = ("prepare", now)
@@ -83,7 +85,6 @@ class StateWriter(Observer):
             "last_warning": None,
             "ended": None,
             "error": None,
-            "processes": [],
             "verdicts": [],
         }
         self._lock = threading.Lock()
@@ -139,9 +140,6 @@ class StateWriter(Observer):
         with self._lock:
             self._state["verdicts"] = [*self._state["verdicts"], asdict(verdict)]
 
-    def running(self, processes: Sequence[Mapping[str, Any]]) -> None:
-        self._set(processes=[dict(process) for process in processes])
-
     def said(self, text: str) -> None:
         if text.startswith("Warning: "):
             self._set(last_warning=text.removeprefix("Warning: "))
@@ -149,6 +147,7 @@ class StateWriter(Observer):
     def snapshot(self) -> dict[str, Any]:
         """The state now, as it is written."""
         now = time.time()
+        processes = [dict(process) for process in self.processes()]
         with self._lock:
             name, since = self._open[-1] if self._open else self._stage
             took = self._took[name]
@@ -157,6 +156,7 @@ class StateWriter(Observer):
                 "phase": name,
                 "phase_since": since,
                 "phase_typical_s": median(took) if took else None,
+                "processes": processes,
             }
 
     def _set(self, **values: Any) -> None:

@@ -65,10 +65,6 @@ class Telemetry:
         self._observers.recorded(record)
         self._display.evaluated(record)
 
-    def running(self, processes: Sequence[Mapping[str, Any]]) -> None:
-        """The run's processes now: role, name, node, pid and memory_bytes of each."""
-        self._observers.running(processes)
-
     def sampled(self, name: str, samples: Sequence[Mapping[str, Any]]) -> None:
         """A file of samples was written."""
         self._observers.sampled(name, samples)

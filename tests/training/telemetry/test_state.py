@@ -79,7 +79,7 @@ def test_it_says_what_the_run_has_been_told(tmp_path: Path) -> None:
     state.said("hello")
     state.said("Warning: it rains")
     state.judged(VERDICT)
-    state.running([{"role": "driver", "name": "driver", "node": "a", "pid": 3, "memory_bytes": 5}])
+    state.processes = lambda: [{"role": "driver", "name": "driver", "node": "a", "pid": 3, "memory_bytes": 5}]
     found = state.snapshot()
     assert (found["phase"], found["phase_typical_s"], found["step"]) == ("train", 3.0, 10)
     assert found["last_eval"] == {"step": 10, "text": "50.0% (40.0% to 61.0%)"}
