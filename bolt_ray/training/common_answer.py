@@ -13,30 +13,33 @@ declare_metrics(
     {
         "completions/most_common_fraction": (
             "share of prompts",
-            "prompts of the step that get its most frequent answer (as maj@k finds answers); of 8 prompts and more",
+            "prompts of the step that get its most frequent answer, as maj@k finds answers; of 8 to 64 prompts",
         ),
         "reward/most_common": ("reward", "mean raw reward of the completions with that answer"),
     }
 )
 
 ENOUGH_PROMPTS = 8
-LAST_CHARS = 1000
+MOST_PROMPTS = 64
+"""Looked at in a step: enough for a share, and quickly done."""
+LAST_CHARS = 300
 """Of a completion: where its answer is looked for."""
 
 
 def common_answer(items: Sequence[ScoredRollout]) -> dict[str, float]:
-    """The metrics of a step's completions; {} where its prompts are too few to differ."""
-    prompts = len({item.prompt.key for item in items})
-    if prompts < ENOUGH_PROMPTS:
+    """The metrics of a step's completions, by the first one of each prompt; {} where prompts are too few to differ."""
+    firsts: dict[str, ScoredRollout] = {}
+    for item in items:
+        if len(firsts) == MOST_PROMPTS:
+            break
+        firsts.setdefault(item.prompt.key, item)
+    if len(firsts) < ENOUGH_PROMPTS:
         return {}
     rewards: dict[str, list[float]] = defaultdict(list)
-    keys: dict[str, set[str]] = defaultdict(set)
-    for item in items:
-        answer = extract_answer(item.text[-LAST_CHARS:]) or ""
-        rewards[answer].append(item.reward)
-        keys[answer].add(item.prompt.key)
-    common = max(keys, key=lambda answer: len(keys[answer]))
+    for item in firsts.values():
+        rewards[extract_answer(item.text[-LAST_CHARS:]) or ""].append(item.reward)
+    earned = max(rewards.values(), key=len)
     return {
-        "completions/most_common_fraction": len(keys[common]) / prompts,
-        "reward/most_common": sum(rewards[common]) / len(rewards[common]),
+        "completions/most_common_fraction": len(earned) / len(firsts),
+        "reward/most_common": sum(earned) / len(earned),
     }

@@ -44,7 +44,7 @@ STATE: dict[str, Any] = {
     "phase_typical_s": 8.0,
     "eta_s": 425.0,
     "last_eval": {"step": 100, "text": "58.3% (55.3% to 61.2%)"},
-    "last_warning": "it rains [hard]",
+    "last_warning": "it rains\x1b[2J [hard]",
     "ended": None,
     "error": None,
     "processes": [{"role": "driver", "name": "driver", "node": "node-a", "pid": 7, "memory_bytes": 2**30}],
@@ -111,7 +111,7 @@ def test_one_screen_has_all_of_it(tmp_path: Path) -> None:
         "train for 10.",
         "(usually 8.0 s)",
         "driver: process 7 on node-a, 1.0 GiB",
-        "it rains [hard]",
+        "it rains [2J [hard]",
         "truncation    step 90: 40% are cut. Raise it",
     ):
         assert text in result.output, text

@@ -64,16 +64,14 @@ def _screen(run: RunDirectory) -> tuple[Table, Standing]:
     table.add_column(style="bold", no_wrap=True)
     table.add_column(overflow="fold")
     for name, text in _rows(run, state, found, now=now):
-        table.add_row(name, text if isinstance(text, Text) else Text(text))
+        table.add_row(name, Text(_printable(text), style=COLORS[found.standing] if name == "standing" else ""))
     return table, found.standing
 
 
-def _rows(
-    run: RunDirectory, state: Mapping[str, Any], found: Condition, *, now: float
-) -> Iterator[tuple[str, str | Text]]:
+def _rows(run: RunDirectory, state: Mapping[str, Any], found: Condition, *, now: float) -> Iterator[tuple[str, str]]:
     why = f": {found.text}" if found.text else ""
     yield "run", shown(run.root)
-    yield "standing", Text(f"{found.standing.name.lower()}{why}", style=COLORS[found.standing])
+    yield "standing", f"{found.standing.name.lower()}{why}"
     record = last_record(run.metrics_jsonl, kind="reward/")
     if state:
         yield "step", _progress(state, found, now=now)
@@ -119,3 +117,8 @@ def _last_score(run: RunDirectory, state: Mapping[str, Any]) -> str | None:
 
 def _seconds(seconds: float) -> str:
     return f"{seconds:.1f} s" if seconds < 60 else duration(seconds)
+
+
+def _printable(text: str) -> str:
+    """Without what would steer the terminal: a warning may quote what a model wrote."""
+    return "".join(each if each.isprintable() else " " for each in text)

@@ -297,11 +297,16 @@ class TrainingAssembly:
         display = stack.enter_context(
             ProgressDisplay(total_steps=config.train.max_steps, first_step=self._first_step, console=self._console)
         )
+        metrics = MetricsLog(self._run, keep_up_to_step=self._first_step if self._state else None)
+        earlier = read_metrics(self._run.metrics_jsonl)  # of a resumed run
+        for record in earlier:
+            display.evaluated(record)
+            self._progress.evaluated(record)
         telemetry = Telemetry(
-            metrics=MetricsLog(self._run, keep_up_to_step=self._first_step if self._state else None),
+            metrics=metrics,
             display=display,
             observers=[self._progress, *observers(config, self._run, first_step=self._first_step)],
-            health=Health(read_metrics(self._run.metrics_jsonl)),
+            health=Health(earlier),
         )
         stack.callback(telemetry.close)
         return telemetry

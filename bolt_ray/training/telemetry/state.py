@@ -129,12 +129,16 @@ class StateWriter(Observer):
         self._changed.set()
 
     def recorded(self, record: Mapping[str, Any]) -> None:
+        self.evaluated(record)
+        if "reward/mean" in record:
+            self._pace.step(int(record["step"]), time.time())
+            self._set(step=int(record["step"]), eta_s=self._pace.seconds_left(self._max_steps))
+
+    def evaluated(self, record: Mapping[str, Any]) -> None:
+        """Take in the score of an evaluation's record; of a resumed run also those before."""
         numbers = eval_numbers(record)
         if numbers is not None:
             self._set(last_eval={"step": record["step"], "text": numbers})
-        elif "reward/mean" in record:
-            self._pace.step(int(record["step"]), time.time())
-            self._set(step=int(record["step"]), eta_s=self._pace.seconds_left(self._max_steps))
 
     def judged(self, verdict: Verdict) -> None:
         with self._lock:
