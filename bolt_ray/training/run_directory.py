@@ -3,6 +3,7 @@
 <run_dir>/config.yaml       the resolved configuration
           metrics.jsonl     one record per step and evaluation; metrics.csv the same as a table
           run.log           the log
+          samples/          completions to read: step-000120.jsonl, eval-000050.jsonl
           checkpoints/step-000100/   what resume needs, with the model in Hugging Face format
           draws/            the prompts drawn for each refresh window
           baseline/         write-ahead logs of the baseline shards
@@ -43,6 +44,10 @@ class RunDirectory:
     @property
     def log(self) -> Path:
         return self.root / "run.log"
+
+    @property
+    def samples(self) -> Path:
+        return self.root / "samples"
 
     @property
     def checkpoints(self) -> Path:

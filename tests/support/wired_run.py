@@ -99,7 +99,9 @@ class ShardsPart(Part):
 
     def read(self, keys: Sequence[str], version: int) -> BaselineReading:
         n = len(keys)
-        return BaselineReading(v_hat=np.full(n, 0.25), n_eff=np.full(n, 2.0), last_version=np.full(n, -1))
+        return BaselineReading(
+            v_hat=np.full(n, 0.25), n_eff=np.full(n, 2.0), last_version=np.full(n, -1), visits=np.full(n, 3)
+        )
 
     def commit(self, outcomes: Outcomes, *, update_id: str, drift: float | None) -> None:
         self.calls.append(("commit", [outcomes.reward_sums, outcomes.counts]))

@@ -51,6 +51,7 @@ from bolt_ray.training.run_directory import RunDirectory, set_aside_later
 from bolt_ray.training.telemetry.console import ProgressDisplay
 from bolt_ray.training.telemetry.notices import Notices
 from bolt_ray.training.telemetry.record import MetricsLog
+from bolt_ray.training.telemetry.sample_files import SampleFiles
 from bolt_ray.training.telemetry.telemetry import Telemetry
 from bolt_ray.training.weight_sync import NUM_PROBES, ParityProbe, WeightSync
 
@@ -295,6 +296,12 @@ class TrainingAssembly:
             metrics=MetricsLog(self._run, keep_up_to_step=self._first_step if self._state else None),
             display=display,
             observers=observers(config, self._run, first_step=self._first_step),
+            samples=SampleFiles(
+                self._run.samples,
+                config.samples,
+                reward_range=config.baseline.scaled_from,
+                first_step=self._first_step,
+            ),
         )
         stack.callback(telemetry.close)
         return telemetry
