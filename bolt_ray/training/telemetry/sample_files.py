@@ -77,7 +77,9 @@ class SampleFiles:
         self._said_too_many = False
 
     def begin(self) -> None:
-        """Remove what steps left that are about to be trained again, and count the rest."""
+        """Remove what steps left that are about to be trained again, and what a kill cut off; count the rest."""
+        for torn in self._directory.glob(".*.part"):
+            torn.unlink()
         for file in sample_files(self._directory):
             if file.step > self._first_step:
                 file.path.unlink(missing_ok=True)
@@ -130,8 +132,9 @@ def _name(kind: str, step: int) -> str:
 def superfluous(sizes: Mapping[str, Mapping[int, int]], *, room: float) -> list[tuple[str, int]]:
     """Files to remove, as (kind, step), so that the others take at most ``room`` bytes.
 
-    One after the other goes, of the kind that takes the most: the file whose neighbors are closest together for its
-    age. Of steps long ago fewer are left than of recent ones, without a gap; the first and the newest stay longest.
+    One after the other goes, of the kind that takes the most: the file whose neighbors are closest together, measured
+    by the root of its age in steps. Recent steps are thus denser than those long ago, which still reach back to the
+    first; the first and the newest stay longest.
 
     Args:
         sizes: bytes of the files of each kind, by step in ascending order.
@@ -141,7 +144,7 @@ def superfluous(sizes: Mapping[str, Mapping[int, int]], *, room: float) -> list[
     while sum(sum(files.values()) for files in left.values()) > room and any(left.values()):
         kind = max(left, key=lambda kind: sum(left[kind].values()))
         steps = np.fromiter(left[kind], dtype=np.int64)
-        crowded = np.argmin((steps[2:] - steps[:-2]) / (steps[-1] - steps[1:-1])) + 1 if steps.size > 2 else 0
+        crowded = np.argmin((steps[2:] - steps[:-2]) / np.sqrt(steps[-1] - steps[1:-1])) + 1 if steps.size > 2 else 0
         step = int(steps[crowded])
         del left[kind][step]
         removed.append((kind, step))
