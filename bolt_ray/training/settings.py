@@ -98,7 +98,10 @@ class SamplesSettings(Settings):
         ge=0,
     )
     max_chars: int = setting(
-        20_000, "longest text of a sample, for example its completion; the middle of a longer one is cut out", ge=1
+        20_000,
+        "longest text of a sample, such as its completion; of a longer one the middle is left out",
+        unit="characters",
+        ge=1,
     )
     max_mb: float = setting(
         500.0,

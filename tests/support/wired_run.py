@@ -35,6 +35,7 @@ from bolt_ray.training.learner_worker import PublishedWeights
 from bolt_ray.training.loop import TrainingLoop
 from bolt_ray.training.run_directory import RunDirectory
 from bolt_ray.training.telemetry.record import read_metrics
+from bolt_ray.training.telemetry.sample_files import read_samples, sample_files
 
 GAP = 0.004
 """max |Δ log p| that the generators are apart from the learner after every sync, in nats."""
@@ -281,6 +282,7 @@ def run_once(config: RunConfig, here: Workplace) -> dict[str, Any]:
         "scorers": scorers,
         "problem": problem,
         "checkpoints": sorted(path.name for path in run.checkpoints.glob("*")) if run.checkpoints.exists() else [],
+        "samples": {file.path.stem: read_samples(file.path)[0] for file in sample_files(run.samples)},
         "records": [{key: value for key, value in record.items() if _steady(key)} for record in records],
     }
 
