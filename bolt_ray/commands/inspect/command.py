@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
@@ -71,7 +71,7 @@ def inspect(
         "limit": limit,
         "full": full,
     }
-    given = {name: value for name, value in of_samples.items() if value not in (None, False)}
+    given: dict[str, Any] = {name: value for name, value in of_samples.items() if value not in (None, False)}
     of_baseline = {"top": top, "png": png, "html": html}
     if samples:
         from bolt_ray.commands.inspect.samples import SampleQuery, show_samples

@@ -76,13 +76,12 @@ class SampleQuery:
 
     def wants(self, row: Row) -> bool:
         """Whether a row is wanted, of a file that is."""
-        reward = number_of(row, "reward")
-        known = reward is not None
+        reward = _or(number_of(row, "reward"), math.nan)  # NaN is neither at least nor at most anything
         return (
             (self.source is None or row.get("source") == self.source)
             and (self.why is None or self.why in list_of(row, "why"))
-            and (self.min_reward is None or (known and reward >= self.min_reward))
-            and (self.max_reward is None or (known and reward <= self.max_reward))
+            and (self.min_reward is None or reward >= self.min_reward)
+            and (self.max_reward is None or reward <= self.max_reward)
             and (not self.unscored or row.get("unscored") is not None)
             and (not self.truncated or row.get("truncated") is True)
             and (self.grep is None or any(self.grep in prose_of(row, name) for name in TEXTS))

@@ -64,7 +64,7 @@ def training_rows(trained: TrainedStep, settings: SamplesSettings, *, reward_ran
     chosen = range(len(items)) if settings.all else list(why)
     places = {item.request_id: place for place, item in enumerate(rollouts.trainable)}
     dropped = {item.request_id: item.reason for item in rollouts.dropped}
-    ends = np.cumsum(trained.batch.completion_lengths)
+    ends = np.cumsum(trained.batch.completion_lengths, dtype=np.int64)
     rows = []
     for i in chosen:
         item = items[i]
