@@ -13,6 +13,7 @@ import typer
 from rich.console import Console
 from typer.exceptions import TyperException
 
+from bolt_ray.commands.inspect.command import inspect
 from bolt_ray.core.errors import BoltRayError, UserError
 from bolt_ray.training.interrupts import Interrupted
 
@@ -214,17 +215,7 @@ def precompute_baseline(
     )
 
 
-@app.command()
-def inspect(
-    run: Annotated[Path, typer.Argument(help="a run directory, or one of its checkpoints", show_default=False)],
-    top: Annotated[int, typer.Option(min=1, help="prompts in each list")] = 10,
-    png: Annotated[Path | None, typer.Option(help="where to draw; default: baseline.png in the run")] = None,
-    html: Annotated[Path | None, typer.Option(help="also write a page with the tables and the picture")] = None,
-) -> None:
-    """Show a run's baseline: v̂ as a histogram, solved, unsolved and uncertain prompts, coverage."""
-    from bolt_ray.commands.inspect.inspect import inspect_run
-
-    inspect_run(run, top=top, png=png, html=html, console=Console())
+app.command()(inspect)
 
 
 @app.command()

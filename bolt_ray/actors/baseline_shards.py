@@ -169,9 +169,10 @@ class BaselineShards:
             v_hat=np.empty(len(batch)),
             n_eff=np.empty(len(batch)),
             last_version=np.empty(len(batch), dtype=np.int64),
+            visits=np.empty(len(batch), dtype=np.int64),
         )
         for s, part in self._wait(calls, "read baselines").items():
-            for name in ("v_hat", "n_eff", "last_version"):
+            for name in ("v_hat", "n_eff", "last_version", "visits"):
                 getattr(merged, name)[places[s]] = getattr(part, name)
         return merged
 

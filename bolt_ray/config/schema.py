@@ -23,7 +23,13 @@ from bolt_ray.engines.vllm.settings import GeneratorSettings
 from bolt_ray.rewards.settings import RewardSettings, check_reward_references, reward_names
 from bolt_ray.tasks.arithmetic.settings import ArithmeticSettings
 from bolt_ray.tasks.tiny.settings import RowPretrainSettings
-from bolt_ray.training.settings import CheckpointSettings, DeadlineSettings, EvalSettings, RolloutSettings
+from bolt_ray.training.settings import (
+    CheckpointSettings,
+    DeadlineSettings,
+    EvalSettings,
+    RolloutSettings,
+    SamplesSettings,
+)
 
 Algorithm = Literal["bolt", "baseline", "curriculum", "grpo", "dapo", "reinforce", "spo", "spo++"]
 
@@ -66,6 +72,7 @@ class RunConfig(BaseModel):
     train: TrainSettings = TrainSettings()
     eval: EvalSettings = EvalSettings()
     checkpoint: CheckpointSettings = CheckpointSettings()
+    samples: SamplesSettings = SamplesSettings()
     cluster: ClusterSettings = ClusterSettings()
     generator: GeneratorSettings = GeneratorSettings()
     deadlines: DeadlineSettings = DeadlineSettings()

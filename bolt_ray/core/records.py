@@ -184,6 +184,7 @@ class ScoredRollout(ScoredCompletion):
         last_version: policy version of the prompt's newest outcome then; -1 if it was never trained on.
         policy_version: the learner's version at dispatch.
         draw_weight: how often its prompt is drawn, over how often uniform draws would draw it.
+        visits: how many groups of the prompt had been scored then.
     """
 
     prompt: Prompt
@@ -195,14 +196,21 @@ class ScoredRollout(ScoredCompletion):
     last_version: int
     policy_version: int
     draw_weight: float = 1.0
+    visits: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class UnscoredRollout(UnscoredCompletion):
-    """An unscored completion with the row it answers and its group."""
+    """An unscored completion with the row it answers and what was read at dispatch; fields as of `ScoredRollout`."""
 
     prompt: Prompt
     group_id: int
+    sample_index: int
+    v_hat: float
+    last_version: int
+    policy_version: int
+    draw_weight: float = 1.0
+    visits: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -221,11 +229,13 @@ class BaselineReading:
         v_hat: float64 [n] in [0, 1].
         n_eff: float64 [n], effective sample count behind it.
         last_version: int64 [n], policy version of the newest outcome; -1 for a prompt never trained on.
+        visits: int64 [n], how many groups of the prompt were scored.
     """
 
     v_hat: NDArray[np.float64]
     n_eff: NDArray[np.float64]
     last_version: NDArray[np.int64]
+    visits: NDArray[np.int64]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

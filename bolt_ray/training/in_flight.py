@@ -10,6 +10,7 @@ without the prompt, which resume reads again.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 from bolt_ray.core.records import DrawnPrompt, Outcome, ScoredRollout, UnscoredCompletion, UnscoredRollout, fields_of
 
@@ -47,6 +48,7 @@ class DispatchedRequest:
     v_hat: float
     n_eff: float
     last_version: int
+    visits: int
     policy_version: int
 
 
@@ -68,17 +70,16 @@ def join(request: DispatchedRequest, outcome: Outcome) -> Rollout:
     """The outcome of a request with what was read when it was dispatched."""
     planned = request.planned
     drawn = planned.drawn
+    at_dispatch: dict[str, Any] = {
+        "prompt": drawn.prompt,
+        "group_id": drawn.group_id,
+        "sample_index": planned.sample_index,
+        "v_hat": request.v_hat,
+        "last_version": request.last_version,
+        "visits": request.visits,
+        "policy_version": request.policy_version,
+        "draw_weight": drawn.weight,
+    }
     if isinstance(outcome, UnscoredCompletion):
-        return UnscoredRollout(**fields_of(outcome), prompt=drawn.prompt, group_id=drawn.group_id)
-    return ScoredRollout(
-        **fields_of(outcome),
-        prompt=drawn.prompt,
-        prompt_token_ids=drawn.token_ids,
-        group_id=drawn.group_id,
-        sample_index=planned.sample_index,
-        v_hat=request.v_hat,
-        n_eff=request.n_eff,
-        last_version=request.last_version,
-        policy_version=request.policy_version,
-        draw_weight=drawn.weight,
-    )
+        return UnscoredRollout(**fields_of(outcome), **at_dispatch)
+    return ScoredRollout(**fields_of(outcome), **at_dispatch, prompt_token_ids=drawn.token_ids, n_eff=request.n_eff)

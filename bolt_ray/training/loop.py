@@ -243,7 +243,7 @@ class TrainingLoop:
         with timer.phase("evaluate"):
             result = self._evaluator.run(pump=self._pump_for_eval)
         head = {"step": self._step, "policy_version": self._rollout.version}
-        self._telemetry.record(head | result.metrics | {"time/eval": timer.seconds["evaluate"]})
+        self._telemetry.evaluation(result, head | result.metrics | {"time/eval": timer.seconds["evaluate"]})
         self._telemetry.say(f"{title}: {result.score}")
         return result.score
 

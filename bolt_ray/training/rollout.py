@@ -201,6 +201,7 @@ class RolloutLoop:
                 v_hat=float(known.v_hat[i]),
                 n_eff=float(known.n_eff[i]),
                 last_version=int(known.last_version[i]),
+                visits=int(known.visits[i]),
                 policy_version=self._version,
             )
         self._service.submit(

@@ -4,6 +4,7 @@
           metrics.jsonl     one record per step and evaluation; metrics.csv the same as a table
           run.log           the log
           state.json        what the run is doing now, or how it ended
+          samples/          completions to read: step-000120.jsonl, eval-000050.jsonl
           checkpoints/step-000100/   what resume needs, with the model in Hugging Face format
           draws/            the prompts drawn for each refresh window
           baseline/         write-ahead logs of the baseline shards
@@ -48,6 +49,10 @@ class RunDirectory:
     @property
     def state(self) -> Path:
         return self.root / "state.json"
+
+    @property
+    def samples(self) -> Path:
+        return self.root / "samples"
 
     @property
     def checkpoints(self) -> Path:

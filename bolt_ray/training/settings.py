@@ -1,5 +1,5 @@
-"""Settings of a training run: what is generated (``rollout:``), evaluated (``eval:``) and saved (``checkpoint:``), and
-how long each wait may take (``deadlines:``).
+"""Settings of a training run: what is generated (``rollout:``), evaluated (``eval:``) and saved (``checkpoint:``,
+``samples:``), and how long each wait may take (``deadlines:``).
 """
 
 from __future__ import annotations
@@ -78,6 +78,37 @@ class CheckpointSettings(Settings):
 
     every_steps: int = setting(100, "0: only at the end", unit="steps", ge=0)
     keep: int = setting(2, "newest checkpoints kept", ge=1)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SamplesSettings(Settings):
+    """``samples:`` - completions kept to be read: ``samples/`` in the run directory, `bolt-ray inspect --samples`."""
+
+    per_step: int = setting(
+        16,
+        "of a step: the best, worst, longest, truncated, unscored ones and those farthest from v̂, by turns; 0: none",
+        unit="completions",
+        ge=0,
+    )
+    all: bool = setting(False, "keep every completion of a step")
+    eval: int = setting(
+        500,
+        "of an evaluation; of more, those of problems spread evenly are kept, always the same ones; 0: none",
+        unit="completions",
+        ge=0,
+    )
+    max_chars: int = setting(
+        20_000,
+        "longest text of a sample, such as its completion; of a longer one the middle is left out",
+        unit="characters",
+        ge=1,
+    )
+    max_mb: float = setting(
+        500.0,
+        "of all files of samples; to stay below it, files of older steps are removed here and there",
+        unit="MB",
+        gt=0,
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

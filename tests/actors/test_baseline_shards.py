@@ -70,7 +70,7 @@ def assert_same(shards: BaselineShards, store: BaselineStore) -> None:
     """Every value, column and count is the very same number."""
     for version in (None, 40):
         mine, theirs = shards.read(KEYS, version), store.read(KEYS, version, level=store.level)
-        for name in ("v_hat", "n_eff", "last_version"):
+        for name in ("v_hat", "n_eff", "last_version", "visits"):
             assert np.array_equal(getattr(mine, name), getattr(theirs, name)), name
     for name in ("v_hat", "n_eff", "visits", "solved_streak", "last_version"):
         assert np.array_equal(getattr(shards.columns(), name), getattr(store.columns(), name)), name

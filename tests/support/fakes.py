@@ -133,12 +133,18 @@ def last_version_of(key: str, version: int) -> int:
     return version - number if number % 3 else -1
 
 
+def visits_of(key: str) -> int:
+    """How often the fake baseline saw a prompt."""
+    return int(key.removeprefix("key-")) % 7
+
+
 class FakeBaseline:
-    """Reads ``v_hat_of``, ``n_eff_of`` and ``last_version_of``."""
+    """Reads ``v_hat_of``, ``n_eff_of``, ``last_version_of`` and ``visits_of``."""
 
     def read(self, keys: Sequence[str], version: int) -> BaselineReading:
         return BaselineReading(
             v_hat=np.array([v_hat_of(key, version) for key in keys]),
             n_eff=np.array([n_eff_of(key, version) for key in keys]),
             last_version=np.array([last_version_of(key, version) for key in keys], dtype=np.int64),
+            visits=np.array([visits_of(key) for key in keys], dtype=np.int64),
         )

@@ -35,6 +35,7 @@ from bolt_ray.training.learner_worker import PublishedWeights
 from bolt_ray.training.loop import TrainingLoop
 from bolt_ray.training.run_directory import RunDirectory
 from bolt_ray.training.telemetry.record import read_metrics
+from bolt_ray.training.telemetry.sample_files import read_samples, sample_files
 from bolt_ray.training.telemetry.state import StateWriter
 
 GAP = 0.004
@@ -100,7 +101,9 @@ class ShardsPart(Part):
 
     def read(self, keys: Sequence[str], version: int) -> BaselineReading:
         n = len(keys)
-        return BaselineReading(v_hat=np.full(n, 0.25), n_eff=np.full(n, 2.0), last_version=np.full(n, -1))
+        return BaselineReading(
+            v_hat=np.full(n, 0.25), n_eff=np.full(n, 2.0), last_version=np.full(n, -1), visits=np.full(n, 3)
+        )
 
     def commit(self, outcomes: Outcomes, *, update_id: str, drift: float | None) -> None:
         self.calls.append(("commit", [outcomes.reward_sums, outcomes.counts]))
@@ -283,6 +286,7 @@ def run_once(config: RunConfig, here: Workplace) -> dict[str, Any]:
         "scorers": scorers,
         "problem": problem,
         "checkpoints": sorted(path.name for path in run.checkpoints.glob("*")) if run.checkpoints.exists() else [],
+        "samples": {file.path.stem: read_samples(file.path)[0] for file in sample_files(run.samples)},
         "records": [{key: value for key, value in record.items() if _steady(key)} for record in records],
     }
 

@@ -73,6 +73,10 @@ def unscored(kind: str) -> UnscoredRollout:
         reason=UnscoredReason(reward="own", kind=kind, detail="after 3 s"),
         prompt=Prompt(row=2, key="c", prompt="c"),
         group_id=2,
+        sample_index=0,
+        v_hat=0.5,
+        last_version=-1,
+        policy_version=3,
     )
 
 

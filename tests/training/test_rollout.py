@@ -13,10 +13,12 @@ from support.fakes import (
     FakeBaseline,
     FakeGenerators,
     FakeScorers,
+    last_version_of,
     logprobs_of,
     n_eff_of,
     tokens_of,
     v_hat_of,
+    visits_of,
 )
 
 from bolt_ray.core.errors import StallError
@@ -97,6 +99,7 @@ def test_every_completion_meets_what_was_read_when_it_was_dispatched() -> None:
             assert (item.prompt.key, item.prompt.row) == (key, group + 40)
             assert item.prompt_token_ids.tolist() == [group, group + 1]
             assert (item.v_hat, item.n_eff) == (v_hat_of(key, version), n_eff_of(key, version))
+            assert (item.last_version, item.visits) == (last_version_of(key, version), visits_of(key))
             assert (item.policy_version, item.oldest_version) == (version, version)
             assert item.token_ids.tolist() == tokens_of(item.request_id)
             assert item.logprobs.tolist() == logprobs_of(item.request_id)
@@ -182,6 +185,9 @@ def test_unscored_completions_fill_the_step_and_are_not_trained() -> None:
     assert [(item.request_id, item.group_id, item.prompt.row, item.reason) for item in step.unscored] == [
         (2, 2, 42, TIMEOUT)
     ]
+    (unscored,) = step.unscored
+    assert (unscored.v_hat, unscored.visits) == (v_hat_of("key-42", 0), visits_of("key-42"))
+    assert (unscored.last_version, unscored.policy_version, unscored.sample_index) == (-1, 0, 0)
     assert step.dropped == (DroppedRollout(request_id=2, reason="unscored"),)
 
 

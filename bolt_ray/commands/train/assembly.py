@@ -52,6 +52,7 @@ from bolt_ray.training.telemetry.console import ProgressDisplay
 from bolt_ray.training.telemetry.health import Health
 from bolt_ray.training.telemetry.notices import Notices
 from bolt_ray.training.telemetry.record import MetricsLog, read_metrics
+from bolt_ray.training.telemetry.sample_files import SampleFiles
 from bolt_ray.training.telemetry.state import StateWriter
 from bolt_ray.training.telemetry.telemetry import Telemetry
 from bolt_ray.training.weight_sync import NUM_PROBES, ParityProbe, WeightSync
@@ -307,6 +308,12 @@ class TrainingAssembly:
             display=display,
             observers=[self._progress, *observers(config, self._run, first_step=self._first_step)],
             health=Health(earlier),
+            samples=SampleFiles(
+                self._run.samples,
+                config.samples,
+                reward_range=config.baseline.scaled_from,
+                first_step=self._first_step,
+            ),
         )
         stack.callback(telemetry.close)
         return telemetry

@@ -116,10 +116,12 @@ class PromptValues:
             v_hat=np.full(known.size, level.mean),
             n_eff=np.full(known.size, level.unseen_count),
             last_version=np.full(known.size, UNSEEN, dtype=np.int64),
+            visits=np.zeros(known.size, dtype=np.int64),
         )
         read.v_hat[known] = self._evidence.v_hat(slots, level)
         read.n_eff[known] = self._evidence.n_eff(slots, level, version)
         read.last_version[known] = self._last_trained(slots)
+        read.visits[known] = self._evidence.column("visits")[slots]
         return read
 
     def has_applied(self, update_id: str | None) -> bool:

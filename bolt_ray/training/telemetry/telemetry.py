@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
+from bolt_ray.core.evaluation.summary import EvaluationResult
 from bolt_ray.training.telemetry.console import ProgressDisplay
 from bolt_ray.training.telemetry.health import Health, Verdict
 from bolt_ray.training.telemetry.observer import Observer, Observers, TrainedStep
 from bolt_ray.training.telemetry.record import MetricsLog
+from bolt_ray.training.telemetry.sample_files import SampleFiles, WrittenSamples
 from bolt_ray.training.telemetry.timer import StepTimer
+
+log = logging.getLogger(__name__)
 
 
 class Telemetry:
@@ -21,6 +26,7 @@ class Telemetry:
         display: the terminal.
         observers: everything else.
         health: what the records so far say of the run; it is told of each new one.
+        samples: completions to be read; an error in writing them is a warning.
     """
 
     def __init__(
@@ -30,6 +36,7 @@ class Telemetry:
         display: ProgressDisplay,
         observers: Sequence[Observer] = (),
         health: Health | None = None,
+        samples: SampleFiles | None = None,
     ) -> None:
         self._metrics = metrics
         self._display = display
@@ -37,6 +44,8 @@ class Telemetry:
         self._observers = Observers([*observers, _Judge(health, found=self._found)], warn=display.say)
         for verdict in health.verdicts:
             self._observers.judged(verdict)
+        self._samples = samples
+        self._sample(lambda files: files.begin())
 
     @property
     def evaluated(self) -> set[int]:
@@ -54,20 +63,23 @@ class Telemetry:
             yield
 
     def trained(self, step: TrainedStep) -> None:
-        """A step is done: its record is written and shown."""
+        """A step is done: its samples and its record are written, and it is shown."""
         self._observers.trained(step)
+        self._sample(lambda files: files.of_step(step))
         self.record(step.record)
         self._display.step(step.step, step.record)
+
+    def evaluation(self, result: EvaluationResult, record: Mapping[str, Any]) -> None:
+        """An evaluation is done: its samples and its record are written."""
+        step, version = int(record["step"]), int(record["policy_version"])
+        self._sample(lambda files: files.of_evaluation(result, step=step, policy_version=version))
+        self.record(record)
 
     def record(self, record: Mapping[str, Any]) -> None:
         """Write a line of the record; ``step`` is its number of finished optimizer steps."""
         self._metrics.write(record)
         self._observers.recorded(record)
         self._display.evaluated(record)
-
-    def sampled(self, name: str, samples: Sequence[Mapping[str, Any]]) -> None:
-        """A file of samples was written."""
-        self._observers.sampled(name, samples)
 
     def say(self, text: str) -> None:
         """Say a line to the user, and log it."""
@@ -81,6 +93,23 @@ class Telemetry:
     def _found(self, verdict: Verdict) -> None:
         self._observers.judged(verdict)
         self.say(str(verdict))
+
+    def _sample(self, write: Callable[[SampleFiles], WrittenSamples | None]) -> None:
+        """Write samples and hand them on; no more of them after an error."""
+        if self._samples is None:
+            return
+        try:
+            written = write(self._samples)
+        except Exception as error:
+            self._samples = None
+            log.warning("samples failed", exc_info=True)
+            self.say(
+                "Warning: samples of completions are not written from here on; training goes on "
+                f"({type(error).__name__}: {error})"
+            )
+            return
+        if written is not None:
+            self._observers.sampled(written.name, written.rows)
 
 
 class _Judge(Observer):

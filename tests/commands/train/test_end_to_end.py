@@ -23,6 +23,7 @@ from bolt_ray.commands.train.train import train
 from bolt_ray.config.loading import load_config
 from bolt_ray.core.baseline.sharded_snapshot import read_sharded_snapshot
 from bolt_ray.training.telemetry.record import read_metrics
+from bolt_ray.training.telemetry.sample_files import read_samples, sample_files
 
 pytestmark = [pytest.mark.ray, pytest.mark.vllm, pytest.mark.slow]
 
@@ -68,6 +69,7 @@ def untied_run(ray_cluster: None, untied_model: Path, tmp_path_factory: pytest.T
         train={"max_steps": 3, "learning_rate": 1e-3},
         cluster={"num_learners": 2},
         baseline={"estimator": "beta", "forgetting": "constant", "rho_max": 1.0},
+        samples={"all": True},
     )
 
 
@@ -90,6 +92,39 @@ def finish(directory: Path, **settings: Any) -> FinishedRun:
     return FinishedRun(config=config, config_path=path, root=directory / "run", outcome=train(config))
 
 
+def check_samples(run: FinishedRun) -> None:
+    """The samples are those of the steps and evaluations in the record; where all are kept, their means are its."""
+    every = run.config.train.max_steps
+    found = {(file.kind, file.step): read_samples(file.path) for file in sample_files(run.root / "samples")}
+    evaluated = sorted({*range(0, every, 2), every})
+    assert sorted(found) == [
+        *(("eval", step) for step in evaluated),
+        *(("train", step) for step in range(1, every + 1)),
+    ]
+    for record in run.steps:
+        rows, torn = found["train", record["step"]]
+        assert torn == 0 and 0 < len(rows) <= 16
+        assert all(0.0 <= row["gap"] <= record["policy/logprob_gap_max"] * (1 + 1e-6) for row in rows)
+        assert all(row["v_hat"] is not None and row["newest_version"] == record["step"] - 1 for row in rows)
+        if run.config.samples.all:
+            tokens = [row["num_tokens"] for row in rows]
+            assert len(rows) == 16
+            assert np.mean([row["reward"] for row in rows]) == pytest.approx(record["reward/mean"])
+            assert np.average([row["gap"] for row in rows], weights=tokens) == pytest.approx(
+                record["policy/logprob_gap"], rel=1e-3, abs=1e-9
+            )
+            assert {row["visits"] for row in rows} <= set(range(record["step"]))
+    for step in evaluated:
+        rows, _ = found["eval", step]
+        assert len(rows) == 8
+        (record,) = [each for each in read_metrics(run.root / "metrics.jsonl") if is_evaluation_at(each, step)]
+        assert np.mean([row["correct"] for row in rows]) == record["eval/pass@1"]
+
+
+def is_evaluation_at(record: dict[str, Any], step: int) -> bool:
+    return record["step"] == step and "eval/pass@1" in record
+
+
 @pytest.mark.parametrize("kind", ["tied", "untied"])
 def test_a_run_trains_and_generator_and_learner_agree(kind: str, request: pytest.FixtureRequest) -> None:
     run: FinishedRun = request.getfixturevalue(f"{kind}_run")
@@ -107,6 +142,7 @@ def test_a_run_trains_and_generator_and_learner_agree(kind: str, request: pytest
     evaluations = [record for record in read_metrics(run.root / "metrics.jsonl") if "eval/pass@1" in record]
     assert [record["step"] for record in evaluations] == [*range(0, last, 2), last]
     assert "generator is replaced" not in (run.root / "run.log").read_text(encoding="utf-8")
+    check_samples(run)
     table = (run.root / "metrics.csv").read_text().splitlines()
     assert len(table) == 1 + len(run.steps) + len(evaluations)
 
@@ -155,6 +191,10 @@ def test_resume_continues_as_if_nothing_had_happened(tied_run: FinishedRun, resu
         assert [record[name] for record in found] == [record[name] for record in expected], name
     values = ([record["baseline/avg_v_hat"] for record in records] for records in (found, expected))
     np.testing.assert_allclose(*values, rtol=0, atol=1e-5)
+    for file in sample_files(tied_run.root / "samples"):
+        theirs, mine = (read_samples(path)[0] for path in (file.path, resumed_run.root / "samples" / file.path.name))
+        for name in ("prompt_id", "completion", "reward", "visits"):
+            assert [row[name] for row in mine] == [row[name] for row in theirs], (file.path.name, name)
     for name, tensor in weights_of(tied_run.root / "final").items():
         np.testing.assert_allclose(
             weights_of(resumed_run.root / "final")[name], tensor, rtol=0, atol=1e-6, err_msg=name

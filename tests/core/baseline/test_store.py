@@ -297,6 +297,7 @@ def test_columns_follow_the_rows_of_the_data_set() -> None:
     x = (2 + 1.75 + 0.875) / (2 + 1.75 + 2 * 0.875)
     assert columns.v_hat.tolist() == pytest.approx([x, 0.5, x, 0.75], rel=1e-6)
     assert columns.visits.tolist() == [2, 0, 2, 0]
+    assert store.read(["z", "x", "unknown"], version=5).visits.tolist() == [0, 2, 0]
     assert columns.solved_streak.tolist() == [2, 0, 2, 0]
     assert columns.last_version.tolist() == [5, -1, 5, -1]
     assert columns.n_eff[1] == 2.0

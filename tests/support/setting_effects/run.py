@@ -167,6 +167,11 @@ EFFECTS: tuple[Effect, ...] = (
     # checkpoints and deadlines
     effect("checkpoint.every_steps", 1, left("checkpoints")),
     effect("checkpoint.keep", 1, left("checkpoints"), checkpoint__every_steps=1),
+    effect("samples.per_step", 1, left("samples")),
+    effect("samples.all", True, left("samples"), samples__per_step=1),
+    effect("samples.eval", 1, left("samples"), data__heldout_size=3),
+    effect("samples.max_chars", 2, left("samples")),
+    effect("samples.max_mb", 0.001, left("samples")),
     effect("train.max_steps", 3, calls("learner", "train"), made("prompts", "schedule")),
     effect("deadlines.startup_s", 7.0, made("generators", "startup_s"), calls("learner", "wait_ready")),
     effect(
