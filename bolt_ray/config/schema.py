@@ -24,6 +24,7 @@ from bolt_ray.rewards.settings import RewardSettings, check_reward_references, r
 from bolt_ray.tasks.arithmetic.settings import ArithmeticSettings
 from bolt_ray.tasks.tiny.settings import RowPretrainSettings
 from bolt_ray.training.settings import CheckpointSettings, DeadlineSettings, EvalSettings, RolloutSettings
+from bolt_ray.training.telemetry.sinks.settings import LoggingSettings
 
 Algorithm = Literal["bolt", "baseline", "curriculum", "grpo", "dapo", "reinforce", "spo", "spo++"]
 
@@ -69,6 +70,7 @@ class RunConfig(BaseModel):
     cluster: ClusterSettings = ClusterSettings()
     generator: GeneratorSettings = GeneratorSettings()
     deadlines: DeadlineSettings = DeadlineSettings()
+    logging: LoggingSettings = LoggingSettings()
 
     @property
     def uses_gpu(self) -> bool:

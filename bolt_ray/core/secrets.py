@@ -8,7 +8,7 @@ from typing import Any
 
 MASK = "***"
 
-_ANYWHERE = {"secret", "secrets", "password", "passwd", "pwd", "passphrase", "credential", "credentials"}
+_ANYWHERE = {"secret", "secrets", "password", "passwd", "passphrase", "credential", "credentials"}
 _ANYWHERE |= {"authorization", "headers", "header", "cookie", "cookies", "apikey"}
 # ``stop_token_ids`` and ``key_column`` name no secret, ``api_key`` and ``token`` do.
 _LAST = {"key", "keys", "token", "tokens", "auth"}

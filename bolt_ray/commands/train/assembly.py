@@ -294,7 +294,7 @@ class TrainingAssembly:
         telemetry = Telemetry(
             metrics=MetricsLog(self._run, keep_up_to_step=self._first_step if self._state else None),
             display=display,
-            observers=observers(config, self._run, first_step=self._first_step),
+            observers=observers(config, self._run, first_step=self._first_step, say=lambda text: telemetry.say(text)),
         )
         stack.callback(telemetry.close)
         return telemetry
