@@ -9,7 +9,6 @@ from typing import Any
 import ray
 from ray.util.metrics import Gauge
 
-from bolt_ray.core.metric_names import declared_metrics
 from bolt_ray.training.telemetry.observer import Observer
 
 MIRRORED = """
@@ -49,7 +48,5 @@ class RayMetrics(Observer):
 
     def _gauge(self, name: str) -> Gauge:
         if name not in self._gauges:
-            known = declared_metrics().get(name)
-            meaning = known.meaning if known else "finished optimizer steps"
-            self._gauges[name] = Gauge(gauge_name(name), description=meaning, tag_keys=("run",))
+            self._gauges[name] = Gauge(gauge_name(name), description=f"{name}, see docs/metrics.md", tag_keys=("run",))
         return self._gauges[name]
