@@ -60,7 +60,7 @@ class HangingEndSink(KeepingSink):
 
 def start_of(sink: type, directory: Path) -> SinkStart:
     kind = f"{sink.__module__}:{sink.__name__}"
-    return SinkStart(kind=kind, directory=str(directory), config={}, first_step=0, options={"a": 1})
+    return SinkStart(kind=kind, directory=str(directory), config={}, first_step=0, samples_every=2, options={"a": 1})
 
 
 def wait_for(condition: Callable[[], bool], *, deadline_s: float = 60.0) -> None:

@@ -38,7 +38,14 @@ def sink_starts(config: RunConfig, run: RunDirectory, *, first_step: int) -> lis
     """What each sink that the configuration asks for is made from."""
     shown = masked(config.model_dump(mode="json"), environ=os.environ)
     return [
-        SinkStart(kind=kind, directory=str(run.root), config=shown, first_step=first_step, options=options)
+        SinkStart(
+            kind=kind,
+            directory=str(run.root),
+            config=shown,
+            first_step=first_step,
+            samples_every=config.logging.samples_every_steps,
+            options=options,
+        )
         for kind, options in _sinks(config.logging).items()
     ]
 

@@ -128,7 +128,7 @@ def sinks(config: RunConfig, here: Workplace) -> Any:
     kinds = (
         [type(observer).__name__ for observer in observers(config, run, first_step=0, say=print)] if not starts else []
     )
-    return [[(start.kind, start.options) for start in starts], kinds]
+    return [[(start.kind, start.options, start.samples_every) for start in starts], kinds]
 
 
 def run_directory(config: RunConfig, here: Workplace) -> Any:
@@ -237,6 +237,7 @@ EFFECTS: tuple[Effect, ...] = (
     effect("logging.wandb_tags", ["first"], sinks, logging__wandb=True),
     effect("logging.tensorboard", True, sinks),
     effect("logging.trackio", True, sinks),
+    effect("logging.samples_every_steps", 1, sinks, logging__tensorboard=True),
     effect("logging.ray_metrics", False, sinks),
     # the cluster
     effect("cluster.address", "ray://head:10001", ray_started),

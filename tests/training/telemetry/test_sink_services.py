@@ -31,6 +31,8 @@ SAMPLE = {
 }
 KEY = "0123456789" * 4
 
+pytestmark = pytest.mark.slow
+
 
 def record(step: int, **numbers: float) -> dict[str, Any]:
     return {"step": step, "reward/mean": step / 10, "eval/pass@1": 0.25} | numbers
@@ -60,7 +62,7 @@ def run_with(
     for step in steps:
         sinks.recorded(record(step))
     if samples:
-        sinks.sampled(f"step-{steps[-1]:06d}", [SAMPLE])
+        sinks.sampled(f"eval-{steps[-1]:06d}", [SAMPLE])
     sinks.close()
     return said
 
@@ -75,7 +77,7 @@ def test_wandb_offline_is_read_back_and_a_resumed_run_keeps_its_id(tmp_path: Pat
         history = wandb_history(file)
         assert [row["step"] for row in history] == steps
         assert history[0]["reward/mean"] == steps[0] / 10 and history[0]["eval/pass@1"] == 0.25
-        assert (history[-1]["samples/train/nrows"], history[-1]["samples/train/ncols"]) == (1, len(SAMPLE))
+        assert (history[-1]["samples/eval/nrows"], history[-1]["samples/eval/ncols"]) == (1, len(SAMPLE))
         (table,) = (file.parent / "files" / "media" / "table").rglob("*.table.json")
         assert "<b>two</b>" in table.read_text()
     (run,) = [item.run for item in read_wandb(files[0]) if item.WhichOneof("record_type") == "run"]
@@ -154,7 +156,7 @@ def test_tensorboard_is_read_back_and_a_resumed_run_hides_what_it_trains_again(t
     scalars = [(event.step, event.value) for event in read.Scalars("reward/mean")]
     assert scalars == [(step, pytest.approx(step / 10)) for step in (1, 2, 3, 4)]
     texts = {tag: read.Tensors(tag) for tag in read.Tags()["tensors"]}
-    sample = texts["samples/train/text_summary"][-1]
+    sample = texts["samples/eval/text_summary"][-1]
     assert (sample.step, len(texts["config/text_summary"])) == (4, 2)
     assert "    `2` | <b>two</b>" in sample.tensor_proto.string_val[0].decode()
     config = texts["config/text_summary"][0].tensor_proto.string_val[0].decode()

@@ -5,13 +5,13 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import psutil
 from support.sinks import FailingSink, HangingEndSink, HangingSink, KeepingSink, kept, start_of, wait_for
 
 from bolt_ray.training.telemetry.sinks.processes import PENDING_RECORDS, PENDING_SAMPLES, Sinks
-from bolt_ray.training.telemetry.sinks.sink import SinkStart
 
 
 def test_everything_arrives_in_order_before_the_run_ends(tmp_path: Path) -> None:
@@ -22,6 +22,7 @@ def test_everything_arrives_in_order_before_the_run_ends(tmp_path: Path) -> None
     sinks.sampled("step-000300", [{"prompt": "1+1="}, {"prompt": "1+2="}])
     sinks.sampled("eval-000300", [{"prompt": "1+1="}])
     sinks.sampled("eval-000301", [])
+    sinks.sampled("step-000301", [{"prompt": "1+1="}])
     sinks.close()
     start, *records, training, evaluation, closed = kept(tmp_path)
     assert start == {"start": {"a": 1}}
@@ -58,7 +59,7 @@ def test_a_sink_that_hangs_is_one_warning_and_its_process_ends(tmp_path: Path) -
     for step in range(20 * PENDING_RECORDS):
         sinks.recorded({"step": step, **{f"metric/{number}": 0.25 for number in range(20)}})
     for _ in range(PENDING_SAMPLES + 1):
-        sinks.sampled("step-000001", [{"prompt": "1+1="}])
+        sinks.sampled("step-000002", [{"prompt": "1+1="}])
     assert len([line for line in said if "does not keep up" in line]) == 1
     sinks.close()
     assert process.pid is not None and not psutil.pid_exists(process.pid)
@@ -80,7 +81,7 @@ def test_a_sink_whose_interpreter_does_not_end_is_left(tmp_path: Path) -> None:
 
 def test_a_sink_that_cannot_be_made_is_one_warning(tmp_path: Path) -> None:
     said: list[str] = []
-    start = SinkStart(kind="support.sinks:NoSuchSink", directory=str(tmp_path), config={}, first_step=0, options={})
+    start = replace(start_of(KeepingSink, tmp_path), kind="support.sinks:NoSuchSink")
     sinks = Sinks([start], say=said.append)
     sinks.recorded({"step": 1})
     sinks.close()

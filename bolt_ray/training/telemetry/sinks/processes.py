@@ -50,13 +50,18 @@ class Sinks(Observer):
         self._processes = [SinkProcess(start) for start in starts]
 
     def recorded(self, record: Mapping[str, Any]) -> None:
-        self._send({"record": record})
+        for process in self._processes:
+            process.send({"record": record})
+        self._speak()
 
     def sampled(self, name: str, samples: Sequence[Mapping[str, Any]]) -> None:
-        if samples:
-            kind, _, step = name.partition("-")
-            kind = "train" if kind == "step" else kind
-            self._send({"samples": kind, "step": int(step), "rows": list(samples)})
+        kind, _, number = name.partition("-")
+        step, evaluation = int(number), kind == "eval"
+        message = {"samples": "eval" if evaluation else "train", "step": step, "rows": list(samples)}
+        for process in self._processes:
+            if samples and (evaluation or process.is_due(step)):
+                process.send(message)
+        self._speak()
 
     def close(self) -> None:
         for process in self._processes:
@@ -64,11 +69,6 @@ class Sinks(Observer):
         deadline = time.monotonic() + self._close_s
         for process in self._processes:
             process.wait(deadline)
-        self._speak()
-
-    def _send(self, message: Mapping[str, Any]) -> None:
-        for process in self._processes:
-            process.send(message)
         self._speak()
 
     def _speak(self) -> None:
@@ -89,6 +89,7 @@ class SinkProcess:
         self.said: deque[str] = deque()
         self.pid: int | None = None
         self._name = start.kind
+        self._samples_every = start.samples_every
         self._queue: SimpleQueue[Mapping[str, Any] | None] = SimpleQueue()
         # Long texts make samples the larger ones.
         self._room = {"record": threading.Semaphore(PENDING_RECORDS), "samples": threading.Semaphore(PENDING_SAMPLES)}
@@ -98,6 +99,10 @@ class SinkProcess:
         self._process: subprocess.Popen[str] | None = None
         self._feeder = threading.Thread(target=self._run, args=(start,), name=f"sink-{self._name}", daemon=True)
         self._feeder.start()
+
+    def is_due(self, step: int) -> bool:
+        """Whether the samples of that step of training are wanted."""
+        return self._samples_every > 0 and step % self._samples_every == 0
 
     def send(self, message: Mapping[str, Any]) -> None:
         """Queue a message, unless too many of its kind wait already; never waits itself."""

@@ -23,6 +23,13 @@ class LoggingSettings(Settings):
     wandb_tags: tuple[str, ...] = setting((), "labels of the run")
     tensorboard: bool = setting(False, "event files in tensorboard/ of the run directory")
     trackio: bool = setting(False, 'trackio, seen with "trackio show"; it is an extra: pip install "bolt-ray[trackio]"')
+    samples_every_steps: int = setting(
+        20,
+        "tables of training's samples in wandb, TensorBoard and trackio, which many would slow down; those of "
+        "evaluations all go there; 0: none of training",
+        unit="steps",
+        ge=0,
+    )
     ray_metrics: bool = setting(
         True, "the main numbers as gauges of Ray, for its dashboard, Prometheus and Grafana (bolt_ray_*)"
     )

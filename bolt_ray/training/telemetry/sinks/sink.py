@@ -21,6 +21,7 @@ class SinkStart:
         directory: of the run.
         config: the resolved configuration without its secrets.
         first_step: finished steps that a resumed run goes on from; 0 for a new one.
+        samples_every: steps from one table of training's samples to the next; 0: none.
         options: of this kind of sink.
     """
 
@@ -28,6 +29,7 @@ class SinkStart:
     directory: str
     config: Mapping[str, Any]
     first_step: int
+    samples_every: int
     options: Mapping[str, Any]
 
     @property
