@@ -8,16 +8,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-SinkKind = str
-"""wandb, tensorboard or trackio."""
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SinkStart:
     """What a sink is made from; plain values, for they go to another process.
 
     Attributes:
-        kind: which sink, a name in ``host.SINKS``.
+        kind: wandb, tensorboard or trackio, or the class as ``module:Name``.
         directory: of the run.
         config: the resolved configuration without its secrets.
         first_step: finished steps that a resumed run goes on from; 0 for a new one.
@@ -25,7 +22,7 @@ class SinkStart:
         options: of this kind of sink.
     """
 
-    kind: SinkKind
+    kind: str
     directory: str
     config: Mapping[str, Any]
     first_step: int
