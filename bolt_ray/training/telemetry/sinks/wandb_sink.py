@@ -33,11 +33,9 @@ class WandbSink:
             try:
                 self._run = self._init(start, "online")
                 say(f"wandb: {self._run.url}")
-            except wandb.errors.UsageError:
-                say("wandb: there is no API key (wandb login, or WANDB_API_KEY): the run is recorded offline")
-            except wandb.errors.CommError as error:
+            except (wandb.errors.UsageError, wandb.errors.CommError) as error:  # no key, or no such server
                 why = str(error).partition("\n")[0]
-                say(f"Warning: wandb's server cannot be had ({why}): the run is recorded offline")
+                say(f"Warning: wandb cannot go online ({why}): the run is recorded offline")
         if self._run is None:
             wandb.teardown()  # its service still holds the id
             self._run = self._init(start, "offline")
