@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 import ray
 from numpy.typing import NDArray
-from ray.util.metrics import Gauge
 
 from bolt_ray.actors.baseline_journal import ShardJournal
 from bolt_ray.core.baseline import BaselineSettings
@@ -60,12 +59,6 @@ class BaselineShard:
         restarted = bool(ray.get_runtime_context().was_current_actor_reconstructed)
         self._journal = ShardJournal(Path(journal_dir), self._store, must_exist=restarted)
         self._staged: tuple[str, BaselineSnapshot] | None = None
-        self._prompts_gauge = Gauge(
-            "bolt_ray_baseline_prompts", description="Prompts with evidence", tag_keys=("shard",)
-        )
-        self._v_hat_gauge = Gauge(
-            "bolt_ray_baseline_mean_v_hat", description="Mean value of the prompts", tag_keys=("shard",)
-        )
 
     def pid(self) -> int:
         """The process the shard runs in."""
@@ -104,11 +97,7 @@ class BaselineShard:
         return self._store.columns(version, level=level) if self._store.num_rows else None
 
     def totals(self, version: int, level: Level) -> BaselineTotals:
-        totals = self._store.totals(version, level=level)
-        tags = {"shard": str(self._shard)}
-        self._prompts_gauge.set(totals.tracked, tags=tags)
-        self._v_hat_gauge.set(totals.sum_v_hat / totals.tracked if totals.tracked else level.mean, tags=tags)
-        return totals
+        return self._store.totals(version, level=level)
 
     def save(self, path: str, level_state: dict[str, Any]) -> ShardState:
         """Write the shard's snapshot and the store's level to the file ``path``, and start a new journal."""

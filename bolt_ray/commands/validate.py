@@ -22,6 +22,7 @@ from bolt_ray.commands.shared.model_text import fit_to_tokenizer
 from bolt_ray.commands.shared.references import reference_inputs
 from bolt_ray.commands.shared.resources import ProcessGroup, describe_memory, describe_step, resource_map, total_demand
 from bolt_ray.commands.shared.say import say
+from bolt_ray.commands.train.observers import check_logging, describe_logging
 from bolt_ray.config.loading import dump_config
 from bolt_ray.config.own_code import check_own_code
 from bolt_ray.config.schema import RunConfig
@@ -50,6 +51,7 @@ def print_validation(config: RunConfig, *, console: Console) -> None:
             generators or the tokenizer would refuse, or a loss or strategy of the user's own cannot be loaded.
     """
     config = resolve_here(config)
+    check_logging(config)
     check_inputs(config, download=False)
     own_rewards = check_own_code(config)
     model_path = described_model(config)
@@ -69,6 +71,7 @@ def print_validation(config: RunConfig, *, console: Console) -> None:
     say(console, _passes(config, found))
     console.rule("one step")
     say(console, describe_step(config))
+    say(console, describe_logging(config))
     for line in own_rewards:
         say(console, line)
     if model_path is not None:

@@ -166,7 +166,7 @@ def _type_name(annotation: Any) -> str:
         return "null"
     origin, parts = typing.get_origin(annotation), typing.get_args(annotation)
     if origin is typing.Literal:
-        return ", ".join(str(part) for part in parts)
+        return ", ".join(str(part).lower() if isinstance(part, bool) else str(part) for part in parts)
     if origin in (typing.Union, types.UnionType):
         return " or ".join(_type_name(part) for part in parts)
     if origin is typing.Annotated:

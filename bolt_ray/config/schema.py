@@ -30,6 +30,7 @@ from bolt_ray.training.settings import (
     RolloutSettings,
     SamplesSettings,
 )
+from bolt_ray.training.telemetry.sinks.settings import LoggingSettings
 
 Algorithm = Literal["bolt", "baseline", "curriculum", "grpo", "dapo", "reinforce", "spo", "spo++"]
 
@@ -76,6 +77,7 @@ class RunConfig(BaseModel):
     cluster: ClusterSettings = ClusterSettings()
     generator: GeneratorSettings = GeneratorSettings()
     deadlines: DeadlineSettings = DeadlineSettings()
+    logging: LoggingSettings = LoggingSettings()
 
     @property
     def uses_gpu(self) -> bool:

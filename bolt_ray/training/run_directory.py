@@ -9,6 +9,7 @@
           draws/            the prompts drawn for each refresh window
           baseline/         write-ahead logs of the baseline shards
           warm_start.json   scores of the untrained model, where baseline.warm_start is auto
+          wandb/, tensorboard/   what logging.wandb and logging.tensorboard write
           final/            the trained model
 """
 

@@ -2,10 +2,8 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import signal
 import time
-import urllib.request
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -13,13 +11,11 @@ from typing import Any
 
 import numpy as np
 import pytest
-import ray
 
 from bolt_ray.actors.baseline_shards import BaselineShards
 from bolt_ray.core.baseline import BaselineSettings, BaselineStore
 from bolt_ray.core.baseline.sharded_snapshot import read_sharded_snapshot
 from bolt_ray.core.errors import CheckpointError, StallError
-from bolt_ray.core.keys import encode_keys
 from bolt_ray.core.records import Outcomes
 
 pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("ray_cluster")]
@@ -271,35 +267,4 @@ def test_a_shard_that_does_not_answer_is_named(tmp_path: Path) -> None:
     store = fresh_store()
     store.update_many(**commit)
     assert_same(pool, store)
-    pool.close()
-
-
-def test_each_shard_is_in_rays_metrics(ray_cluster: None, tmp_path: Path) -> None:
-    """As Prometheus and the Ray dashboard read them, from the port every node exports its metrics on."""
-    keys = KEYS[:137]
-    pool = start_shards(5, tmp_path)
-    commit_to(
-        pool,
-        update_id="one",
-        keys=keys,
-        reward_sums=np.full(137, 0.25),
-        counts=np.ones(137, dtype=int),
-        versions=np.zeros(137, dtype=int),
-    )
-    pool.metrics()
-    # Ended pools may still be listed, but none of another test has a shard 3 or 4.
-    tracked = np.bincount(encode_keys(keys).shards(5), minlength=5)
-    expected = {("prompts", str(shard)): float(tracked[shard]) for shard in (3, 4)}
-    v_hat = (137 * 0.25 + 0.5) / 138 + (0.25 - 0.5) / (1 + 2)
-    expected |= {("mean_v_hat", str(shard)): pytest.approx(v_hat) for shard in (3, 4)}
-    node = ray.nodes()[0]
-    url = f"http://{node['NodeManagerAddress']}:{node['MetricsExportPort']}/metrics"
-    pattern = re.compile(r'^ray_bolt_ray_baseline_(prompts|mean_v_hat)\{.*shard="([34])".*\} (\S+)$', re.MULTILINE)
-    deadline = time.monotonic() + 90.0
-    found: dict[tuple[str, str], float] = {}
-    while found != expected:
-        assert time.monotonic() < deadline, found
-        time.sleep(0.2)
-        with urllib.request.urlopen(url, timeout=10.0) as answer:
-            found = {(name, shard): float(value) for name, shard, value in pattern.findall(answer.read().decode())}
     pool.close()

@@ -13,9 +13,11 @@ from rich.console import Console
 from support.models import make_model
 
 from bolt_ray.commands.shared.resources import describe_step
+from bolt_ray.commands.train.observers import check_logging, describe_logging
 from bolt_ray.commands.validate import print_validation
 from bolt_ray.config.loading import build_config
 from bolt_ray.config.resolve import resolve
+from bolt_ray.core.errors import EnvironmentProblem
 
 TWO = ["math", {"type": "format", "weight": 0.2}]
 
@@ -118,3 +120,23 @@ def test_a_dataset_that_cannot_be_had_from_here_is_told(model: Path) -> None:
     said = said_of(model, datasets=[{"name": "no-one/has-this"}])
     assert "has-this is not looked at: 'no-one/has-this' is no local path" in said
     assert "20 draws; how many prompts there are is not known here." in said
+
+
+@pytest.mark.parametrize(
+    ("logging", "places"),
+    [
+        ({}, "metrics.jsonl and metrics.csv in the run directory; Ray's metrics (bolt_ray_*)."),
+        ({"wandb": True, "tensorboard": True}, "; wandb (project bolt-ray); TensorBoard; Ray's metrics (bolt_ray_*)."),
+        ({"wandb": "offline", "trackio": True, "ray_metrics": False}, "run directory; wandb, offline; trackio."),
+    ],
+)
+def test_where_metrics_go_is_told(logging: dict[str, Any], places: str) -> None:
+    config = build_config({"datasets": [{"name": "a.jsonl"}], "rewards": ["math"], "logging": logging})
+    assert describe_logging(config).startswith("Metrics go to ") and describe_logging(config).endswith(places)
+
+
+def test_a_sink_that_is_not_installed_is_refused() -> None:
+    config = build_config({"datasets": [{"name": "a.jsonl"}], "rewards": ["math"], "logging": {"trackio": True}})
+    check_logging(config, find=lambda name: name)
+    with pytest.raises(EnvironmentProblem, match=r'logging.trackio: .*pip install "bolt-ray\[trackio\]"'):
+        check_logging(config, find=lambda name: None)

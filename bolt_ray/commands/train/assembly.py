@@ -306,7 +306,10 @@ class TrainingAssembly:
         telemetry = Telemetry(
             metrics=metrics,
             display=display,
-            observers=[self._progress, *observers(config, self._run, first_step=self._first_step)],
+            observers=[
+                self._progress,
+                *observers(config, self._run, first_step=self._first_step, say=lambda text: telemetry.say(text)),
+            ],
             health=Health(earlier),
             samples=SampleFiles(
                 self._run.samples,

@@ -19,6 +19,7 @@ from bolt_ray.commands.shared.ray_session import ray_session
 from bolt_ray.commands.shared.resources import resource_map
 from bolt_ray.commands.shared.say import say, shown
 from bolt_ray.commands.train.assembly import TrainingAssembly
+from bolt_ray.commands.train.observers import check_logging
 from bolt_ray.config.loading import dump_config
 from bolt_ray.config.own_code import check_own_code, with_absolute_files
 from bolt_ray.config.schema import RunConfig
@@ -63,6 +64,7 @@ def train(config: RunConfig, *, console: Console | None = None) -> TrainingOutco
     """
     console = console or Console()
     require_training_packages(config)
+    check_logging(config)
     check_inputs(config)
     config = with_absolute_files(config, Path.cwd())
     own_rewards = check_own_code(config)

@@ -8,13 +8,16 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import ray
 from safetensors.numpy import load_file
+from support.prometheus import Prometheus, expressions, names_in, prometheus
+from support.sinks import wait_for, wandb_history
 from support.training_runs import FinishedRun, check_preset, steps_of, wait_for_step, write_run_config
 from typer.testing import CliRunner
 
@@ -22,6 +25,7 @@ from bolt_ray.cli import app
 from bolt_ray.commands.train.train import train
 from bolt_ray.config.loading import load_config
 from bolt_ray.core.baseline.sharded_snapshot import read_sharded_snapshot
+from bolt_ray.training.telemetry.ray_metrics import MIRRORED, gauge_name
 from bolt_ray.training.telemetry.record import read_metrics
 from bolt_ray.training.telemetry.sample_files import read_samples, sample_files
 
@@ -43,8 +47,20 @@ def weights_of(model: Path) -> dict[str, np.ndarray]:
 
 
 @pytest.fixture(scope="session")
-def tied_run(ray_cluster: None, tied_model: Path, tmp_path_factory: pytest.TempPathFactory) -> FinishedRun:
-    """Five steps of the preset spo from a warm start, with checkpoints, evaluation and an adaptive KL penalty."""
+def watched(ray_cluster: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Prometheus | None]:
+    """Prometheus, scraping the cluster; None where it is not installed."""
+    if shutil.which("prometheus") is None:
+        yield None
+        return
+    (node,) = ray.nodes()
+    target = f"{node['NodeManagerAddress']}:{node['MetricsExportPort']}"
+    with prometheus(tmp_path_factory.mktemp("prometheus"), [target]) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def tied_run(watched: Prometheus | None, tied_model: Path, tmp_path_factory: pytest.TempPathFactory) -> FinishedRun:
+    """Five steps of the preset spo from a warm start, with checkpoints, evaluation, an adaptive KL penalty, sinks."""
     directory = tmp_path_factory.mktemp("tied")
     values = {f"prompts_{row}": [1.0, 0.0, 0.0, 0.0] for row in range(64)}
     (directory / "baseline.json").write_text(json.dumps({"baselines": values}))
@@ -56,6 +72,7 @@ def tied_run(ray_cluster: None, tied_model: Path, tmp_path_factory: pytest.TempP
         train={"max_steps": 5, "learning_rate": 1e-3},
         checkpoint={"every_steps": 2, "keep": 9},
         kl={"coef": 0.1, "adaptation": "sigmoid", "controller": "ziegler", "horizon": 100},
+        logging={"wandb": "offline", "tensorboard": True},
     )
 
 
@@ -210,6 +227,39 @@ def test_adaptive_kl_is_logged_and_its_controller_survives_a_resume(
         # e·n/horizon changes β by at most 0.2 · 16 / 100 a step, also across the resume.
         assert all(abs(b / a - 1) <= 0.2 * 16 / 100 + 1e-6 for a, b in itertools.pairwise(betas)), betas
         assert all(record["adaptive_kl/adapted_kl"] <= record["adaptive_kl/raw_kl"] for record in run.steps)
+
+
+def test_prometheus_scrapes_a_run_and_answers_every_query_of_the_dashboard(
+    tied_run: FinishedRun, watched: Prometheus | None
+) -> None:
+    if watched is None:
+        pytest.skip("prometheus (Debian's package) is not installed")
+    wait_for(lambda: watched.value('max_over_time(ray_bolt_ray_step{run="run"}[1h])') == 5.0)
+    seen = set(watched.ask("label/__name__/values"))
+    recorded = {name for record in read_metrics(tied_run.root / "metrics.jsonl") for name in record}
+    mirrored = {f"ray_{gauge_name(name)}" for name in MIRRORED if name in recorded}
+    assert len(mirrored) >= 25 and mirrored <= seen
+    for expression in expressions():
+        answer = watched.ask("query", query=expression)
+        assert answer["result"] or not names_in(expression) <= seen, expression
+
+
+def test_wandb_and_tensorboard_have_the_record_of_a_run(tied_run: FinishedRun, resumed_run: FinishedRun) -> None:
+    """Read by their own libraries; a resumed run goes on with the same id, and hides what it trains again."""
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    records = read_metrics(tied_run.root / "metrics.jsonl")
+    (file,) = (tied_run.root / "wandb").glob("offline-run-*/*.wandb")
+    rows = [row for row in wandb_history(file) if "policy_version" in row]
+    assert [row["step"] for row in rows] == [record["step"] for record in records]
+    assert all(
+        row[name] == pytest.approx(record[name]) for row, record in zip(rows, records, strict=True) for name in record
+    )
+    files = (resumed_run.root / "wandb").glob("offline-run-*/*.wandb")
+    assert [other.name for other in files] == [file.name] * 2
+    read = EventAccumulator(str(resumed_run.root / "tensorboard"), size_guidance={"scalars": 0}).Reload()
+    shown = [(event.step, event.value) for event in read.Scalars("reward/mean")]
+    assert shown == [(record["step"], pytest.approx(record["reward/mean"])) for record in resumed_run.steps]
 
 
 def test_ctrl_c_saves_and_leaves_by_130(ray_cluster: None, write_config: Callable[..., Path], tmp_path: Path) -> None:

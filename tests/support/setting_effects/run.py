@@ -17,6 +17,7 @@ from bolt_ray.commands.shared.inputs import prepare_inputs
 from bolt_ray.commands.shared.ray_session import ray_session
 from bolt_ray.commands.shared.references import verify_references
 from bolt_ray.commands.shared.resources import ProcessGroup, resource_map
+from bolt_ray.commands.train.observers import observers, sink_starts
 from bolt_ray.commands.train.train import _run_directory, with_own_warm_start
 from bolt_ray.config.schema import RunConfig
 from bolt_ray.core.errors import BoltRayError
@@ -120,6 +121,16 @@ def ray_without_room(config: RunConfig, here: Workplace) -> Any:
         return str(error)
 
 
+def sinks(config: RunConfig, here: Workplace) -> Any:
+    """What is made to follow a run, and from what."""
+    run = RunDirectory(here.directory / "run")
+    starts = sink_starts(config, run, first_step=0)
+    kinds = (
+        [type(observer).__name__ for observer in observers(config, run, first_step=0, say=print)] if not starts else []
+    )
+    return [[(start.kind, start.options, start.samples_every) for start in starts], kinds]
+
+
 def run_directory(config: RunConfig, here: Workplace) -> Any:
     """The directory that a run gets, or the checkpoint that it goes on from."""
     for name, step in (("old", 3), ("runs/older-1", 1)):
@@ -221,6 +232,18 @@ EFFECTS: tuple[Effect, ...] = (
     effect("scoring.memory_mb", 512, scorer_limits),
     effect("scoring.check_references", 1, references),
     effect("scoring.max_unscored_fraction", 0.1, left("problem")),
+    # where metrics go
+    effect("logging.wandb", True, sinks),
+    effect("logging.wandb", "offline", sinks, logging__wandb=True),
+    effect("logging.wandb_project", "arithmetic", sinks, logging__wandb=True),
+    effect("logging.wandb_project", "arithmetic", sinks, logging__trackio=True),
+    effect("logging.wandb_entity", "team", sinks, logging__wandb=True),
+    effect("logging.wandb_group", "seeds", sinks, logging__wandb=True),
+    effect("logging.wandb_tags", ["first"], sinks, logging__wandb=True),
+    effect("logging.tensorboard", True, sinks),
+    effect("logging.trackio", True, sinks),
+    effect("logging.samples_every_steps", 1, sinks, logging__tensorboard=True),
+    effect("logging.ray_metrics", False, sinks),
     # the cluster
     effect("cluster.address", "ray://head:10001", ray_started),
     effect("cluster.dashboard", True, ray_started),
