@@ -1,0 +1,74 @@
+"""Secrets kept out of what a run shows, sends or writes beside its configuration: the one place that knows them."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+MASK = "***"
+
+_ANYWHERE = {"secret", "secrets", "password", "passwd", "pwd", "passphrase", "credential", "credentials"}
+_ANYWHERE |= {"authorization", "headers", "header", "cookie", "cookies", "apikey"}
+# ``stop_token_ids`` and ``key_column`` name no secret, ``api_key`` and ``token`` do.
+_LAST = {"key", "keys", "token", "tokens", "auth"}
+_SHORTEST = 8
+"""Characters of an environment variable's value from which on it is looked for; shorter ones are found by chance."""
+
+_CREDENTIALS_IN_URL = re.compile(r"(?<=://)[^/@\s]+(?=@)")
+_QUERY = re.compile(r"([?&]([^=&#\s]+)=)[^&#\s]+")
+_KNOWN = re.compile(
+    r"\b(?:hf_[A-Za-z0-9]{16,}|sk-[\w-]{16,}|gh[pousr]_[A-Za-z0-9]{16,}|github_pat_\w{16,}|glpat-[\w-]{16,}"
+    r"|AKIA[0-9A-Z]{16}|xox[abprs]-[\w-]{10,})|(?<=Bearer )[^\s\"']+|(?<=Basic )[A-Za-z0-9+/=]{8,}"
+)
+
+
+def masked(tree: Any, *, environ: Mapping[str, str]) -> Any:
+    """A copy of a configuration with its secrets as ``***``.
+
+    Args:
+        tree: mappings, lists and plain values. What a key's name says is secret is masked with all below it, numbers
+            apart; every other text as by `masked_text`.
+        environ: see `masked_text`.
+    """
+    return _masked(tree, _secret_values(environ), under_secret=False)
+
+
+def masked_text(text: str, *, environ: Mapping[str, str]) -> str:
+    """A text without credentials in URLs, tokens of well-known forms, and the values of secret variables.
+
+    Args:
+        environ: the environment; a variable is secret if its name says so (``WANDB_API_KEY``).
+    """
+    return _masked(text, _secret_values(environ), under_secret=False)  # type: ignore[no-any-return]
+
+
+def is_secret(name: str) -> bool:
+    """Whether a key or variable of that name holds a secret; the name of a variable (``api_key_env``) is none."""
+    words = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", name).lower()
+    parts = [part for part in re.split(r"[^a-z0-9]+", words) if part]
+    return bool(parts) and parts[-1] != "env" and (parts[-1] in _LAST or not _ANYWHERE.isdisjoint(parts))
+
+
+def _secret_values(environ: Mapping[str, str]) -> list[str]:
+    found = {value for name, value in environ.items() if is_secret(name) and len(value) >= _SHORTEST}
+    return sorted(found, key=len, reverse=True)
+
+
+def _masked(value: Any, secrets: list[str], *, under_secret: bool) -> Any:
+    if isinstance(value, Mapping):
+        return {
+            key: _masked(below, secrets, under_secret=under_secret or is_secret(str(key)))
+            for key, below in value.items()
+        }
+    if isinstance(value, list | tuple):
+        return [_masked(below, secrets, under_secret=under_secret) for below in value]
+    if not isinstance(value, str):
+        return value
+    if under_secret:
+        return MASK if value else value
+    for secret in secrets:
+        value = value.replace(secret, MASK)
+    value = _CREDENTIALS_IN_URL.sub(MASK, value)
+    value = _QUERY.sub(lambda found: f"{found[1]}{MASK}" if is_secret(found[2]) else found[0], value)
+    return _KNOWN.sub(MASK, value)
