@@ -235,7 +235,7 @@ def report(
     ] = None,
     png: Annotated[bool, typer.Option("--png", help="also draw the main pictures into a PNG beside the page")] = False,
 ) -> None:
-    """Write one HTML page about runs, finished or not: what was trained and gained, what looks wrong, curves, samples."""
+    """Write one HTML page about runs, finished or not: what they gained, what looks wrong, curves, samples."""
     from bolt_ray.commands.report.report import write_report
 
     write_report(runs, output=output, png=png, console=Console())

@@ -43,6 +43,7 @@ class Chart:
         note: how to read it.
         at_least: lines without which it says nothing.
         smooth: whether the lines may be smoothed.
+        for_several: whether it is shown only where runs are compared.
     """
 
     title: str
@@ -53,6 +54,7 @@ class Chart:
     note: str = ""
     at_least: int = 1
     smooth: bool = True
+    for_several: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -263,7 +265,7 @@ SECTIONS = (
                 lines=lines(("part/wait", "waiting for completions"), *((f"part/{name}", name) for name in TIME_PARTS)),
                 unit="s",
             ),
-            Chart(title="Time of a step", lines=lines(("time/step", "seconds")), unit="s"),
+            Chart(title="Time of a step", lines=lines(("time/step", "seconds")), unit="s", for_several=True),
             Chart(
                 title="Idle",
                 lines=lines(("part/idle_generator", "generators"), ("part/idle_trainer", "learner")),

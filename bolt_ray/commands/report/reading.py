@@ -28,7 +28,8 @@ class ReadRun:
     Attributes:
         path: its directory.
         config: ``config.yaml`` as a plain tree without its secrets; empty if there is none.
-        records: the lines of ``metrics.jsonl``, by step.
+        steps: the lines of ``metrics.jsonl`` of optimizer steps, in their order.
+        evaluations: those of evaluations.
         samples: rows of ``samples/*.jsonl``, by step; at most ``MAX_SAMPLES`` of them.
         num_samples: how many there are in all.
         state: ``state.json``, also without secrets; empty if there is none.
@@ -37,20 +38,17 @@ class ReadRun:
 
     path: Path
     config: Mapping[str, Any] = field(default_factory=dict)
-    records: Sequence[Record] = ()
+    steps: Sequence[Record] = ()
+    evaluations: Sequence[Record] = ()
     samples: Sequence[Record] = ()
     num_samples: int = 0
     state: Mapping[str, Any] = field(default_factory=dict)
     notes: Sequence[str] = ()
 
     @property
-    def steps(self) -> list[Record]:
-        """The records of optimizer steps."""
-        return [record for record in self.records if "time/step" in record or "reward/mean" in record]
-
-    @property
-    def evaluations(self) -> list[Record]:
-        return [record for record in self.records if any(name.startswith("eval/") for name in record)]
+    def last_step(self) -> int:
+        """Finished optimizer steps by the last record; 0 without one."""
+        return int(max((float(kind[-1]["step"]) for kind in (self.steps, self.evaluations) if kind), default=0.0))
 
 
 def read_run(path: Path) -> ReadRun:
@@ -73,12 +71,17 @@ def read_run(path: Path) -> ReadRun:
     return ReadRun(
         path=run.root,
         config=masked(_config(run.config, notes), environ=os.environ),
-        records=records,
+        steps=[record for record in records if not _is_evaluation(record)],
+        evaluations=[record for record in records if _is_evaluation(record)],
         samples=samples,
         num_samples=num_samples,
         state=masked(_state(run.root / "state.json"), environ=os.environ),
         notes=notes,
     )
+
+
+def _is_evaluation(record: Record) -> bool:
+    return "reward/mean" not in record and any(name.startswith("eval/") for name in record)
 
 
 def _rows(path: Path, notes: list[str]) -> Iterator[dict[str, Any]]:

@@ -51,7 +51,7 @@ def write_report(paths: Sequence[Path], *, output: Path | None, png: bool, conso
     """
     runs = [read_run(path) for path in paths]
     for run in runs:
-        if not run.records:
+        if not run.steps and not run.evaluations:
             raise CheckpointError(
                 f"{run.path}: nothing to report yet, metrics.jsonl has no record; the first is written after the first "
                 f"evaluation or optimizer step"
@@ -129,7 +129,7 @@ def _run(run: ReadRun, label: str) -> dict[str, Any]:
         "standing": standing(run),
         "facts": facts(run, steps),
         "gains": [asdict(gain) for gain in gains(run)],
-        "verdicts": [asdict(verdict) for verdict in judge(run.records)],
+        "verdicts": [asdict(verdict) for verdict in judge(run.steps)],
         "notes": notes,
         "axes": {name: _numbers(thinned(values, first).mean, 9) for name, values in over.items()},
         "series": _series(steps, first),

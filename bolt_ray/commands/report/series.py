@@ -18,6 +18,9 @@ Floats = NDArray[np.float64]
 BUCKETS = 600
 """Points of a series; a chart is about as many pixels wide. Up to twice as many steps are shown one by one."""
 
+BIAS_SPANS = 40
+"""Spans of steps of the calibration over the run."""
+
 _BINNED = re.compile(r"(baseline/(hist|decile_\w+)|curriculum/(asked|drawn))_\d+")
 _AXES = ("step", "hours", "completions", "tokens")
 
@@ -93,9 +96,8 @@ def axes(table: Mapping[str, Floats]) -> dict[str, Floats]:
 def axes_at(steps: Floats, of_steps: Mapping[str, Floats]) -> dict[str, Floats]:
     """The same for evaluations after ``steps``, float64 [e]; before the first step everything is 0."""
     known = np.append(0.0, of_steps["step"])
-    return {
-        name: steps if name == "step" else np.interp(steps, known, np.append(0.0, of_steps[name])) for name in _AXES
-    }
+    found = {name: np.interp(steps, known, np.append(0.0, of_steps[name])) for name in _AXES}
+    return {**found, "step": steps}
 
 
 def bins(table: Mapping[str, Floats], prefix: str, first: NDArray[np.int64]) -> Floats | None:
@@ -108,16 +110,22 @@ def bins(table: Mapping[str, Floats], prefix: str, first: NDArray[np.int64]) -> 
 
 
 def bias(table: Mapping[str, Floats], first: NDArray[np.int64]) -> Floats | None:
-    """float64 [10, p]: mean reward minus mean v̂ of the completions of each tenth of v̂, over the steps of each point."""
+    """float64 [10, p]: mean reward minus mean v̂ of the completions of each tenth of v̂; None if there are none.
+
+    One step has too few completions of a tenth to say that, so up to ``BIAS_SPANS`` spans of steps share a value.
+    """
+    points = first.size
+    span = np.arange(min(BIAS_SPANS, points)) * points // min(BIAS_SPANS, points)
     rows = []
     for i in range(HISTOGRAM_BINS):
         count, v_hat, reward = (table.get(f"baseline/decile_{name}_{i}") for name in ("count", "v_hat", "reward"))
         if count is None or v_hat is None or reward is None:
-            rows.append(np.full(first.size, np.nan))
+            rows.append(np.full(points, np.nan))
             continue
-        weighted = np.nan_to_num(count * (reward - v_hat))
+        excess = np.add.reduceat(np.nan_to_num(count * (reward - v_hat)), first[span])
         with np.errstate(invalid="ignore", divide="ignore"):
-            rows.append(np.add.reduceat(weighted, first) / np.add.reduceat(np.nan_to_num(count), first))
+            mean = excess / np.add.reduceat(np.nan_to_num(count), first[span])
+        rows.append(np.repeat(mean, np.diff(np.append(span, points))))
     found = np.stack(rows)
     return found if np.isfinite(found).any() else None
 

@@ -34,14 +34,13 @@ class Gain:
 def facts(run: ReadRun, table: Mapping[str, Floats]) -> list[tuple[str, str]]:
     """Labels and values: model, algorithm, data, rewards, steps, completions, tokens, time."""
     config = run.config
-    steps = int(run.records[-1]["step"]) if run.records else 0
     of = _at(config, "train", "max_steps")
     found = [
         ("Model", _model(config)),
         ("Algorithm", _algorithm(config)),
         ("Data", ", ".join(str(entry.get("name")) for entry in _entries(config, "datasets"))),
         ("Rewards", ", ".join(_reward(entry) for entry in _entries(config, "rewards"))),
-        ("Steps", f"{steps:,} of {of:,}" if isinstance(of, int) else f"{steps:,}"),
+        ("Steps", f"{run.last_step:,}" + (f" of {of:,}" if isinstance(of, int) else "")),
     ]
     if table.get("step", np.zeros(0)).size:
         last = {name: float(values[-1]) for name, values in axes(table).items()}
@@ -55,7 +54,7 @@ def facts(run: ReadRun, table: Mapping[str, Floats]) -> list[tuple[str, str]]:
 
 def standing(run: ReadRun) -> str:
     """How the run ended, or how far it is, in a sentence; what no file says is left open."""
-    last = int(run.records[-1]["step"]) if run.records else 0
+    last = run.last_step
     of = _at(run.config, "train", "max_steps")
     ended = run.state.get("ended")
     if ended == "done" or (ended is None and not run.state and last == of):

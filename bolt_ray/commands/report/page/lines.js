@@ -10,13 +10,21 @@ function frame(host, y) {
   return {
     width: host.clientWidth,
     height: HEIGHT,
-    padding: [8, 8, 0, 0],
-    cursor: { sync: { key: view.axis }, points: { size: 6 }, y: false },
+    padding: [8, 18, 0, 0],
+    cursor: { sync: { key: view.axis }, points: { size: 6 }, y: false, hover: { skip: [null] } },
     scales: { x: { time: false } },
     axes: [
       { ...axis, size: 28, values: (_, ticks) => ticks.map(short) },
       { ...axis, size: 52, values: (_, ticks) => ticks.map((tick) => short(tick) + (y === "%" ? " %" : "")) },
     ],
+  };
+}
+
+/** A number in a legend: under the cursor, or the last one while there is none. */
+function inLegend(unit) {
+  return (plot, value, place) => {
+    const said = value ?? plot.data[place].findLast((known) => known !== null && known !== undefined);
+    return short(said) + (unit ? ` ${unit}` : "");
   };
 }
 
@@ -75,7 +83,7 @@ function drawLines(host, chart) {
   const shown = traces(chart);
   if (!shown.length) return null;
   const tables = [];
-  const series = [{ label: AXES[view.axis], value: (_, value) => short(value) }];
+  const series = [{ label: AXES[view.axis], value: inLegend("") }];
   const bands = [];
   const hidden = { class: "quiet", points: { show: false }, spanGaps: true };
   for (const trace of shown) {
@@ -98,7 +106,7 @@ function drawLines(host, chart) {
       dash: trace.dash,
       spanGaps: true,
       points: { show: trace.x.length <= 40, size: 5, fill: trace.colour },
-      value: (_, value) => short(value) + (chart.unit ? ` ${chart.unit}` : ""),
+      value: inLegend(chart.unit),
     });
   }
   return new uPlot({ ...frame(host, chart.unit), series, bands }, uPlot.join(tables), host);
@@ -116,7 +124,7 @@ function drawStack(host, chart) {
   });
   const { x } = rising(run.axes[view.axis], [run.axes[view.axis]]);
   if (x.length !== sums[0].length) return null;
-  const series = [{ label: AXES[view.axis], value: (_, value) => short(value) }];
+  const series = [{ label: AXES[view.axis], value: inLegend("") }];
   lines.forEach((line, place) => {
     const ink = lineColour(place);
     series.push({
@@ -125,7 +133,7 @@ function drawStack(host, chart) {
       width: 1,
       fill: place ? undefined : faded(ink, 0.45),
       points: { show: false },
-      value: (_, __, ___, index) => `${short(index === null ? null : own[place][index])} ${chart.unit}`,
+      value: (_, __, ___, index) => `${short(own[place][index ?? x.length - 1])} ${chart.unit}`,
     });
   });
   const bands = lines.slice(1).map((_, place) => ({ series: [place + 2, place + 1], fill: faded(lineColour(place + 1), 0.45) }));

@@ -66,9 +66,23 @@ function hasData(chart) {
   });
 }
 
+/** What never changes, in words instead of a picture; null where something does. */
+function constant(chart) {
+  if (chart.kind !== "lines") return null;
+  const said = chart.lines.map((line) => {
+    const tables = report.runs.flatMap((run) => [run.series, run.evaluations.series]);
+    const values = new Set(tables.flatMap((series) => (series[line.name] ?? []).flat()).filter((value) => value !== null));
+    return values.size === 1 ? `${short([...values][0] * chart.factor)} ${chart.unit}`.trim() : null;
+  });
+  if (said.includes(null)) return null;
+  const one = new Set(said).size === 1;
+  const numbers = one ? said[0] : said.map((number, place) => `${chart.lines[place].label} ${number}`).join(", ");
+  return `${chart.title}: ${numbers}`;
+}
+
 function section(title, ...children) {
   const id = title.toLowerCase().replace(/\W+/g, "-");
-  return make("section", { id }, make("h2", { textContent: title }), ...children);
+  return make("section", { id }, make("h2", { textContent: title }), ...children.filter(Boolean));
 }
 
 /** What a run was, gained, and what looks wrong. */
@@ -190,10 +204,13 @@ function build() {
   const dark = matchMedia("(prefers-color-scheme: dark)");
   dark.addEventListener("change", () => setTheme(dark.matches));
   setTheme(dark.matches);
-  const charts = report.sections
-    .map(({ title, charts: all }) => [title, all.filter(hasData)])
-    .filter(([, some]) => some.length)
-    .map(([title, some]) => section(title, make("div", { className: "charts" }, ...some.map(figure))));
+  const charts = report.sections.flatMap(({ title, charts: all }) => {
+    const some = all.filter((chart) => hasData(chart) && (several || !chart.for_several));
+    const same = some.map(constant).filter(Boolean);
+    const figures = some.filter((chart) => !constant(chart)).map(figure);
+    const words = same.length ? make("p", { className: "same", textContent: `The same in all steps: ${same.join(" · ")}` }) : null;
+    return some.length ? [section(title, make("div", { className: "charts" }, ...figures), words)] : [];
+  });
   const words = section("In words", make("div", { className: "words" }, ...report.runs.map(inWords)));
   const sections = [words, several ? differences() : null, ...charts, charts.length ? anyMetric() : null, samples()].filter(Boolean);
   const links = sections.map((part) => make("a", { href: `#${part.id}`, textContent: part.querySelector("h2").textContent }));

@@ -7,7 +7,7 @@ function drawTenths(host, chart) {
   if (!rows) return null;
   const x = run.axes[view.axis];
   const signed = chart.kind === "bias";
-  const most = signed ? 0.5 : Math.max(...rows.map((row) => row.reduce((a, b) => Math.max(a, b ?? 0), 0))) || 1;
+  const most = signed ? 0.4 : Math.max(...rows.map((row) => row.reduce((a, b) => Math.max(a, b ?? 0), 0))) || 1;
   const inks = signed ? [colour("below"), colour("above")] : [colour("heat"), colour("heat")];
   const readout = make("output", { className: "readout" });
 
@@ -21,7 +21,7 @@ function drawTenths(host, chart) {
         const value = row[index];
         if (!value) return;
         const top = plot.valToPos((tenth + 1) / 10, "y", true);
-        ctx.fillStyle = faded(inks[value > 0 ? 1 : 0], Math.min(Math.sqrt(Math.abs(value) / most), 1));
+        ctx.fillStyle = faded(inks[value > 0 ? 1 : 0], Math.min(signed ? Math.abs(value) / most : Math.sqrt(value / most), 1));
         ctx.fillRect(Math.floor(from), top, Math.ceil(to - from) + 1, plot.valToPos(tenth / 10, "y", true) - top);
       });
     }
@@ -42,6 +42,7 @@ function drawTenths(host, chart) {
   const options = frame(host, "");
   options.scales.y = { range: [0, 1] };
   options.legend = { show: false };
+  for (const axis of options.axes) axis.grid = { show: false };
   options.cursor.points = { show: false };
   options.series = [{}, { points: { show: false }, paths: () => null }];
   options.hooks = { drawClear: [clipped(cells)], setCursor: [read], ready: [read] };
@@ -70,9 +71,9 @@ function drawCalibration(host) {
     .map(([x, y], part) => ({ ...rising(x, [y]), label: names[part], ink: lineColour(part) }))
     .filter((curve) => curve.x.length > 1);
   if (!curves.length) return null;
-  const point = { value: (_, value) => short(value), spanGaps: true };
+  const point = { value: inLegend(""), spanGaps: true };
   const series = [
-    { label: "v̂", value: (_, value) => short(value) },
+    { label: "v̂", class: "quiet" },
     { ...point, label: "right", class: "quiet", stroke: colour("muted"), dash: [4, 4], points: { show: false } },
     ...curves.map(({ label, ink }) => ({
       ...point, label, stroke: ink, width: 1.75, points: { show: true, size: 6, fill: ink },
@@ -80,6 +81,7 @@ function drawCalibration(host) {
   ];
   const options = { ...frame(host, ""), series };
   options.cursor.sync = { key: null };
+  options.legend = { live: false };
   options.scales = { x: { time: false, range: [0, 1] }, y: { range: [0, 1] } };
   return new uPlot(options, uPlot.join([[[0, 1], [0, 1]], ...curves.map(({ x, y }) => [x, y])]), host);
 }
