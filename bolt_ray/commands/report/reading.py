@@ -62,7 +62,7 @@ def read_run(path: Path) -> ReadRun:
             f"{path}: there is no such directory; name a run directory, for example runs/<name>-<time>"
         )
     run = RunDirectory(path.absolute())
-    if not run.config.is_file() and not run.metrics_jsonl.is_file():
+    if not any(file.is_file() for file in (run.config, run.metrics_jsonl, run.root / "state.json")):
         raise CheckpointError(f"{path}: not a run of bolt-ray, it has neither config.yaml nor metrics.jsonl")
     notes: list[str] = []
     records = [record for record in _rows(run.metrics_jsonl, notes) if isinstance(record.get("step"), (int, float))]

@@ -32,7 +32,7 @@ from bolt_ray.commands.report.series import (
     thinned,
 )
 from bolt_ray.commands.report.settings import differences
-from bolt_ray.commands.report.words import facts, gains, standing
+from bolt_ray.commands.report.words import facts, gains, story
 from bolt_ray.core.errors import CheckpointError
 from bolt_ray.training.telemetry.health import judge
 
@@ -126,7 +126,7 @@ def _run(run: ReadRun, label: str) -> dict[str, Any]:
     return {
         "label": label,
         "path": str(run.path),
-        "standing": standing(run),
+        "story": story(run),
         "facts": facts(run, steps),
         "gains": [asdict(gain) for gain in gains(run)],
         "verdicts": [asdict(verdict) for verdict in judge(run.steps)],

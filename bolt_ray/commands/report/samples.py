@@ -10,12 +10,12 @@ from typing import Any
 MAX_TEXT = 20_000
 """Characters of a text that the page holds; the whole stands in the file."""
 
-TEXTS = ("prompt", "completion", "answer", "unscored", "source", "prompt_id")
+TEXTS = ("prompt", "completion", "answer", "unscored", "dropped", "source", "prompt_id")
 NUMBERS = (
-    "step reward v_hat advantage num_tokens visits draw_weight gap mean_logprob oldest_version newest_version "
+    "step reward v_hat surprise advantage num_tokens visits draw_weight gap mean_logprob oldest_version newest_version "
     "policy_version last_version group_id sample_index"
 ).split()
-PLAIN = ("kind", "why", "parts", "metrics", "extras", "truncated", "correct")
+PLAIN = ("kind", "why", "parts", "metrics", "extras", "truncated", "correct", "cut")
 
 
 def sample_table(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -21,14 +21,14 @@ class Gain:
         label: what was measured.
         before, after: as text.
         change: their difference, with its interval where that is known.
-        clear: whether the interval leaves out 0; None where it is unknown.
+        verdict: by the interval; ``unknown`` without one, ``unclear`` where it holds 0.
     """
 
     label: str
     before: str
     after: str
     change: str
-    clear: bool | None
+    verdict: Literal["better", "worse", "unclear", "unknown"]
 
 
 def facts(run: ReadRun, table: Mapping[str, Floats]) -> list[tuple[str, str]]:
@@ -38,7 +38,7 @@ def facts(run: ReadRun, table: Mapping[str, Floats]) -> list[tuple[str, str]]:
     found = [
         ("Model", _model(config)),
         ("Algorithm", _algorithm(config)),
-        ("Data", ", ".join(str(entry.get("name")) for entry in _entries(config, "datasets"))),
+        ("Data", _listed(_entries(config, "datasets"), "name")),
         ("Rewards", ", ".join(_reward(entry) for entry in _entries(config, "rewards"))),
         ("Steps", f"{run.last_step:,}" + (f" of {of:,}" if isinstance(of, int) else "")),
     ]
@@ -50,6 +50,20 @@ def facts(run: ReadRun, table: Mapping[str, Floats]) -> list[tuple[str, str]]:
             ("Time", duration(3600.0 * last["hours"])),
         ]
     return [(label, value) for label, value in found if value]
+
+
+def story(run: ReadRun) -> str:
+    """What was trained, with what result, and how it ended, in sentences."""
+    config, found = run.config, gains(run)
+    data, rewards = _listed(_entries(config, "datasets"), "name"), _listed(_entries(config, "rewards"), "type")
+    sentences = []
+    if data:
+        scored = f", scored by {rewards}" if rewards else ""
+        sentences.append(f"{_model(config)} was trained by {config.get('algo')} on {data}{scored}.")
+    if found:
+        verb = {"better": "rose", "worse": "fell", "unclear": "did not clearly change,"}.get(found[0].verdict, "went")
+        sentences.append(f"{found[0].label} {verb} from {found[0].before} to {found[0].after}: {found[0].change}.")
+    return " ".join([*sentences, standing(run)])
 
 
 def standing(run: ReadRun) -> str:
@@ -115,17 +129,17 @@ def _is_score(name: str) -> bool:
 def _gain(name: str, first: Mapping[str, Any], last: Mapping[str, Any]) -> Gain:
     before, after = _with_interval(name, first), _with_interval(name, last)
     change = f"{100 * (after[0] - before[0]):+.1f} points"
-    clear = None
+    verdict: Literal["better", "worse", "unclear", "unknown"] = "unknown"
     if len(before) == 3 and len(after) == 3:
         low, high = difference_interval(before, after)
         change += f" [{100 * low:+.1f}, {100 * high:+.1f}]"
-        clear = low > 0 or high < 0
+        verdict = "better" if low > 0 else "worse" if high < 0 else "unclear"
     return Gain(
         label=f"Held-out {name.removeprefix('eval/')}",
         before=_percent(before),
         after=_percent(after),
         change=f"{change} from step {int(first['step']):,} to step {int(last['step']):,}",
-        clear=clear,
+        verdict=verdict,
     )
 
 
@@ -153,7 +167,7 @@ def _reward_gain(rewards: Sequence[float]) -> list[Gain]:
             before=f"{before:.3g}",
             after=f"{after:.3g}",
             change=f"{after - before:+.3g} from the first {what} to the last; there is no evaluation to compare",
-            clear=None,
+            verdict="unknown",
         )
     ]
 
@@ -182,6 +196,10 @@ def _algorithm(config: Mapping[str, Any]) -> str:
 def _reward(entry: Mapping[str, Any]) -> str:
     weight = entry.get("weight", 1.0)
     return str(entry.get("type")) + ("" if weight == 1 else f" × {weight}")
+
+
+def _listed(entries: Sequence[Mapping[str, Any]], key: str) -> str:
+    return ", ".join(dict.fromkeys(str(entry.get(key)) for entry in entries))
 
 
 def _entries(config: Mapping[str, Any], section: str) -> list[Mapping[str, Any]]:

@@ -41,10 +41,13 @@ function redraw() {
 /** A figure that draws itself as soon as it is about to be seen. */
 function figure(chart) {
   const host = make("div", { className: "plot" });
+  const [first, ...others] = chart.lines;
+  const oneLine = several && chart.kind === "lines" && others.length > 0 && !first.compared;
+  const title = oneLine ? `${chart.title}: ${first.label}` : chart.title;
   const ofOne = several && OF_ONE_RUN.has(chart.kind) ? make("span", { className: "of" }) : null;
   const element = make(
     "figure", {},
-    make("figcaption", {}, make("h3", { textContent: chart.title }), ofOne, make("p", { textContent: chart.note })),
+    make("figcaption", {}, make("h3", { textContent: title }), ofOne, make("p", { textContent: chart.note })),
     host,
   );
   const drawing = () => {
@@ -89,10 +92,10 @@ function section(title, ...children) {
 function inWords(run, number) {
   const gains = run.gains.map((gain) =>
     make(
-      "div", { className: `gain ${gain.clear === null ? "" : gain.clear ? "clear" : "unclear"}` },
+      "div", { className: `gain ${gain.verdict}` },
       make("p", { className: "label", textContent: gain.label }),
       make("p", { className: "change" }, make("b", { textContent: gain.before }), " → ", make("b", { textContent: gain.after })),
-      make("p", {}, gain.change, gain.clear === false ? "; the interval holds 0: no clear change" : ""),
+      make("p", {}, gain.change, gain.verdict === "unclear" ? "; the interval holds 0: no clear change" : ""),
     ),
   );
   const facts = run.facts.flatMap(([label, value]) => [
@@ -110,7 +113,7 @@ function inWords(run, number) {
   return make(
     "article", { className: "run" },
     several ? make("h3", {}, marker, run.label) : null,
-    make("p", { className: "standing", textContent: run.standing }),
+    make("p", { className: "story", textContent: run.story }),
     ...run.notes.map((note) => make("p", { className: "note", textContent: note })),
     make("div", { className: "gains" }, ...gains),
     make(

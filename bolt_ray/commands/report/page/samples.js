@@ -11,16 +11,12 @@ function samplesOf(run) {
     const value = row[at[name]];
     return isText.has(name) && value !== null ? texts[value] : value;
   };
-  const surprise = (row) => {
-    const [reward, promised] = [get(row, "reward"), get(row, "v_hat")];
-    return reward === null || promised === null ? null : Math.abs(reward - promised);
-  };
   const orders = {
     "step, newest first": (row) => get(row, "step"),
     "reward, highest first": (row) => get(row, "reward"),
     "reward, lowest first": (row) => negative(get(row, "reward")),
     "v̂, highest first": (row) => get(row, "v_hat"),
-    "|reward − v̂|, largest first": surprise,
+    "surprise, largest first": (row) => get(row, "surprise"),
     "longest first": (row) => get(row, "num_tokens"),
     "gap, largest first": (row) => get(row, "gap"),
   };

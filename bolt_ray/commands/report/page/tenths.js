@@ -30,7 +30,7 @@ function drawTenths(host, chart) {
   function read(plot) {
     const index = plot.cursor.idx;
     if (index === null || index === undefined || plot.cursor.top < 0) {
-      readout.textContent = signed ? "red: less than v̂ promised · blue: more" : `darkest: ${short(100 * most)} %`;
+      readout.textContent = signed ? "red: less than v̂ promised · blue: more" : `strongest colour: ${short(100 * most)} %`;
       return;
     }
     const tenth = Math.min(9, Math.max(0, Math.floor(10 * plot.posToVal(plot.cursor.top, "y"))));
