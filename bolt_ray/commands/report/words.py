@@ -61,8 +61,8 @@ def story(run: ReadRun) -> str:
         scored = f", scored by {rewards}" if rewards else ""
         sentences.append(f"{_model(config)} was trained by {config.get('algo')} on {data}{scored}.")
     if found:
-        verb = {"better": "rose", "worse": "fell", "unclear": "did not clearly change,"}.get(found[0].verdict, "went")
-        sentences.append(f"{found[0].label} {verb} from {found[0].before} to {found[0].after}: {found[0].change}.")
+        verb = {"better": "rose", "worse": "fell", "unclear": "did not clearly change"}.get(found[0].verdict, "changed")
+        sentences.append(f"{found[0].label} {verb}: {found[0].change}.")
     return " ".join([*sentences, standing(run)])
 
 

@@ -139,6 +139,7 @@ def test_samples_are_filtered_sorted_and_opened(browser: Browser, one_run: Path)
 def test_a_number_is_read_under_the_cursor(browser: Browser, one_run: Path) -> None:
     opened = show(browser, one_run)
     chart = opened.page.locator("figure", has_text="Held-out evaluation").first
+    chart.scroll_into_view_if_needed()
     legend = chart.locator(".u-legend")
     assert "60 %" in legend.inner_text(), "the last one, while there is no cursor"
     plot = chart.locator(".u-over")
@@ -165,10 +166,11 @@ def test_runs_over_one_another(browser: Browser, tmp_path: Path) -> None:
         assert differing.count() == 1
         assert differing.inner_text().split() == ["train.learning_rate", "1e-06", "2e-06"]
         chart = opened.page.locator("figure", has_text="Held-out evaluation").first
+        chart.scroll_into_view_if_needed()
         chart.locator(".u-legend", has_text="slow").wait_for()
         assert "fast" in chart.inner_text()
         opened.page.locator(".runs button", has_text="fast").click()
-        chart.locator(".u-legend", has_not_text="fast").wait_for()
+        expect(chart.locator(".u-legend")).not_to_contain_text("fast", timeout=20_000)
         opened.page.get_by_label("single run").select_option("fast")
         opened.show_all()
         assert min(opened.page.evaluate(DRAWN)) > 30

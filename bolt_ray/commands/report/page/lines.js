@@ -20,10 +20,11 @@ function frame(host, y) {
   };
 }
 
-/** A number in a legend: under the cursor, or the last one while there is none. */
-function inLegend(unit) {
-  return (plot, value, place) => {
-    const said = value ?? plot.data[place].findLast((known) => known !== null && known !== undefined);
+/** A number in a legend: under the cursor, or the last one while there is none; of the column `before` the line's own. */
+function inLegend(unit, before = 0) {
+  return (plot, _, place, index) => {
+    const values = plot.data[place - before];
+    const said = values[index] ?? values.findLast((known) => known !== null && known !== undefined);
     return short(said) + (unit ? ` ${unit}` : "");
   };
 }
@@ -89,11 +90,13 @@ function drawLines(host, chart) {
   for (const trace of shown) {
     const smooth = trace.smooth && view.smoothing > 0 && trace.y.length > 20;
     const columns = [trace.x];
+    let before = 0;
     if (trace.low && trace.high) {
       bands.push({ series: [series.length + 1, series.length], fill: faded(trace.colour, trace.interval ? 0.16 : 0.12) });
       columns.push(trace.low, trace.high);
       series.push({ ...hidden, width: 0 }, { ...hidden, width: 0 });
     } else if (smooth) {
+      before = 1;
       columns.push(trace.y);
       series.push({ ...hidden, stroke: faded(trace.colour, 0.28), width: 1 });
     }
@@ -106,7 +109,7 @@ function drawLines(host, chart) {
       dash: trace.dash,
       spanGaps: true,
       points: { show: trace.x.length <= 40, size: 5, fill: trace.colour },
-      value: inLegend(chart.unit),
+      value: inLegend(chart.unit, before),
     });
   }
   return new uPlot({ ...frame(host, chart.unit), series, bands }, uPlot.join(tables), host);

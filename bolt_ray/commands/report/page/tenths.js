@@ -15,14 +15,15 @@ function drawTenths(host, chart) {
     const { ctx } = plot;
     const left = (index) => plot.valToPos(index ? (x[index - 1] + x[index]) / 2 : x[0], "x", true);
     for (let index = 0; index < x.length; index += 1) {
-      const from = left(index);
-      const to = index + 1 < x.length ? left(index + 1) : plot.valToPos(x[index], "x", true);
+      // Whole pixels: columns that overlap by a part of one would show as seams.
+      const from = Math.round(left(index));
+      const to = Math.round(index + 1 < x.length ? left(index + 1) : plot.valToPos(x[index], "x", true));
       rows.forEach((row, tenth) => {
         const value = row[index];
         if (!value) return;
         const top = plot.valToPos((tenth + 1) / 10, "y", true);
         ctx.fillStyle = faded(inks[value > 0 ? 1 : 0], Math.min(signed ? Math.abs(value) / most : Math.sqrt(value / most), 1));
-        ctx.fillRect(Math.floor(from), top, Math.ceil(to - from) + 1, plot.valToPos(tenth / 10, "y", true) - top);
+        ctx.fillRect(from, top, to - from, plot.valToPos(tenth / 10, "y", true) - top);
       });
     }
   }
