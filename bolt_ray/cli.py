@@ -242,6 +242,20 @@ def dashboard(
     serve_dashboard(run, host=host, port=port, any_host=any_host, console=Console())
 
 
+@app.command()
+def report(
+    runs: Annotated[list[Path], typer.Argument(help="run directories; several are compared", show_default=False)],
+    output: Annotated[
+        Path | None, typer.Option(help="the page; default: report.html in the run, of several in this directory")
+    ] = None,
+    png: Annotated[bool, typer.Option("--png", help="also draw the main pictures into a PNG beside the page")] = False,
+) -> None:
+    """Write one HTML page about runs, finished or not: what they gained, what looks wrong, curves, samples."""
+    from bolt_ray.commands.report.report import write_report
+
+    write_report(runs, output=output, png=png, console=Console())
+
+
 def main() -> None:
     """Entry point: the exit code follows from the error."""
     try:

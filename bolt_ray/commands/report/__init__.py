@@ -1,0 +1,1 @@
+"""``bolt-ray report``: runs as one HTML page that needs nothing else."""

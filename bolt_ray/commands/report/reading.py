@@ -1,0 +1,142 @@
+"""A run directory as the report needs it. Any file may be missing, and its last line torn: the run may be going on."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from bolt_ray.config.loading import read_yaml
+from bolt_ray.core.errors import CheckpointError, ConfigError
+from bolt_ray.core.secrets import masked
+from bolt_ray.training.run_directory import RunDirectory
+
+Record = Mapping[str, Any]
+
+MAX_SAMPLES = 10_000
+"""Samples that a page holds; a browser opens as many at once."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReadRun:
+    """What the files of a run say.
+
+    Attributes:
+        path: its directory.
+        config: ``config.yaml`` as a plain tree without its secrets; empty if there is none.
+        steps: the lines of ``metrics.jsonl`` of optimizer steps, in their order.
+        evaluations: those of evaluations.
+        samples: rows of ``samples/*.jsonl``, by step; at most ``MAX_SAMPLES`` of them.
+        num_samples: how many there are in all.
+        state: ``state.json``, also without secrets; empty if there is none.
+        notes: what could not be read, each a sentence.
+    """
+
+    path: Path
+    config: Mapping[str, Any] = field(default_factory=dict)
+    steps: Sequence[Record] = ()
+    evaluations: Sequence[Record] = ()
+    samples: Sequence[Record] = ()
+    num_samples: int = 0
+    state: Mapping[str, Any] = field(default_factory=dict)
+    notes: Sequence[str] = ()
+
+    @property
+    def last_step(self) -> int:
+        """Finished optimizer steps by the last record; 0 without one."""
+        return int(max((float(kind[-1]["step"]) for kind in (self.steps, self.evaluations) if kind), default=0.0))
+
+
+def read_run(path: Path) -> ReadRun:
+    """Read what is there.
+
+    Raises:
+        CheckpointError: ``path`` is no run directory.
+    """
+    if not path.is_dir():
+        raise CheckpointError(
+            f"{path}: there is no such directory; name a run directory, for example runs/<name>-<time>"
+        )
+    run = RunDirectory(path.absolute())
+    if not any(file.is_file() for file in (run.config, run.metrics_jsonl, run.root / "state.json")):
+        raise CheckpointError(f"{path}: not a run of bolt-ray, it has neither config.yaml nor metrics.jsonl")
+    notes: list[str] = []
+    records = [record for record in _rows(run.metrics_jsonl, notes) if isinstance(record.get("step"), (int, float))]
+    records.sort(key=lambda record: float(record["step"]))
+    samples, num_samples = _samples(run.root / "samples", notes)
+    return ReadRun(
+        path=run.root,
+        config=masked(_config(run.config, notes), environ=os.environ),
+        steps=[record for record in records if not _is_evaluation(record)],
+        evaluations=[record for record in records if _is_evaluation(record)],
+        samples=samples,
+        num_samples=num_samples,
+        state=masked(_state(run.root / "state.json"), environ=os.environ),
+        notes=notes,
+    )
+
+
+def _is_evaluation(record: Record) -> bool:
+    return "reward/mean" not in record and any(name.startswith("eval/") for name in record)
+
+
+def _rows(path: Path, notes: list[str]) -> Iterator[dict[str, Any]]:
+    """The objects of a JSONL file. A line that is none is noted, unless it is the last: that one is being written."""
+    damaged = 0
+    last_is_damaged = False
+    if path.is_file():
+        with path.open(encoding="utf-8", errors="replace") as lines:
+            for line in lines:
+                try:
+                    row = json.loads(line, object_pairs_hook=_shared_keys)
+                except ValueError:
+                    row = None
+                last_is_damaged = not isinstance(row, dict)
+                damaged += last_is_damaged
+                if isinstance(row, dict):
+                    yield row
+    if damaged > last_is_damaged:
+        notes.append(f"{path.name}: {damaged - last_is_damaged:,} lines cannot be read and were left out.")
+
+
+def _shared_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """A record whose names are the same objects as in all other records: half the memory of a long run."""
+    return {sys.intern(name): value for name, value in pairs}
+
+
+def _samples(directory: Path, notes: list[str]) -> tuple[list[dict[str, Any]], int]:
+    """Samples by step, of every n-th file from the newest back if all are too many, and how many there are in all."""
+    files = sorted(directory.glob("*.jsonl"), key=_step_of) if directory.is_dir() else []
+    counts = [path.read_bytes().count(b"\n") for path in files]
+    every = next((n for n in range(1, len(files)) if sum(counts[::-1][::n]) <= MAX_SAMPLES), max(len(files), 1))
+    chosen = files[::-1][::every][::-1]
+    rows = [row for path in chosen for row in _rows(path, notes)][-MAX_SAMPLES:]
+    return rows, max(sum(counts), len(rows))
+
+
+def _step_of(path: Path) -> tuple[int, str]:
+    digits = path.stem.rpartition("-")[2]
+    return (int(digits) if digits.isdecimal() else 0), path.name
+
+
+def _config(path: Path, notes: list[str]) -> Mapping[str, Any]:
+    if not path.is_file():
+        notes.append("config.yaml is missing.")
+        return {}
+    try:
+        return read_yaml(path)
+    except ConfigError as error:
+        notes.append(str(error))
+        return {}
+
+
+def _state(path: Path) -> Mapping[str, Any]:
+    try:
+        state = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return state if isinstance(state, dict) else {}
