@@ -62,7 +62,7 @@ class Generator:
 
     def __init__(self, name: str) -> None:
         self._name = name
-        self._monitor = ProcessMonitor("generator", name, children=True)
+        self._monitor = ProcessMonitor("generator", name)
         self._series = EngineSeries(name)
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="engine")
         self._engine: VLLMEngine | None = None
@@ -81,6 +81,8 @@ class Generator:
         Raises:
             UserError: the engine cannot start.
         """
+        # Beyond one GPU the engine's workers are processes of their own.
+        self._monitor = ProcessMonitor("generator", self._name, children=settings.tensor_parallel_size > 1)
         self._engine = self._on_engine_thread(
             lambda: VLLMEngine(settings, sampling=sampling, policy_version=policy_version)
         )

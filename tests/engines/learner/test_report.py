@@ -40,7 +40,7 @@ def test_the_gap_is_a_mean_and_a_maximum_over_the_tokens_given() -> None:
 
 
 def test_the_ratios_and_the_kl_of_the_generator_are_those_of_the_tokens_it_sampled() -> None:
-    # 101 tokens: r = 2 for the first two, 1/4 for the last two, 1 between: the percentiles are the second of each.
+    # 101 tokens: r = 2 for two of them, 1/4 for two others, 1 for the rest: the second and the 100th by rank count.
     log_ratio = np.zeros(101, dtype=np.float32)
     log_ratio[:2], log_ratio[-2:] = np.log(2.0), np.log(0.25)
     theirs = np.full(101, -1.0, dtype=np.float32)
@@ -50,6 +50,16 @@ def test_the_ratios_and_the_kl_of_the_generator_are_those_of_the_tokens_it_sampl
     # k3 = r - 1 - log r
     k3 = 2 * (1 - np.log(2.0)) + 2 * (-0.75 + np.log(4.0))
     assert found["policy/gen_kl"] == pytest.approx(k3 / 101, rel=1e-6)
+
+
+@pytest.mark.parametrize(("tokens", "first", "last"), [(1, 0, 0), (50, 0, 49), (100, 0, 98), (200, 1, 197)])
+def test_a_percentile_is_the_token_of_that_rank(tokens: int, first: int, last: int) -> None:
+    """The smallest ratio that 1 % of the tokens, or 99 %, do not exceed."""
+    log_ratio = np.linspace(-1.0, 1.0, tokens, dtype=np.float32)
+    shuffled = np.random.default_rng(0).permutation(log_ratio)
+    found = gap_metrics(shuffled, np.zeros(tokens, dtype=np.float32), np.arange(tokens))
+    assert found["policy/ratio_p1"] == pytest.approx(np.exp(log_ratio[first]))
+    assert found["policy/ratio_p99"] == pytest.approx(np.exp(log_ratio[last]))
 
 
 def test_the_kl_of_equal_policies_is_no_rounding_error() -> None:
