@@ -98,7 +98,7 @@ def memory_metrics(processes: Iterable[ProcessInfo]) -> dict[str, float]:
 def node_memory_fraction() -> float:
     """The used share of this machine's memory, or of what this process's container may use if that is fuller."""
     machine = psutil.virtual_memory()
-    return max([1.0 - machine.available / machine.total, *container_fractions()])
+    return max([1.0 - float(machine.available / machine.total), *container_fractions()])
 
 
 def container_fractions(root: Path = CGROUPS, own: Path = Path("/proc/self/cgroup")) -> list[float]:
