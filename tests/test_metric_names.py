@@ -17,7 +17,8 @@ PACKAGE = Path(bolt_ray.__file__).parent
 ELSEWHERE = ("core/bins.py", "commands/")
 UNITS = {"completions/s"}
 GROUPS = (
-    "adaptive_kl|advantage|baseline|completions|curriculum|data|eval|loss|optim|policy|reward|rollout|throughput|time"
+    "adaptive_kl|advantage|baseline|completions|curriculum|data|engine|eval|loss|memory|optim|perf|policy|reward|"
+    "rollout|throughput|time|total"
 )
 NAME = re.compile(rf"({GROUPS})/[\w@{{}}./]+")
 

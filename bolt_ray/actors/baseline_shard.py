@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ import ray
 from numpy.typing import NDArray
 
 from bolt_ray.actors.baseline_journal import ShardJournal
+from bolt_ray.actors.processes import ProcessMonitor
 from bolt_ray.core.baseline import BaselineSettings
 from bolt_ray.core.baseline.level import CommitSums, Level
 from bolt_ray.core.baseline.metrics import BaselineTotals
@@ -20,7 +20,7 @@ from bolt_ray.core.baseline.snapshot import BaselineCounters, BaselineSnapshot, 
 from bolt_ray.core.baseline.update import BaselineUpdate
 from bolt_ray.core.baseline.values import PromptValues
 from bolt_ray.core.keys import KeyBatch
-from bolt_ray.core.records import BaselineReading, PromptColumns
+from bolt_ray.core.records import BaselineReading, ProcessInfo, PromptColumns
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,12 +31,14 @@ class ShardState:
         counters: the same on all shards of a store that are at the same commit.
         tracked: the shard's prompts with evidence.
         v_hat_units: Σ v̂ over them in whole units, where the prior follows it.
+        process: the shard's.
         sums: what the shard's part of the last commit adds to the level; None if that was an earlier one.
     """
 
     counters: BaselineCounters
     tracked: int
     v_hat_units: int
+    process: ProcessInfo
     sums: CommitSums | None = None
 
 
@@ -58,15 +60,17 @@ class BaselineShard:
         self._store = PromptValues(settings)
         restarted = bool(ray.get_runtime_context().was_current_actor_reconstructed)
         self._journal = ShardJournal(Path(journal_dir), self._store, must_exist=restarted)
+        self._monitor = ProcessMonitor("shard", f"baseline-shard-{shard}")
         self._staged: tuple[str, BaselineSnapshot] | None = None
 
-    def pid(self) -> int:
-        """The process the shard runs in."""
-        return os.getpid()
+    def __repr__(self) -> str:
+        """What Ray shows."""
+        return f"baseline-shard-{self._shard}"
 
     def state(self) -> ShardState:
         tracked, units = self._store.v_hat_total
-        return ShardState(counters=self._store.counters, tracked=tracked, v_hat_units=units)
+        process = self._monitor.info()
+        return ShardState(counters=self._store.counters, tracked=tracked, v_hat_units=units, process=process)
 
     def register(self, batch: int, keys: KeyBatch, sources: NDArray[np.uint16]) -> int:
         """Append batch number ``batch`` of the data set's rows; the rows this shard has now."""

@@ -34,7 +34,7 @@ from bolt_ray.core.baseline.warm_start import RowKey, WarmStartReport, match_pro
 from bolt_ray.core.errors import CheckpointError, RunError, StallError
 from bolt_ray.core.files import fsync_path
 from bolt_ray.core.keys import KeyBatch, encode_keys
-from bolt_ray.core.records import BaselineReading, Outcomes, PromptColumns
+from bolt_ray.core.records import BaselineReading, Outcomes, ProcessInfo, PromptColumns
 
 _REGISTER_BATCH = 1 << 18
 _JOURNAL_PREFIX = "journal-"
@@ -48,7 +48,10 @@ class BaselineShards:
 
     Attributes:
         timeout_s: longest wait for the result of one call; it may be changed at any time.
+        processes: the shards', as of the last commit.
     """
+
+    processes: tuple[ProcessInfo, ...]
 
     def __init__(
         self, *, shards: Sequence[Any], settings: BaselineSettings, journal_dir: Path, timeout_s: float
@@ -304,10 +307,6 @@ class BaselineShards:
         self._note(self._wait(calls, f"take the warm start {path}"))
         return found.report
 
-    def pids(self) -> list[int]:
-        """The process of each shard."""
-        return list(self._wait({s: each.pid.remote() for s, each in enumerate(self._shards)}, "give pids").values())
-
     def close(self) -> None:
         """End the actors and remove their journals; what ``snapshot`` has not written is lost."""
         for shard in self._shards:
@@ -337,6 +336,7 @@ class BaselineShards:
         if len(counters) != 1:
             raise RunError(f"baseline shards are at different commits: {sorted(map(str, counters))}")
         (self._counters,) = counters
+        self.processes = tuple(state.process for state in states.values())
         self._tracked = sum(state.tracked for state in states.values())
         self._v_hat_units = sum(state.v_hat_units for state in states.values())
 

@@ -10,7 +10,6 @@ progress. While requests are unfinished a step follows a step; otherwise the thr
 
 from __future__ import annotations
 
-import os
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -21,11 +20,14 @@ import numpy as np
 import ray
 from numpy.typing import NDArray
 
+from bolt_ray.actors.engine_series import EngineSeries
+from bolt_ray.actors.processes import ProcessMonitor
 from bolt_ray.core.errors import RunError
-from bolt_ray.core.records import Completion, GenerationRequest
+from bolt_ray.core.records import Completion, GenerationRequest, ProcessInfo
 from bolt_ray.engines.settings import SamplingSettings
 from bolt_ray.engines.vllm.engine import VLLMEngine
 from bolt_ray.engines.vllm.settings import EngineSettings
+from bolt_ray.engines.vllm.statistics import EngineStatistics
 from bolt_ray.engines.weight_buckets import WeightManifest
 
 T = TypeVar("T")
@@ -41,16 +43,27 @@ class PollResult:
     Attributes:
         completions: finished since the last poll.
         progress: tokens generated so far; a generator with work whose number does not rise is stuck.
+        statistics: of the engine, since the last poll.
+        process: the generator's.
     """
 
     completions: list[Completion]
     progress: int
+    statistics: EngineStatistics
+    process: ProcessInfo
 
 
 class Generator:
-    """The actor. Its methods are called on Ray's threads; the engine runs on its own thread."""
+    """The actor. Its methods are called on Ray's threads; the engine runs on its own thread.
 
-    def __init__(self) -> None:
+    Args:
+        name: its own, for whoever watches.
+    """
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+        self._monitor = ProcessMonitor("generator", name)
+        self._series = EngineSeries(name)
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="engine")
         self._engine: VLLMEngine | None = None
         self._stepping = False
@@ -58,16 +71,22 @@ class Generator:
         self._finished: list[Completion] = []
         self._failure: BaseException | None = None
 
-    def start(self, settings: EngineSettings, sampling: SamplingSettings, policy_version: int) -> int:
-        """Load the model; returns the process id.
+    def __repr__(self) -> str:
+        """What Ray shows."""
+        return self._name
+
+    def start(self, settings: EngineSettings, sampling: SamplingSettings, policy_version: int) -> ProcessInfo:
+        """Load the model.
 
         Raises:
             UserError: the engine cannot start.
         """
+        # Beyond one GPU the engine's workers are processes of their own.
+        self._monitor = ProcessMonitor("generator", self._name, children=settings.tensor_parallel_size > 1)
         self._engine = self._on_engine_thread(
             lambda: VLLMEngine(settings, sampling=sampling, policy_version=policy_version)
         )
-        return os.getpid()
+        return self._monitor.info()
 
     def submit(self, requests: Sequence[GenerationRequest], sampling: SamplingSettings | None = None) -> None:
         """Queue requests and return.
@@ -96,7 +115,14 @@ class Generator:
             if self._failure is not None:
                 raise RunError(f"the generation engine failed: {self._failure!r}")
             finished, self._finished = self._finished, []
-        return PollResult(completions=finished, progress=self._running.generated_tokens)
+        statistics = self._running.take_statistics()
+        self._series.add(statistics)
+        return PollResult(
+            completions=finished,
+            progress=self._running.generated_tokens,
+            statistics=statistics,
+            process=self._monitor.info(),
+        )
 
     def update_weights(
         self,

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from bolt_ray.core.records import GenerationRequest
+from bolt_ray.core.records import GenerationRequest, ProcessInfo
 from bolt_ray.engines.settings import SamplingSettings
 from bolt_ray.engines.weight_buckets import WeightManifest
 
@@ -53,6 +53,7 @@ class GeneratorHandle:
         update: the last update it was sent, None for the weights it started with.
         active_at: when it last showed progress, started, or was idle.
         load: tokens its requests in flight can come to.
+        process: what it said of itself last.
     """
 
     actor: Any
@@ -60,9 +61,9 @@ class GeneratorHandle:
     active_at: float
     state: State = "starting"
     update: WeightUpdate | None = None
-    pid: int = 0
     progress: int = -1
     load: int = 0
+    process: ProcessInfo | None = None
     in_flight: dict[int, InFlightRequest] = field(default_factory=dict)
     submits: dict[Any, list[int]] = field(default_factory=dict)
 

@@ -27,9 +27,10 @@ from bolt_ray.actors.generator_actor import PollResult, RemoteGenerator
 from bolt_ray.actors.generator_handle import GeneratorHandle, InFlightRequest, WeightUpdate
 from bolt_ray.actors.ray_results import first_line, get_result
 from bolt_ray.core.errors import BoltRayError, RunError, StallError, UserError, WeightSyncError
-from bolt_ray.core.records import Completion, GenerationRequest
+from bolt_ray.core.records import Completion, GenerationRequest, ProcessInfo
 from bolt_ray.engines.settings import SamplingSettings
 from bolt_ray.engines.vllm.settings import EngineSettings
+from bolt_ray.engines.vllm.statistics import EngineStatistics
 from bolt_ray.engines.vllm.weights import CorruptedEngineError
 from bolt_ray.engines.weight_buckets import WeightManifest
 
@@ -56,6 +57,17 @@ class GeneratorResources:
     num_cpus: float
     num_gpus: float
     num_threads: int
+
+    def actor(self, name: str) -> Any:
+        """A generator that has yet to start."""
+        threads = str(self.num_threads)
+        return RemoteGenerator.options(
+            num_cpus=self.num_cpus,
+            num_gpus=self.num_gpus,
+            # Its methods block: the long poll beside submit, update and score.
+            max_concurrency=8,
+            runtime_env={"env_vars": {"OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads}},
+        ).remote(name)
 
 
 class GeneratorPool:
@@ -91,6 +103,8 @@ class GeneratorPool:
         self._stall_s = stall_s
         self._max_replacements = max_replacements
         self._replaced: list[str] = []
+        self._launched = 0
+        self._statistics = EngineStatistics()
         self._update: WeightUpdate | None = None
         self._backlog: deque[InFlightRequest] = deque()
         self._finished: list[Completion] = []
@@ -117,9 +131,14 @@ class GeneratorPool:
         return tuple(self._replaced)
 
     @property
-    def pids(self) -> list[int]:
-        """Process ids of the live generators."""
-        return [handle.pid for handle in self._handles if handle.state == "live"]
+    def processes(self) -> tuple[ProcessInfo, ...]:
+        """The generators that have started."""
+        return tuple(handle.process for handle in self._handles if handle.process is not None)
+
+    def take_statistics(self) -> EngineStatistics:
+        """What happened in the engines since the last call."""
+        taken, self._statistics = self._statistics, EngineStatistics()
+        return taken
 
     def wait_ready(self, *, idle: Callable[[], None] = lambda: None) -> None:
         """Wait until every generator is live.
@@ -196,14 +215,8 @@ class GeneratorPool:
         self._update = None
 
     def _launch(self) -> GeneratorHandle:
-        threads = str(self._resources.num_threads)
-        actor = RemoteGenerator.options(
-            num_cpus=self._resources.num_cpus,
-            num_gpus=self._resources.num_gpus,
-            # Its methods block: the long poll beside submit, update and score.
-            max_concurrency=8,
-            runtime_env={"env_vars": {"OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads}},
-        ).remote()
+        actor = self._resources.actor(f"generator-{self._launched}")
+        self._launched += 1
         call = actor.start.remote(self._engine, self._sampling, self._first_version)
         return GeneratorHandle(actor=actor, call=call, active_at=time.monotonic())
 
@@ -270,7 +283,7 @@ class GeneratorPool:
         if ref in handle.submits:
             del handle.submits[ref]
         elif handle.state == "starting":
-            handle.pid = reply
+            handle.process = reply
             self._bring_up(handle)
         elif handle.state == "syncing":
             self._bring_up(handle)
@@ -291,6 +304,8 @@ class GeneratorPool:
         for completion in result.completions:
             if handle.remove(completion.request_id) is not None:
                 self._finished.append(completion)
+        self._statistics += result.statistics
+        handle.process = result.process
         if result.progress != handle.progress or not handle.in_flight:
             handle.progress, handle.active_at = result.progress, time.monotonic()
         handle.call = handle.actor.poll.remote(LONG_POLL_S)
@@ -315,18 +330,15 @@ class GeneratorPool:
         self._replaced.append(reason)
         self._handles.remove(handle)
         waiting = len(handle.in_flight)
-        self._retire(handle)
+        ray.kill(handle.actor)
+        # What it has not answered comes first.
+        self._backlog.extendleft(reversed(handle.in_flight.values()))
         if len(self._replaced) > self._max_replacements:
             raise RunError(
                 f"{len(self._replaced)} generators had to be replaced, more than the {self._max_replacements} allowed; "
                 f"the last, with {waiting} requests unanswered: {reason}"
             )
         self._handles.append(self._launch())
-
-    def _retire(self, handle: GeneratorHandle) -> None:
-        """End a generator; what it has not answered goes to the front of the backlog."""
-        ray.kill(handle.actor)
-        self._backlog.extendleft(reversed(handle.in_flight.values()))
 
     def _apply(self, update: WeightUpdate, probes: Sequence[Sequence[int]], timeout_s: float) -> list[Scores]:
         before, self._update = self._update, update

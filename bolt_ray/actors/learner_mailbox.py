@@ -1,7 +1,7 @@
 """The mailbox between the driver and the learner ranks.
 
     driver ──call(command)──▶ LearnerMailbox ◀──next_command(rank, after)── rank 0 … W-1
-           ◀──rank 0's result──              ◀──answer(rank, number, result)──
+           ◀──rank 0's result──              ◀──answer(rank, number, result, process)──
 
 Ray Train's ``fit`` blocks and its workers cannot be called, so long-lived workers *pull* their commands. Every
 rank gets the same commands in the same order, numbered from 1; a call returns when every rank has answered.
@@ -18,6 +18,7 @@ import ray
 from numpy.typing import NDArray
 
 from bolt_ray.core.errors import RunError
+from bolt_ray.core.records import ProcessInfo
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,11 +59,25 @@ class StopCommand:
 Command = TrainCommand | PublishCommand | SaveCommand | StopCommand
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reply:
+    """What a call returns.
+
+    Attributes:
+        result: rank 0's.
+        processes: every rank's that said its own.
+    """
+
+    result: Any
+    processes: tuple[ProcessInfo, ...]
+
+
 @dataclass(slots=True)
 class _Call:
     number: int
     command: Command
     answers: dict[int, Any] = field(default_factory=dict)
+    processes: dict[int, ProcessInfo] = field(default_factory=dict)
     done: asyncio.Event = field(default_factory=asyncio.Event)
 
 
@@ -78,6 +93,10 @@ class LearnerMailbox:
         self._count = 0
         self._failure: str | None = None
 
+    def __repr__(self) -> str:
+        """What Ray shows."""
+        return "learner-mailbox"
+
     async def register(self, rank: int) -> None:
         """A rank has built its learner and waits for commands."""
         self._ready.add(rank)
@@ -87,8 +106,8 @@ class LearnerMailbox:
     async def wait_ready(self) -> None:
         await self._all_ready.wait()
 
-    async def call(self, command: Command) -> Any:
-        """Give ``command`` to every rank and return rank 0's result.
+    async def call(self, command: Command) -> Reply:
+        """Give ``command`` to every rank and return when all have answered.
 
         Raises:
             BoltRayError: the error a rank answered with.
@@ -104,7 +123,7 @@ class LearnerMailbox:
         for answer in call.answers.values():
             if isinstance(answer, BaseException):
                 raise answer
-        return call.answers[0]
+        return Reply(result=call.answers[0], processes=tuple(call.processes[rank] for rank in sorted(call.processes)))
 
     async def next_command(self, rank: int, after: int) -> tuple[int, Command]:
         """The first command numbered above ``after``; waits until there is one."""
@@ -113,13 +132,15 @@ class LearnerMailbox:
         assert self._call is not None
         return self._call.number, self._call.command
 
-    async def answer(self, rank: int, number: int, result: Any) -> None:
+    async def answer(self, rank: int, number: int, result: Any, process: ProcessInfo | None = None) -> None:
         """A rank's answer to command ``number`` (large ones as an object reference in a list), or the error it ended
         with."""
         call = self._call
         if call is None or call.number != number:
             return
         call.answers[rank] = result
+        if process is not None:
+            call.processes[rank] = process
         # One rank's error is enough: the others may be stuck in a collective that it left.
         if isinstance(result, BaseException) or len(call.answers) == self._world_size:
             call.done.set()

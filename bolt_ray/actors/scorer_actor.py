@@ -7,7 +7,8 @@ from dataclasses import dataclass
 
 import ray
 
-from bolt_ray.core.records import UnscoredReason
+from bolt_ray.actors.processes import ProcessMonitor
+from bolt_ray.core.records import ProcessInfo, UnscoredReason
 from bolt_ray.rewards.protocol import RewardInput
 from bolt_ray.rewards.reward_set import RewardResult, RewardSet
 from bolt_ray.rewards.settings import RewardSettings
@@ -29,10 +30,19 @@ class ScoringResult:
     result: RewardResult | UnscoredReason
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ScoredBatch:
+    """What a scorer answers: per completion its rewards, or the reason there is none; and the scorer's process."""
+
+    results: list[RewardResult | UnscoredReason]
+    process: ProcessInfo
+
+
 class Scorer:
     """The actor: a :class:`RewardSet` behind two calls.
 
     Args:
+        name: its own, for whoever watches.
         specs: the run's rewards.
         by_source, eval_by_source: names of the rewards that apply to a dataset, in training and in evaluation; all,
             for a dataset not in it.
@@ -42,14 +52,21 @@ class Scorer:
     def __init__(
         self,
         *,
+        name: str,
         specs: Sequence[RewardSettings],
         by_source: Mapping[str, Sequence[str]],
         eval_by_source: Mapping[str, Sequence[str]],
         startup_timeout_s: float,
     ) -> None:
+        self._name = name
+        self._monitor = ProcessMonitor("scorer", name, children=True)
         self._rewards = RewardSet(
             specs=specs, by_source=by_source, eval_by_source=eval_by_source, startup_timeout_s=startup_timeout_s
         )
+
+    def __repr__(self) -> str:
+        """What Ray shows."""
+        return self._name
 
     def start(self) -> None:
         """Start the reward processes.
@@ -59,9 +76,9 @@ class Scorer:
         """
         self._rewards.start()
 
-    def score(self, inputs: Sequence[RewardInput]) -> list[RewardResult | UnscoredReason]:
-        """Per completion its rewards, or the reason there is none."""
-        return self._rewards.score(inputs)
+    def score(self, inputs: Sequence[RewardInput]) -> ScoredBatch:
+        """Score completions."""
+        return ScoredBatch(results=self._rewards.score(inputs), process=self._monitor.info())
 
     def close(self) -> None:
         """End the reward processes."""

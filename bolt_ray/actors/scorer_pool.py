@@ -19,10 +19,10 @@ import ray
 from ray.exceptions import GetTimeoutError, RayActorError, RayError
 
 from bolt_ray.actors.ray_results import cause_of, get_result
-from bolt_ray.actors.scorer_actor import RemoteScorer, ScoringRequest, ScoringResult
+from bolt_ray.actors.scorer_actor import RemoteScorer, ScoredBatch, ScoringRequest, ScoringResult
 from bolt_ray.actors.settings import ScoringSettings
 from bolt_ray.core.errors import BoltRayError, ConfigError, EnvironmentProblem, StallError
-from bolt_ray.core.records import UnscoredReason
+from bolt_ray.core.records import ProcessInfo, UnscoredReason
 from bolt_ray.rewards.settings import RewardSettings
 
 MAX_FAILED_STARTS = 3
@@ -42,6 +42,7 @@ class _Slot:
     """One place in the pool with its scorer: starting (no batch), idle (no reference) or busy."""
 
     actor: Any
+    process: ProcessInfo | None = None
     ref: Any = None
     batch: _Batch | None = None
     deadline: float = 0.0
@@ -82,6 +83,7 @@ class ScorerPool:
         self._finished: deque[ScoringResult] = deque()
         self._slots: list[_Slot] = []
         self._restarts = 0
+        self._launched = 0
         self._failed_starts = 0
 
     @classmethod
@@ -133,6 +135,11 @@ class ScorerPool:
     def restarts(self) -> int:
         """Scorers replaced so far."""
         return self._restarts
+
+    @property
+    def processes(self) -> tuple[ProcessInfo, ...]:
+        """The scorers that have answered."""
+        return tuple(slot.process for slot in self._slots if slot.process is not None)
 
     def submit(self, requests: Sequence[ScoringRequest]) -> None:
         """Queue completions and hand them to the scorers that are free; returns at once."""
@@ -193,7 +200,9 @@ class ScorerPool:
         self._feed()
 
     def _new_slot(self) -> _Slot:
-        actor = RemoteScorer.options(**self._actor_options).remote(**self._actor_arguments)
+        name = f"scorer-{self._launched}"
+        self._launched += 1
+        actor = RemoteScorer.options(**self._actor_options).remote(name=name, **self._actor_arguments)
         deadline = time.monotonic() + 2 * self._startup_timeout_s
         return _Slot(actor=actor, ref=actor.start.remote(), deadline=deadline)
 
@@ -228,19 +237,20 @@ class ScorerPool:
     def _read(self, slot: _Slot) -> None:
         """Read the reply of a scorer: started, scored, or dead."""
         try:
-            results = get_result(slot.ref)
+            reply: ScoredBatch | None = get_result(slot.ref)
         except RayActorError:
             self._replace(slot, "died")
             return
         except (BoltRayError, ValueError, RayError) as problem:
             self._replace(slot, str(cause_of(problem)))
             return
-        if slot.batch is None:
+        if slot.batch is None or reply is None:
             self._failed_starts = 0
         else:
+            slot.process = reply.process
             self._finished.extend(
                 ScoringResult(request_id=request.request_id, result=result)
-                for request, result in zip(slot.batch.requests, results, strict=True)
+                for request, result in zip(slot.batch.requests, reply.results, strict=True)
             )
         slot.ref, slot.batch = None, None
 
@@ -261,6 +271,7 @@ class ScorerPool:
             )
         fresh = self._new_slot()
         slot.actor, slot.ref, slot.batch, slot.deadline = fresh.actor, fresh.ref, None, fresh.deadline
+        slot.process = None
 
 
 def worst_case_s(specs: Sequence[RewardSettings], *, batch_size: int, startup_timeout_s: float) -> float:

@@ -30,6 +30,7 @@ declare_metrics(
             "completions alone in their group, whose advantage is reward - v̂ instead",
         ),
         "advantage/zero_variance_groups": ("groups", "groups of two or more whose rewards are all equal"),
+        "reward/zero_std_fraction": ("share of groups", "groups of two or more whose rewards are all equal"),
     }
 )
 
@@ -165,11 +166,14 @@ def compute_advantages(
     advantages = np.zeros(batch.keep.shape[0], dtype=np.float32)
     advantages[batch.keep] = final
     singletons = 0 if groups is None or baseline in ("tracker", "batch") else int(np.count_nonzero(groups.sizes == 1))
-    zero_variance = 0 if groups is None else int(np.count_nonzero((groups.sizes > 1) & ~groups.spread))
+    several = np.zeros(0, dtype=np.bool_) if groups is None else groups.spread[groups.sizes > 1]
+    zero_variance = int(np.count_nonzero(~several))
     metrics = _metrics(raw, scaled, clip) | {
         "advantage/singletons": float(singletons),
         "advantage/zero_variance_groups": float(zero_variance),
     }
+    if several.size:
+        metrics["reward/zero_std_fraction"] = zero_variance / several.size
     return AdvantageOutput(
         advantages=advantages, metrics=metrics, singletons=singletons, zero_variance_groups=zero_variance
     )

@@ -18,6 +18,7 @@ from bolt_ray.core.records import AdvantageInputs, Outcomes, ScoredRollout, Trai
 from bolt_ray.rewards.unscored import count_reasons, unscored_metric
 from bolt_ray.training.baseline_quality import quality_metrics
 from bolt_ray.training.common_answer import common_answer
+from bolt_ray.training.completion_metrics import completion_metrics
 from bolt_ray.training.rollout import StepRollouts
 
 declare_metrics(
@@ -35,8 +36,6 @@ declare_metrics(
         "reward/part/{name}": ("reward", "mean value of one reward, before its weight"),
         "reward/metric/{name}": ("", "mean of a number that a reward function gave beside its value"),
         "reward/unscored_fraction": ("share of completions", "completions no reward could be given to"),
-        "completions/mean_length": ("tokens", "mean length of the completions trained on"),
-        "completions/truncated_fraction": ("share of completions", "completions cut at the length limit"),
         "policy/staleness_mean": ("versions", "mean age of the completions' oldest token in policy versions"),
         "policy/staleness_max": ("versions", "age of the oldest"),
         "curriculum/drawn_uncertainty": (
@@ -150,8 +149,7 @@ class BatchBuilder:
             "reward/std": float(rewards.std()),
             "reward/clipped_fraction": float(np.mean(np.abs(uncut - scaled) > _ROUNDING)),
             "reward/unscored_fraction": len(rollouts.unscored) / held,
-            "completions/mean_length": float(np.mean([len(item.token_ids) for item in items])),
-            "completions/truncated_fraction": float(np.mean([item.truncated for item in items])),
+            **completion_metrics(items),
             "policy/staleness_mean": float(ages.mean()),
             "policy/staleness_max": float(ages.max()),
             **quality_metrics(items, scaled, version=version),

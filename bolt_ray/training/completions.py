@@ -30,6 +30,7 @@ from bolt_ray.core.records import (
     fields_of,
 )
 from bolt_ray.engines.settings import SamplingSettings
+from bolt_ray.engines.vllm.statistics import EngineStatistics
 from bolt_ray.rewards.protocol import RewardInput
 
 POLL_S = 0.2
@@ -43,6 +44,7 @@ class Generators(Protocol):
     def outstanding(self) -> int: ...
     @property
     def replacements(self) -> Sequence[str]: ...
+    def take_statistics(self) -> EngineStatistics: ...
     def submit(self, requests: Sequence[GenerationRequest], sampling: SamplingSettings | None = None) -> None: ...
     def poll(self, timeout_s: float) -> list[Completion]: ...
 
@@ -186,6 +188,10 @@ class CompletionService:
     def scorer_restarts(self) -> int:
         """Scorers replaced so far."""
         return self._scorers.restarts
+
+    def engine_metrics(self) -> dict[str, float]:
+        """``engine/*`` of the generators since the last call."""
+        return self._generators.take_statistics().metrics()
 
     def _to_score(self, completion: Completion) -> ScoringRequest:
         request, prompt = self._prompts.pop(completion.request_id)

@@ -19,13 +19,14 @@ from bolt_ray.actors.learner_mailbox import (
     Command,
     PublishCommand,
     RemoteLearnerMailbox,
+    Reply,
     SaveCommand,
     StopCommand,
     TrainCommand,
 )
 from bolt_ray.actors.ray_results import get_result
 from bolt_ray.core.errors import BoltRayError, RunError, StallError
-from bolt_ray.core.records import StepReport, TrainingBatch
+from bolt_ray.core.records import ProcessInfo, StepReport, TrainingBatch
 from bolt_ray.engines.learner.settings import LearnerSettings
 from bolt_ray.training.learner_worker import PublishedWeights, WorkerSettings, train_worker
 from bolt_ray.training.process_group import ProcessGroupConfig
@@ -101,10 +102,16 @@ class LearnerGroup:
                 failure_config=FailureConfig(max_failures=0),
             ),
         )
+        self._processes: tuple[ProcessInfo, ...] = ()
         self._error: BaseException | None = None
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._fit, args=(trainer,), name="ray-train-fit", daemon=True)
         self._thread.start()
+
+    @property
+    def processes(self) -> tuple[ProcessInfo, ...]:
+        """The ranks', as of the last command."""
+        return self._processes
 
     def wait_ready(self, *, timeout_s: float, idle: Callable[[], None] = lambda: None) -> None:
         """Wait until every rank has loaded its model."""
@@ -151,8 +158,9 @@ class LearnerGroup:
 
     def _call(self, command: Command, *, what: str, timeout_s: float, idle: Callable[[], None] = lambda: None) -> Any:
         """Rank 0's result of ``command``, which the mailbox has as a reference."""
-        boxed = self._wait(self._mailbox.call.remote(command), what=what, timeout_s=timeout_s, idle=idle)
-        return None if boxed is None else get_result(boxed[0])
+        reply: Reply = self._wait(self._mailbox.call.remote(command), what=what, timeout_s=timeout_s, idle=idle)
+        self._processes = reply.processes
+        return None if reply.result is None else get_result(reply.result[0])
 
     def _wait(self, ref: Any, *, what: str, timeout_s: float, idle: Callable[[], None]) -> Any:
         deadline = time.monotonic() + timeout_s

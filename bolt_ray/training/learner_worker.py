@@ -18,6 +18,7 @@ from bolt_ray.actors.learner_mailbox import (
     StopCommand,
     TrainCommand,
 )
+from bolt_ray.actors.processes import ProcessMonitor
 from bolt_ray.core.errors import BoltRayError
 from bolt_ray.engines.learner.settings import LearnerSettings
 
@@ -73,6 +74,7 @@ def train_worker(config: dict[str, Any]) -> None:
     torch.set_num_threads(settings.num_threads)
     os.environ["OMP_NUM_THREADS"] = str(settings.num_threads)
     mailbox, rank = settings.mailbox, ray.train.get_context().get_world_rank()
+    monitor = ProcessMonitor("learner", f"learner-{rank}")
     learner = DeepSpeedLearner(settings.learner)
     if settings.restore_from is not None:
         learner.load(settings.restore_from)
@@ -90,7 +92,8 @@ def train_worker(config: dict[str, Any]) -> None:
             ray.get(mailbox.answer.remote(rank, number, error))
             raise
         # As a reference: the mailbox would otherwise import PyTorch to read what it only hands on.
-        ray.get(mailbox.answer.remote(rank, number, None if result is None else [ray.put(result)]))
+        boxed = None if result is None else [ray.put(result)]
+        ray.get(mailbox.answer.remote(rank, number, boxed, monitor.info()))
 
 
 def _execute(command: Command, *, learner: DeepSpeedLearner, rank: int) -> Any:

@@ -16,15 +16,17 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+from bolt_ray.actors.processes import memory_metrics
 from bolt_ray.core.evaluation.summary import Score
 from bolt_ray.core.metric_names import declare_metrics
-from bolt_ray.core.records import Outcomes, StepReport, TrainingBatch
+from bolt_ray.core.records import Outcomes, ProcessInfo, StepReport, TrainingBatch
 from bolt_ray.rewards.unscored import UnscoredCheck, count_reasons
 from bolt_ray.training.batch import BatchBuilder
+from bolt_ray.training.completion_metrics import RunTotals
 from bolt_ray.training.completions import CompletionService
 from bolt_ray.training.evaluator import Evaluator
 from bolt_ray.training.interrupts import Interrupted, InterruptFlag
@@ -119,12 +121,14 @@ class TrainingLoop:
         interrupts: InterruptFlag,
         save: Callable[[int], None],
         check_scores: UnscoredCheck,
+        totals: RunTotals,
+        processes: Callable[[], Sequence[ProcessInfo]],
         first_step: int = 0,
         initial_score: Score | None = None,
     ) -> None:
         """``max_steps``: optimizer steps in all, those before a resume included; ``step_timeout_s``: deadline of one;
         ``save(step)`` writes the checkpoint of ``step`` finished steps; ``check_scores`` raises when too
-        many completions could not be scored."""
+        many completions could not be scored; ``processes()`` are the run's, for their memory."""
         self._max_steps = max_steps
         self._evaluation = evaluation
         self._checkpoints = checkpoints
@@ -142,6 +146,8 @@ class TrainingLoop:
         self._interrupts = interrupts
         self._save = save
         self._check_scores = check_scores
+        self._totals = totals
+        self._processes = processes
         self._step = first_step
         self._saved_at = first_step if first_step else -1
         self._initial_score = initial_score
@@ -219,7 +225,8 @@ class TrainingLoop:
         record.update(
             step_metrics(before, ServiceTotals.of(self._service), timer.seconds, num_sequences=batch.num_sequences)
         )
-        head = {"step": self._step, "policy_version": self._rollout.version}
+        record |= self._service.engine_metrics() | memory_metrics(self._processes()) | self._totals.add(rollouts)
+        head = {"step": self._step, "policy_version": self._rollout.version, **self._totals.times()}
         self._telemetry.trained(
             TrainedStep(
                 step=self._step,
@@ -242,7 +249,8 @@ class TrainingLoop:
         timer = self._telemetry.timer()
         with timer.phase("evaluate"):
             result = self._evaluator.run(pump=self._pump_for_eval)
-        head = {"step": self._step, "policy_version": self._rollout.version}
+        self._service.engine_metrics()  # the next step's are to be its own
+        head = {"step": self._step, "policy_version": self._rollout.version, **self._totals.times()}
         self._telemetry.evaluation(result, head | result.metrics | {"time/eval": timer.seconds["evaluate"]})
         self._telemetry.say(f"{title}: {result.score}")
         return result.score

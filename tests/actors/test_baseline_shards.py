@@ -135,6 +135,10 @@ def log_bytes(wal: Path, shard: int) -> int:
     return sum(path.stat().st_size for path in wal.glob(f"journal-*/shard-{shard:05d}/wal-*.log"))
 
 
+def pids_of(shards: BaselineShards) -> list[int]:
+    return [process.pid for process in shards.processes]
+
+
 @pytest.mark.parametrize("killed", [0, 1])
 def test_a_shard_killed_within_a_commit_loses_and_doubles_nothing(
     shards: BaselineShards, tmp_path: Path, killed: int
@@ -142,7 +146,7 @@ def test_a_shard_killed_within_a_commit_loses_and_doubles_nothing(
     """The commit is held half-way: the other shard has it in its log, the stopped one has not looked at it."""
     store, commits = fresh_store(), outcomes(3)
     commit_to(shards, **commits[0])
-    first_pids = shards.pids()
+    first_pids = pids_of(shards)
     other = 1 - killed
     before = [log_bytes(tmp_path / "wal", shard) for shard in (0, 1)]
     os.kill(first_pids[killed], signal.SIGSTOP)
@@ -160,14 +164,16 @@ def test_a_shard_killed_within_a_commit_loses_and_doubles_nothing(
     for commit in commits:
         store.update_many(**commit)
     assert_same(shards, store)
-    pids = shards.pids()
+    assert [process.name for process in shards.processes] == ["baseline-shard-0", "baseline-shard-1"]
+    assert all(process.host_bytes > 2**20 for process in shards.processes)
+    pids = pids_of(shards)
     assert pids[killed] != first_pids[killed]
     assert pids[other] == first_pids[other]
 
 
 def test_shards_killed_between_commits_lose_and_double_nothing(shards: BaselineShards) -> None:
     store, commits = fresh_store(), outcomes(4)
-    first_pids = shards.pids()
+    first_pids = pids_of(shards)
     for commit in commits[:2]:
         commit_to(shards, **commit)
     for pid in first_pids:
@@ -178,7 +184,7 @@ def test_shards_killed_between_commits_lose_and_double_nothing(shards: BaselineS
     for commit in commits:
         store.update_many(**commit)
     assert_same(shards, store)
-    assert not set(shards.pids()) & set(first_pids)
+    assert not set(pids_of(shards)) & set(first_pids)
 
 
 def test_a_snapshot_goes_into_any_number_of_shards(shards: BaselineShards, tmp_path: Path) -> None:
@@ -202,7 +208,7 @@ def test_a_snapshot_goes_into_any_number_of_shards(shards: BaselineShards, tmp_p
     for pool in (shards, three):
         pool.restore(tmp_path / "half")
         assert_same(pool, store)
-    for pid in three.pids():
+    for pid in pids_of(three):
         os.kill(pid, signal.SIGKILL)
     for commit in commits[5:]:
         for pool in (shards, three):
@@ -245,7 +251,7 @@ def test_warm_start(shards: BaselineShards, tmp_path: Path) -> None:
     assert report == store.load_from_json(path, row_key=row_key)
     assert (report.hits, report.rows, report.entries) == (101, 200, 102)
     assert_same(shards, store)
-    for pid in shards.pids():
+    for pid in pids_of(shards):
         os.kill(pid, signal.SIGKILL)
     assert_same(shards, store)
 
@@ -254,7 +260,7 @@ def test_a_shard_that_does_not_answer_is_named(tmp_path: Path) -> None:
     pool = start_shards(2, tmp_path)
     pool.register(KEYS, SOURCES)
     commit = outcomes(1)[0]
-    pid = pool.pids()[1]
+    pid = pids_of(pool)[1]
     pool.timeout_s = 1.0
     os.kill(pid, signal.SIGSTOP)
     try:

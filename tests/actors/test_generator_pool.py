@@ -58,6 +58,10 @@ def _wait_until(condition: Callable[[], bool]) -> None:
         time.sleep(0.1)
 
 
+def _pids(pool: GeneratorPool) -> list[int]:
+    return [process.pid for process in pool.processes]
+
+
 def _gone(pid: int) -> bool:
     try:
         return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] == "Z"
@@ -117,7 +121,7 @@ def served(ray_cluster: None, tmp_path_factory: pytest.TempPathFactory) -> Itera
     )
     pool.wait_ready()
     yield Served(pool=pool, model=model.eval())
-    pids = pool.pids
+    pids = _pids(pool)
     pool.close()
     _wait_until(lambda: all(_gone(pid) for pid in pids))
 
@@ -131,6 +135,14 @@ def test_every_request_is_answered_once_under_its_id(served: Served) -> None:
     assert {(c.oldest_version, c.newest_version) for c in done} == {(0, 0)}
     assert served.pool.outstanding == 0
     assert served.pool.poll(0.0) == []
+    statistics = served.pool.take_statistics()
+    assert statistics.generated_tokens == sum(len(completion.token_ids) for completion in done)
+    assert statistics.prompt_tokens == 64 * 3
+    # Two generators share 64 requests; whoever has just ended is not counted as running any more.
+    assert 0 < statistics.metrics()["engine/running"] <= 32
+    assert 0 < statistics.metrics()["engine/kv_usage"] < 1
+    assert [process.name for process in served.pool.processes] == ["generator-0", "generator-1"]
+    assert all(process.host_bytes > 100 * 2**20 for process in served.pool.processes), "PyTorch and vLLM are loaded"
 
 
 def test_an_update_reaches_every_generator_and_meets_requests_in_flight(served: Served) -> None:
@@ -172,7 +184,7 @@ def test_a_bad_prompt_is_reported_and_the_generators_live(served: Served) -> Non
 
 
 def test_a_killed_and_a_stuck_generator_are_replaced_at_the_current_version(served: Served) -> None:
-    killed, stuck = served.pool.pids
+    killed, stuck = _pids(served.pool)
     served.pool.submit(_requests(300, start=4000), LONG)
     done = _collect(served.pool, at_least=5)
     os.kill(killed, signal.SIGKILL)
@@ -182,6 +194,7 @@ def test_a_killed_and_a_stuck_generator_are_replaced_at_the_current_version(serv
     assert {completion.newest_version for completion in done} == {served.pool.version}
     served.pool.wait_ready()
     assert len(served.pool.replacements) == 2
+    assert [process.name for process in served.pool.processes] == ["generator-2", "generator-3"]
     assert any("no token for" in reason for reason in served.pool.replacements)
     _wait_until(lambda: _gone(killed) and _gone(stuck))
     scores = served.pool.score([SEQUENCE], timeout_s=300.0)
@@ -192,7 +205,7 @@ def test_a_killed_and_a_stuck_generator_are_replaced_at_the_current_version(serv
 
 def test_one_replacement_too_many_ends_the_run(served: Served) -> None:
     served.pool.submit(_requests(50, start=6000), LONG)
-    os.kill(served.pool.pids[0], signal.SIGKILL)
+    os.kill(_pids(served.pool)[0], signal.SIGKILL)
     with pytest.raises(RunError, match=r"3 generators had to be replaced, more than the 2 allowed; .* unanswered"):
         _collect(served.pool)
 

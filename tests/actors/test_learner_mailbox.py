@@ -8,6 +8,7 @@ import pytest
 
 from bolt_ray.actors.learner_mailbox import LearnerMailbox, SaveCommand, StopCommand
 from bolt_ray.core.errors import UnhealthyTrainingError
+from bolt_ray.core.records import ProcessInfo
 
 SAVE = SaveCommand(directory="a")
 
@@ -19,8 +20,14 @@ async def serve(mailbox: LearnerMailbox, rank: int, answers: list[object]) -> li
     for answer in answers:
         number, command = await mailbox.next_command(rank, number)
         seen.append(command)
-        await mailbox.answer(rank, number, answer)
+        await mailbox.answer(rank, number, answer, process_of(rank))
     return seen
+
+
+def process_of(rank: int) -> ProcessInfo:
+    return ProcessInfo(
+        role="learner", name=f"learner-{rank}", node="n", pid=rank, host_bytes=1, gpu_bytes=None, node_fraction=0.5
+    )
 
 
 def test_every_rank_gets_every_command_once_and_rank_0_answers() -> None:
@@ -29,7 +36,8 @@ def test_every_rank_gets_every_command_once_and_rank_0_answers() -> None:
         ranks = [asyncio.create_task(serve(mailbox, rank, [f"{rank}a", f"{rank}b"])) for rank in (0, 1)]
         await mailbox.wait_ready()
         first, second = await mailbox.call(SAVE), await mailbox.call(StopCommand())
-        return first, second, *await asyncio.gather(*ranks)
+        assert first.processes == (process_of(0), process_of(1))
+        return first.result, second.result, *await asyncio.gather(*ranks)
 
     first, second, rank_0, rank_1 = asyncio.run(scenario())
     assert (first, second) == ("0a", "0b")
@@ -44,7 +52,7 @@ def test_a_call_waits_for_all_ranks() -> None:
         await asyncio.sleep(0)
         early = call.done()
         await serve(mailbox, 1, ["done"])
-        assert await call == "done"
+        assert (await call).result == "done"
         return early
 
     assert asyncio.run(scenario()) is False

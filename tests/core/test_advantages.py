@@ -103,7 +103,15 @@ def test_a_group_left_with_one_scored_completion_is_a_singleton() -> None:
 def test_zero_variance_groups_are_counted_and_exactly_zero() -> None:
     out = advantages([0.1, 0.1, 0.1, 1.0, 0.0], groups=[0, 0, 0, 1, 1], baseline="rloo", normalize="group")
     assert out.zero_variance_groups == 1
+    assert out.metrics["reward/zero_std_fraction"] == 1 / 2
     assert out.advantages[:3].tolist() == [0.0, 0.0, 0.0]
+
+
+def test_the_share_of_groups_without_variance_is_of_groups_of_two_or_more() -> None:
+    rewards = [0.1, 0.1, 1.0, 1.0, 0.0, 1.0, 0.5]
+    out = advantages(rewards, groups=[0, 0, 1, 1, 2, 2, 3], baseline="tracker")
+    assert out.metrics["reward/zero_std_fraction"] == 2 / 3
+    assert "reward/zero_std_fraction" not in advantages(rewards, groups=range(7), baseline="tracker").metrics
 
 
 def test_group_scale_of_a_group_without_spread_leaves_the_tracker_alone() -> None:

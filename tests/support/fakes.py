@@ -12,6 +12,7 @@ import numpy as np
 
 from bolt_ray.actors.scorer_actor import ScoringRequest, ScoringResult
 from bolt_ray.core.records import BaselineReading, Completion, GenerationRequest, UnscoredReason
+from bolt_ray.engines.vllm.statistics import EngineStatistics
 from bolt_ray.rewards.reward_set import RewardResult
 
 RewardOf = Callable[[ScoringRequest], float | None]
@@ -73,6 +74,10 @@ class FakeGenerators:
         self.waiting += requests
         self.seen += requests
         self._begun_at.update((request.request_id, self.version) for request in requests)
+
+    def take_statistics(self) -> EngineStatistics:
+        """Each step had one request running for every one seen so far, and a quarter of the cache in use."""
+        return EngineStatistics(steps=2, running=2 * len(self.seen), waiting=1, kv_usage=0.25, preemptions=3)
 
     def poll(self, timeout_s: float) -> list[Completion]:
         done = [request for request in self.waiting if request.request_id not in self.slow]

@@ -25,7 +25,16 @@ from bolt_ray.config.loading import dump_config
 from bolt_ray.config.schema import RunConfig
 from bolt_ray.core.baseline.warm_start import WarmStartReport
 from bolt_ray.core.errors import BoltRayError
-from bolt_ray.core.records import BaselineReading, Completion, DrawnPrompt, Outcomes, Prompt, StepReport, TrainingBatch
+from bolt_ray.core.records import (
+    BaselineReading,
+    Completion,
+    DrawnPrompt,
+    Outcomes,
+    ProcessInfo,
+    Prompt,
+    StepReport,
+    TrainingBatch,
+)
 from bolt_ray.data.ingest.build import build_store
 from bolt_ray.data.ingest.ingest_source import unit_tables
 from bolt_ray.data.store import PromptStore
@@ -46,6 +55,8 @@ Calls = list[tuple[str, Any]]
 
 class Part:
     """Keeps what it is made from, and the calls that tell of a setting."""
+
+    processes: tuple[ProcessInfo, ...] = ()
 
     def __init__(self, calls: Calls, **given: Any) -> None:
         self.calls = calls
@@ -153,6 +164,8 @@ class PromptsPart(Part):
 class GeneratorsPart(FakeGenerators):
     """Every third completion of training is cut at the length limit."""
 
+    processes: tuple[ProcessInfo, ...] = ()
+
     def __init__(self, calls: Calls, **given: Any) -> None:
         super().__init__()
         self.calls, self.given = calls, given
@@ -182,6 +195,8 @@ class GeneratorsPart(FakeGenerators):
 
 class ScorersPart(FakeScorers):
     """0.4, 0.6, 0.8, 1.0 by turns, and of every eighth completion no verdict."""
+
+    processes: tuple[ProcessInfo, ...] = ()
 
     def __init__(self, calls: Calls, **given: Any) -> None:
         super().__init__(self._reward)
@@ -292,7 +307,7 @@ def run_once(config: RunConfig, here: Workplace) -> dict[str, Any]:
 
 
 def _steady(key: str) -> bool:
-    return not key.startswith(("time", "throughput"))
+    return not key.startswith(("time", "throughput", "memory"))
 
 
 def called(run: dict[str, Any], part: str, name: str) -> list[Any]:

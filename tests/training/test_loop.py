@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import itertools
 import signal
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,10 +19,11 @@ from bolt_ray.actors.scorer_actor import ScoringRequest
 from bolt_ray.core.advantages import AdvantageOptions
 from bolt_ray.core.errors import UnhealthyTrainingError, WeightSyncError
 from bolt_ray.core.evaluation.summary import Score
-from bolt_ray.core.records import DrawnPrompt, Outcomes, Prompt, StepReport, TrainingBatch, UnscoredReason
+from bolt_ray.core.records import DrawnPrompt, Outcomes, ProcessInfo, Prompt, StepReport, TrainingBatch, UnscoredReason
 from bolt_ray.engines.settings import SamplingSettings
 from bolt_ray.rewards.unscored import check_unscored
 from bolt_ray.training.batch import BatchBuilder
+from bolt_ray.training.completion_metrics import RunTotals
 from bolt_ray.training.completions import CompletionService
 from bolt_ray.training.evaluator import Evaluator
 from bolt_ray.training.interrupts import InterruptFlag
@@ -118,9 +120,11 @@ class Harness:
         eval_at_start: bool = False,
         eval_at_end: bool = False,
         checkpoint_every: int = 0,
+        totals_before: Mapping[str, float] | None = None,
     ) -> None:
         self.run_directory = RunDirectory(directory)
         self.printed = io.StringIO()
+        self.totals = RunTotals(totals_before or {}, started=time.monotonic())
         parts.scorers = FakeScorers(reward_of)
         service = CompletionService(generators=parts.generators, scorers=parts.scorers)
         parts.rollout = RolloutLoop(
@@ -165,6 +169,8 @@ class Harness:
             interrupts=parts.interrupts,
             save=lambda step: parts.calls.append(f"save {step}"),
             check_scores=_check,
+            totals=self.totals,
+            processes=lambda: PROCESSES,
             first_step=first_step,
             initial_score=initial_score,
         )
@@ -180,6 +186,12 @@ class Harness:
 
 def _check(*, num_scored: int, reasons: Mapping[UnscoredReason, int]) -> None:
     check_unscored(num_scored=num_scored, reasons=reasons, max_unscored_fraction=0.5)
+
+
+PROCESSES = [
+    ProcessInfo(role="driver", name="driver", node="a", pid=1, host_bytes=7, gpu_bytes=None, node_fraction=0.25),
+    ProcessInfo(role="learner", name="learner-0", node="b", pid=1, host_bytes=5, gpu_bytes=3, node_fraction=0.75),
+]
 
 
 def _prompts() -> Iterator[DrawnPrompt]:
@@ -333,3 +345,30 @@ def test_replaced_processes_are_counted_in_the_step_that_lost_them(tmp_path: Pat
     harness.loop.run()
     assert [record["rollout/generator_replacements"] for record in harness.records()] == [0.0, 2.0, 0.0]
     assert [record["reward/scorer_restarts"] for record in harness.records()] == [0.0, 1.0, 0.0]
+
+
+def test_a_step_says_what_processes_and_engines_came_to_and_an_evaluation_is_not_counted_in(tmp_path: Path) -> None:
+    harness = Harness(tmp_path, FakeParts(), reward_of=right, eval_every=1, eval_at_start=True)
+    harness.loop.run()
+    for record in harness.records():
+        assert record["memory/driver_host"] == 7.0
+        assert (record["memory/learner_host"], record["memory/learner_gpu"]) == (5.0, 3.0)
+        assert record["memory/node_fraction"] == 0.75
+        # The stand-in's engine makes two steps for each time it is asked, in which all requests so far run.
+        assert record["engine/kv_usage"] == 0.25
+        assert (record["engine/waiting"], record["engine/preemptions"]) == (0.5, 3.0)
+    assert [record["engine/running"] for record in harness.records()] == [2 + 4.0, 4 + 8.0, 6 + 12.0]
+
+
+def test_totals_and_wall_time_go_on_where_an_earlier_part_of_the_run_ended(tmp_path: Path) -> None:
+    before = {"total/completions": 100.0, "total/tokens": 1000.0, "time/wall": 500.0, "reward/mean": 0.5}
+    harness = Harness(tmp_path, FakeParts(), reward_of=right, totals_before=before, eval_at_end=True)
+    harness.loop.run()
+    steps = harness.records()
+    assert [record["total/completions"] for record in steps] == [104.0, 108.0, 112.0]
+    tokens = [sum(len(tokens_of(number)) for number in range(4 * step)) for step in (1, 2, 3)]
+    assert [record["total/tokens"] for record in steps] == [1000.0 + number for number in tokens]
+    times = [record["time/wall"] for record in read_metrics(harness.run_directory.metrics_jsonl)]
+    assert len(times) == 4 and times == sorted(times)
+    assert times[0] > 500.0 and times[-1] < 500.0 + 60.0
+    assert all(abs(record["time/at"] - time.time()) < 60.0 for record in steps)

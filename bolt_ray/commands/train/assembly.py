@@ -10,6 +10,7 @@ import math
 import shutil
 import time
 import uuid
+from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import asdict
 from functools import partial
@@ -21,6 +22,7 @@ from rich.console import Console
 
 from bolt_ray.actors.baseline_shards import BaselineShards
 from bolt_ray.actors.generator_pool import GeneratorPool
+from bolt_ray.actors.processes import ProcessMonitor
 from bolt_ray.actors.scorer_pool import ScorerPool
 from bolt_ray.actors.settings import OWN_WARM_START
 from bolt_ray.commands.shared.inference import launch_generators, math_equality, start_scorers
@@ -33,13 +35,14 @@ from bolt_ray.config.resolve import eval_sampling
 from bolt_ray.config.schema import RunConfig
 from bolt_ray.core.curriculum import Curriculum
 from bolt_ray.core.evaluation.summary import Score
-from bolt_ray.core.records import DrawnPrompt
+from bolt_ray.core.records import DrawnPrompt, ProcessInfo
 from bolt_ray.data.ingest.read_plan import source_weights
 from bolt_ray.data.store import PromptStore
 from bolt_ray.engines.tokenizer import PromptTokenizer
 from bolt_ray.rewards.unscored import check_unscored
 from bolt_ray.training.batch import BatchBuilder
 from bolt_ray.training.checkpoints import write_checkpoint
+from bolt_ray.training.completion_metrics import RunTotals
 from bolt_ray.training.completions import CompletionService
 from bolt_ray.training.curriculum_stream import CurriculumPrompts, PromptSchedule
 from bolt_ray.training.evaluator import Evaluator
@@ -94,9 +97,10 @@ class TrainingAssembly:
         self._progress = progress
         self._version = int(state["version"]) if state else 0
         self._first_step = int(state["step"]) if state else 0
+        self._started = time.monotonic()
+        self._processes: Callable[[], list[ProcessInfo]] = list
 
     def train(self) -> LoopOutcome:
-        started = time.monotonic()
         with ExitStack() as stack:
             # The slow starters first: they come up while the prompts are read.
             learner = self._learner(stack)
@@ -108,7 +112,8 @@ class TrainingAssembly:
             prompts, problems = self._prompts(stack, shards)
             generators.wait_ready(idle=self._interrupts.check)
             learner.wait_ready(timeout_s=self._config.deadlines.startup_s, idle=self._interrupts.check)
-            say(self._console, f"All processes are up after {time.monotonic() - started:.0f} s")
+            say(self._console, f"All processes are up after {time.monotonic() - self._started:.0f} s")
+            self._processes = _processes(learner, generators, scorers, shards)
             loop = self._loop(stack, learner, generators, shards, scorers, prompts, problems)
             self._set_aside_later()
             self._progress.stage("step")
@@ -132,8 +137,9 @@ class TrainingAssembly:
             },
             use_gpu=self._config.uses_gpu,
             storage_path=self._run.ray_train,
-            # A name of its own per attempt: a snapshot torn by a crash must not meet the next attempt.
-            run_name=f"attempt-{uuid.uuid4().hex[:8]}",
+            # A name of its own per attempt: a snapshot torn by a crash must not meet the next attempt. The dashboard
+            # shows it beside the ranks.
+            run_name=f"{self._run.root.name}-{uuid.uuid4().hex[:8]}",
             collective_timeout_s=self._config.deadlines.step_s,
             restore_from=None if self._checkpoint is None else self._checkpoint / "learner",
             num_threads=max(1, int(cluster.cpus_per_learner)),
@@ -286,6 +292,8 @@ class TrainingAssembly:
             interrupts=self._interrupts,
             save=lambda step: self._save(step, loop, learner, shards, rollout, prompts),
             check_scores=partial(check_unscored, max_unscored_fraction=config.scoring.max_unscored_fraction),
+            totals=RunTotals(telemetry.last, started=self._started),
+            processes=self._processes,
             first_step=self._first_step,
             initial_score=Score(**self._state["initial_score"])
             if self._state and self._state["initial_score"]
@@ -354,6 +362,15 @@ class TrainingAssembly:
             shutil.copytree(path / "model", aside)
             shutil.rmtree(self._run.final_model, ignore_errors=True)
             aside.rename(self._run.final_model)
+
+
+def _processes(
+    learner: LearnerGroup, generators: GeneratorPool, scorers: ScorerPool, shards: BaselineShards
+) -> Callable[[], list[ProcessInfo]]:
+    """Tells of the run's processes as they last answered, this one first; any thread may ask."""
+    driver = ProcessMonitor("driver", "driver")
+    pools = (learner, generators, scorers, shards)
+    return lambda: [driver.info(), *(process for pool in pools for process in pool.processes)]
 
 
 def _batch_builder(config: RunConfig) -> BatchBuilder:

@@ -10,8 +10,9 @@ from bolt_ray.core.kl import KLOptions, kl_terms
 from bolt_ray.core.losses.aggregation import Denominators, token_weights
 from bolt_ray.core.losses.metrics import SUM_KEYS, ratio_sums
 from bolt_ray.core.losses.options import LossOptions
+from bolt_ray.core.losses.registry import loss_type
 from bolt_ray.core.losses.surrogates import SurrogateInput, surrogate
-from bolt_ray.core.sequence_sums import segment_lengths
+from bolt_ray.core.sequence_sums import segment_lengths, segment_mean
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -87,6 +88,10 @@ def loss_of_active_tokens(
     sums["active_tokens"] = policy.new_tensor(local.active_tokens)
     sums["active_sequences"] = policy.new_tensor(local.active_sequences)
     sums["clipped_tokens"] = clipped.sum().to(policy.dtype)
+    moved = log_ratio.detach()
+    if loss_type(options.type).per_sequence:
+        moved = segment_mean(moved, batch.sequence_ids, num_sequences)[batch.sequence_ids]
+    sums["clipped_high_tokens"] = (clipped & (moved > 0)).sum().to(policy.dtype)
     sums["local_batches"] = policy.new_tensor(float(local_mean))
 
     if batch.ref_logprobs is not None:

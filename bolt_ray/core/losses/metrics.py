@@ -20,6 +20,11 @@ declare_metrics(
         "loss/entropy": ("loss", "entropy bonus, with its coefficient"),
         "loss/total": ("loss", "sum of the three parts"),
         "policy/clip_fraction": ("share of tokens", "trained tokens whose gradient clipping took away"),
+        "loss/clip_high_fraction": (
+            "share of tokens",
+            "trained tokens whose gradient clipping took away as they had become more likely, of policy/clip_fraction",
+        ),
+        "loss/clip_low_fraction": ("share of tokens", "the same, of those that had become less likely"),
         "policy/ratio_ess": (
             "share",
             "effective sample size of the ratios π/π_old over the number of tokens, (Σr)²/(N Σr²); 1 when on-policy",
@@ -37,6 +42,7 @@ SUM_KEYS = (
     "active_tokens",
     "active_sequences",
     "clipped_tokens",
+    "clipped_high_tokens",
     "ratio_sum",
     "ratio_sq_sum",
     "entropy_sum",
@@ -85,6 +91,8 @@ def summarize(sums: Mapping[str, float]) -> dict[str, float]:
     metrics["loss/total"] = metrics["loss/policy"] + metrics["loss/kl"] + metrics["loss/entropy"]
     if tokens > 0:
         metrics["policy/clip_fraction"] = sums["clipped_tokens"] / tokens
+        metrics["loss/clip_low_fraction"] = (sums["clipped_tokens"] - sums["clipped_high_tokens"]) / tokens
+        metrics["loss/clip_high_fraction"] = sums["clipped_high_tokens"] / tokens
         if sums["ratio_sq_sum"] > 0:
             metrics["policy/ratio_ess"] = sums["ratio_sum"] ** 2 / (tokens * sums["ratio_sq_sum"])
     if sums["entropy_count"] > 0:

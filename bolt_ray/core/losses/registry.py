@@ -23,6 +23,7 @@ class LossType:
         aggregation: one of ``AGGREGATIONS``, where the settings name none.
         clip_low, clip_high: clip range of its authors, where the settings give none.
         clips: built on min(rA, clip(r)A): only these know ``delta`` and ``dual_clip``.
+        per_sequence: its ratio is one for a sequence, the geometric mean of its tokens'.
         own_old_policy: π_old must be the learner's, and what the generator differs by the correction's: the generator's
             log-probs are rounded differently, enough to clip most sequences of gspo, and reinforce has no ratio at all.
     """
@@ -32,6 +33,7 @@ class LossType:
     clip_low: float = 0.2
     clip_high: float = 0.28
     clips: bool = False
+    per_sequence: bool = False
     own_old_policy: bool = False
 
 
@@ -41,7 +43,13 @@ LOSSES: Mapping[str, LossType] = {
     "bnpo": LossType(surrogate="clipped", aggregation="local_token_mean", clips=True),
     "dr_grpo": LossType(surrogate="clipped", aggregation="fixed_length", clips=True),
     "gspo": LossType(
-        surrogate="gspo", aggregation="sequence_mean", clip_low=3e-4, clip_high=4e-4, clips=True, own_old_policy=True
+        surrogate="gspo",
+        aggregation="sequence_mean",
+        clip_low=3e-4,
+        clip_high=4e-4,
+        clips=True,
+        per_sequence=True,
+        own_old_policy=True,
     ),
     "cispo": LossType(surrogate="cispo", aggregation="token_mean"),
     "sapo": LossType(surrogate="sapo", aggregation="sequence_mean"),

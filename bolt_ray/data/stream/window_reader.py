@@ -221,4 +221,5 @@ def _stream(source: DrawnRows, step: Callable[[pa.Table], pa.Table], blocks: int
         num_cpus=TASK_CPUS,
         compute=ray.data.TaskPoolStrategy(size=tasks),
     )
+    dataset.set_name("prompts")
     yield from quiet_dataset(dataset).iter_batches(batch_size=None, batch_format="pyarrow")

@@ -10,6 +10,7 @@ initialized ``torch.distributed`` (Ray Train, torchrun) or alone.
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -31,6 +32,7 @@ from bolt_ray.engines.learner.deepspeed import (
     partitioned_loading,
     prepare_deepspeed,
 )
+from bolt_ray.engines.learner.flops import Utilization
 from bolt_ray.engines.learner.logprobs import Extra
 from bolt_ray.engines.learner.lora import attach_adapter, iter_adapter_weights, save_adapter
 from bolt_ray.engines.learner.model import (
@@ -91,6 +93,9 @@ class DeepSpeedLearner:
             row_capacity=settings.train.micro_batch_tokens if settings.model.attention == "flash_attention_2" else None,
         )
         self._controller = kl_controller(settings.kl)
+        self._utilization = Utilization.of(
+            self._module.model, device=self._device, dtype=self._dtype, ranks=dist.get_world_size()
+        )
         self.reference = make_reference(
             settings,
             engine=self._engine,
@@ -142,7 +147,9 @@ class DeepSpeedLearner:
         rate = self.settings.schedule.at(batch.step)
         for group in self._engine.optimizer.param_groups:
             group["lr"] = rate
+        began = time.perf_counter()
         outcome = self._trainer.train(batch)
+        utilization = self._utilization.metrics(batch, outcome.trained, seconds=time.perf_counter() - began)
         self.counters.optimizer_steps += outcome.applied
         if outcome.applied:
             self.counters.policy_version += 1
@@ -154,7 +161,8 @@ class DeepSpeedLearner:
             step=batch.step,
             policy_version=self.counters.policy_version,
             skipped=outcome.applied == 0,
-            metrics=step_metrics(outcome, counters=self.counters, learning_rate=rate, controller=controller),
+            metrics=step_metrics(outcome, counters=self.counters, learning_rate=rate, controller=controller)
+            | utilization,
             logprobs_before=outcome.before,
         )
 

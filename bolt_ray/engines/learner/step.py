@@ -21,6 +21,7 @@ from bolt_ray.core.losses import entropy_threshold, summarize
 from bolt_ray.core.losses.registry import loss_type
 from bolt_ray.core.metric_names import declare_metrics
 from bolt_ray.core.records import TrainingBatch
+from bolt_ray.engines.learner.agreement import gap_metrics, rounding_metrics
 from bolt_ray.engines.learner.logprobs import Extra
 from bolt_ray.engines.learner.packing import TokenColumns, ragged_arange
 from bolt_ray.engines.learner.passes import (
@@ -38,20 +39,11 @@ from bolt_ray.engines.learner.settings import LearnerSettings
 declare_metrics(
     {
         "optim/grad_norm": ("", "global L2 norm of the gradient before it is scaled down"),
-        "policy/logprob_gap": (
-            "nats",
-            "mean |Δ log p| between learner and generator on the trained tokens, before the update",
-        ),
-        "policy/rounding": (
-            "nats",
-            "bfloat16: RMS of Δ log p between two passes over the same tokens by the same weights, of some sequences",
-        ),
         "policy/router_balance": (
             "",
             "load-balancing loss of a mixture of experts on the trained tokens (train.router_aux_loss_coef); it is the "
             "number of experts that a token goes through where all are used evenly",
         ),
-        "policy/logprob_gap_max": ("nats", "the largest such difference"),
     }
 )
 
@@ -70,6 +62,7 @@ class BatchOutcome:
         gap: `gap_metrics` and, in bfloat16, ``policy/rounding`` of the policy before its first update.
         before: float32 [Σ completion_lengths], log-probs of the policy before its first update; NaN for tokens
             that no pass went over before it.
+        trained: the sequences of every update, int64 each.
     """
 
     applied: int = 0
@@ -77,6 +70,7 @@ class BatchOutcome:
     metrics: list[dict[str, float]] = field(default_factory=list)
     gap: dict[str, float] = field(default_factory=dict)
     before: Column
+    trained: list[NDArray[np.int64]] = field(default_factory=list)
 
 
 class BatchTrainer:
@@ -129,6 +123,7 @@ class BatchTrainer:
                 outcome.bad = True
                 break
             outcome.applied += 1
+            outcome.trained.append(indices)
             outcome.metrics.append(metrics | {"optim/grad_norm": norm})
             self._control(metrics, mean_reward=float(batch.rewards[indices].mean()), count=indices.shape[0])
         return outcome
@@ -259,31 +254,6 @@ def completion_tokens(columns: TokenColumns, indices: NDArray[np.int64]) -> NDAr
     """Places of the completion tokens of some sequences in a [Σ completion_lengths] column."""
     lengths = columns.completion_lengths[indices]
     return np.repeat(columns.completion_starts[indices], lengths) + ragged_arange(lengths)
-
-
-def gap_metrics(ours: Column, theirs: Column, tokens: NDArray[np.int64]) -> dict[str, float]:
-    """How far learner and generator are apart on the same tokens, in nats; NaN if one log-prob is NaN.
-
-    ``policy/logprob_gap`` is the mean |Δ log p|, ``policy/logprob_gap_max`` the largest. No other code computes
-    either of them.
-
-    Args:
-        ours, theirs: float32 [Σ completion_lengths].
-        tokens: int64 [n], n ≥ 1, places in the columns to compare.
-    """
-    gap = np.abs(ours[tokens] - theirs[tokens])
-    return {"policy/logprob_gap": float(gap.mean()), "policy/logprob_gap_max": float(gap.max())}
-
-
-def rounding_metrics(ours: Column, again: Column, tokens: NDArray[np.int64]) -> dict[str, float]:
-    """``policy/rounding``: how far two passes by the same weights are apart, laid out differently. In bfloat16 that is
-    more than a small step moves the policy, and would be taken for such a step.
-
-    Args:
-        ours, again: float32 [Σ completion_lengths].
-        tokens: int64 [n], n ≥ 1, places in the columns to compare.
-    """
-    return {"policy/rounding": float(np.sqrt(np.mean((ours[tokens] - again[tokens]).astype(np.float64) ** 2)))}
 
 
 def _some(indices: NDArray[np.int64]) -> NDArray[np.int64]:

@@ -26,6 +26,7 @@ from bolt_ray.engines.vllm.launch import SERVING_ERRORS, not_served, start_vllm,
 from bolt_ray.engines.vllm.requests import generation_params, token_prompt
 from bolt_ray.engines.vllm.scoring import SequenceScores
 from bolt_ray.engines.vllm.settings import EngineSettings
+from bolt_ray.engines.vllm.statistics import EngineStatistics, StatisticsCollector
 from bolt_ray.engines.vllm.weights import CorruptedEngineError, load_buckets
 from bolt_ray.engines.weight_buckets import WeightManifest, check_buckets, check_complete, checkpoint_shapes
 
@@ -53,7 +54,8 @@ class VLLMEngine:
         self._expected = _expected_weights(settings.model_dir)
         # vLLM joins the process group it finds, or makes one.
         self._owns_process_group = not torch.distributed.is_initialized()
-        self._engine = start_vllm(settings)
+        self._collector = StatisticsCollector()
+        self._engine = start_vllm(settings, self._collector)
         model_config = self._engine.vllm_config.model_config
         self._max_model_len = int(model_config.max_model_len)
         self._vocab_size = int(model_config.get_vocab_size())
@@ -70,6 +72,7 @@ class VLLMEngine:
         self._version = policy_version
         self._engine.set_weight_version(str(policy_version))
         self._try_out()
+        self._collector.take()
 
     @property
     def policy_version(self) -> int:
@@ -91,6 +94,10 @@ class VLLMEngine:
         A stall is when this stands still.
         """
         return self._generated_tokens
+
+    def take_statistics(self) -> EngineStatistics:
+        """What happened since the last call. Any thread may ask."""
+        return self._collector.take()
 
     def add(self, requests: Sequence[GenerationRequest], sampling: SamplingSettings | None = None) -> None:
         """Queue requests; ``sampling`` takes the place of the engine's own settings for these.

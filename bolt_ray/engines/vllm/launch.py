@@ -17,6 +17,7 @@ import torch
 
 from bolt_ray.core.errors import EnvironmentProblem, ModelError
 from bolt_ray.engines.vllm.settings import EngineSettings
+from bolt_ray.engines.vllm.statistics import StatisticsCollector, stat_logger
 
 LORA_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
 """The ranks vLLM has kernels for; another one is rounded up."""
@@ -28,8 +29,8 @@ SERVING_ERRORS = (ValueError, RuntimeError, OSError, KeyError, AssertionError)
 """What vLLM raises for a model that it cannot serve."""
 
 
-def start_vllm(settings: EngineSettings) -> Any:
-    """Build vLLM's engine: one process, no statistics, log-probs of the distribution sampled from."""
+def start_vllm(settings: EngineSettings, collector: StatisticsCollector) -> Any:
+    """Build vLLM's engine: one process, log-probs of the distribution sampled from, statistics to ``collector``."""
     # vLLM reads these when it is imported.
     os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
     os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
@@ -59,7 +60,7 @@ def start_vllm(settings: EngineSettings) -> Any:
             # Its own use of deprecated names of PyTorch.
             warnings.simplefilter("ignore", FutureWarning)
             arguments = engine_arguments(settings, on_cpu=current_platform.is_cpu())
-            return LLMEngine.from_engine_args(EngineArgs(**arguments))
+            return LLMEngine.from_engine_args(EngineArgs(**arguments), stat_loggers=[stat_logger(collector)])
     except (*SERVING_ERRORS, VLLMClientError) as error:
         raise not_served(settings.model_dir, error) from error
 
@@ -127,7 +128,7 @@ def engine_arguments(settings: EngineSettings, *, on_cpu: bool) -> dict[str, Any
         "generation_config": "vllm",
         # A token must belong to the step, and so to the weights, that returned it.
         "async_scheduling": False,
-        "disable_log_stats": True,
+        "disable_log_stats": False,
         "use_tqdm_on_load": False,
     }
     if on_cpu:

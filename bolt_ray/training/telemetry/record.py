@@ -25,6 +25,8 @@ class MetricsLog:
         """Steps whose evaluation is there."""
         kept = [] if keep_up_to_step is None else read_metrics(self._jsonl)
         kept = [record for record in kept if record["step"] <= (keep_up_to_step or 0)]
+        self.last: dict[str, Any] = {name: value for record in kept for name, value in record.items()}
+        """The newest value of each metric in the records kept."""
         self._jsonl.write_text("".join(json.dumps(record) + "\n" for record in kept), encoding="utf-8")
         self._write_table(kept)
         self.evaluated = {int(record["step"]) for record in kept if _is_evaluation(record)}

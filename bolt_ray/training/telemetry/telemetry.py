@@ -52,6 +52,11 @@ class Telemetry:
         """Steps whose evaluation is in the record."""
         return self._metrics.evaluated
 
+    @property
+    def last(self) -> Mapping[str, Any]:
+        """Of the records that a resumed run keeps: the newest value of each metric."""
+        return self._metrics.last
+
     def timer(self) -> StepTimer:
         """A timer for the phases of one step."""
         return StepTimer(began=self._observers.phase_began, ended=self._observers.phase_ended)

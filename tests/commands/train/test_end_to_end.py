@@ -37,7 +37,12 @@ baseline/brier baseline/cold_fraction curriculum/n_tracked curriculum/mean_v_hat
 curriculum/mean_uncertainty curriculum/mean_weight curriculum/pct_easy curriculum/pct_hard curriculum/pct_learning_edge
 curriculum/coverage reward/mean reward/std reward/unscored_fraction loss/policy loss/kl loss/entropy loss/total
 policy/clip_fraction policy/ratio_ess policy/logprob_gap policy/logprob_gap_max policy/sync_gap policy/staleness_mean
-policy/staleness_max completions/mean_length completions/truncated_fraction time/generate time/score time/train
+policy/staleness_max policy/ratio_p1 policy/ratio_p99 policy/gen_kl policy/versions_mixed_fraction
+completions/mean_length completions/truncated_fraction completions/min_length completions/max_length
+completions/p10_length completions/p50_length completions/p90_length completions/p95_length loss/clip_low_fraction
+loss/clip_high_fraction memory/driver_host memory/generator_host memory/learner_host memory/scorer_host
+memory/shard_host memory/node_fraction engine/running engine/waiting engine/kv_usage engine/preemptions
+total/completions total/tokens time/wall time/at time/generate time/score time/train
 time/sync time/idle_generator time/idle_trainer time/step throughput/tokens_per_second throughput/samples_per_second
 """.split()
 
@@ -156,6 +161,14 @@ def test_a_run_trains_and_generator_and_learner_agree(kind: str, request: pytest
         assert record["policy/logprob_gap"] <= record["policy/logprob_gap_max"] <= 1e-3, "on every token trained"
         assert record["policy/staleness_max"] == 0
         assert record["rollout/completions"] == 16
+        assert record["total/completions"] == 16 * record["step"]
+        assert record["policy/ratio_p1"] == pytest.approx(1.0, abs=1e-3), "on-policy"
+        assert record["policy/ratio_p99"] == pytest.approx(1.0, abs=1e-3)
+        assert record["completions/min_length"] <= record["completions/p50_length"] <= record["completions/max_length"]
+        for role in ("driver", "generator", "learner", "scorer", "shard"):
+            assert record[f"memory/{role}_host"] > 30 * 2**20, role
+        assert 0.0 < record["memory/node_fraction"] < 1.0
+        assert 0.0 < record["engine/running"] <= 16 and 0.0 < record["engine/kv_usage"] < 1.0
     evaluations = [record for record in read_metrics(run.root / "metrics.jsonl") if "eval/pass@1" in record]
     assert [record["step"] for record in evaluations] == [*range(0, last, 2), last]
     assert "generator is replaced" not in (run.root / "run.log").read_text(encoding="utf-8")
@@ -200,11 +213,13 @@ def test_resume_continues_as_if_nothing_had_happened(tied_run: FinishedRun, resu
     assert resumed_run.outcome.steps == 5
     expected, found = tied_run.steps, resumed_run.steps
     assert [record["step"] for record in found] == [1, 2, 3, 4, 5]
+    walls = [record["time/wall"] for record in found]
+    assert walls == sorted(walls), "goes on where the first part ended"
     # Exactly equal, although the text is sampled: prompts, v̂ and the seed of every request come from the checkpoint, a
     # step trains its completions in the order of their requests, and max_staleness is 0. Only which requests share an
     # engine step depends on timing: it moves log-probs by 1e-6, and a token's two best candidates with their noise are
     # about 1 apart. Weights, and v̂ that decays with their drift, are compared with a tolerance for the same reason.
-    for name in ("reward/mean", "baseline/num_prompts", "completions/mean_length"):
+    for name in ("reward/mean", "baseline/num_prompts", "completions/mean_length", "total/completions", "total/tokens"):
         assert [record[name] for record in found] == [record[name] for record in expected], name
     values = ([record["baseline/avg_v_hat"] for record in records] for records in (found, expected))
     np.testing.assert_allclose(*values, rtol=0, atol=1e-5)

@@ -101,23 +101,28 @@ def test_dual_clip_removes_the_gradient_of_an_exploding_negative() -> None:
 
 
 @pytest.mark.parametrize(
-    ("options", "clipped"),
+    ("options", "low", "high"),
     [
         # 1.5 with A > 0 and 0.7 with A < 0 leave [0.8, 1.28]; 1.4 with A < 0 is above delta or dual_clip.
-        ({"type": "dapo"}, 2),
-        ({"type": "dapo", "delta": 1.3}, 3),
-        ({"type": "dapo", "delta": 1.45}, 2),
-        ({"type": "dapo", "dual_clip": 1.3}, 3),
+        ({"type": "dapo"}, 1, 1),
+        ({"type": "dapo", "delta": 1.3}, 1, 2),
+        ({"type": "dapo", "delta": 1.45}, 1, 1),
+        ({"type": "dapo", "dual_clip": 1.3}, 1, 2),
+        # The sequences' ratios are 1.141 with A > 0, 0.990 with A < 0 and 0.900 with A > 0: three tokens and two,
+        # though each of these sequences also has tokens whose own ratio lies on the other side of 1.
+        ({"type": "gspo", "clip_low": 3e-4, "clip_high": 4e-4}, 2, 3),
         # 1.5, 1.4 and 1.25 are above the cap, whatever the advantage.
-        ({"type": "cispo", "cispo_max": 1.2}, 3),
-        ({"type": "cispo", "cispo_max": 5.0}, 0),
-        ({"type": "sapo"}, 0),
-        ({"type": "reinforce"}, 0),
+        ({"type": "cispo", "cispo_max": 1.2}, 0, 3),
+        ({"type": "cispo", "cispo_max": 5.0}, 0, 0),
+        ({"type": "sapo"}, 0, 0),
+        ({"type": "reinforce"}, 0, 0),
     ],
 )
-def test_clip_fraction_counts_every_kind_of_clip(options: dict[str, object], clipped: int) -> None:
+def test_clip_fractions_count_every_kind_of_clip(options: dict[str, object], low: int, high: int) -> None:
     metrics = summarize(add_sums([example(**options)[0].metrics]))
-    assert metrics["policy/clip_fraction"] == pytest.approx(clipped / 9)
+    assert metrics["policy/clip_fraction"] == pytest.approx((low + high) / 9)
+    assert metrics["loss/clip_low_fraction"] == pytest.approx(low / 9)
+    assert metrics["loss/clip_high_fraction"] == pytest.approx(high / 9)
 
 
 def test_metrics_of_the_written_example() -> None:

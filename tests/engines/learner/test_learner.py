@@ -27,9 +27,9 @@ from bolt_ray.core.corrections import CorrectionOptions
 from bolt_ray.core.errors import ModelError, UnhealthyTrainingError
 from bolt_ray.core.losses import LossOptions, policy_loss
 from bolt_ray.core.records import TrainingBatch
+from bolt_ray.engines.learner.agreement import rounding_metrics
 from bolt_ray.engines.learner.learner import DeepSpeedLearner
 from bolt_ray.engines.learner.settings import ReferenceSettings
-from bolt_ray.engines.learner.step import rounding_metrics
 
 
 def test_logprobs_are_those_of_the_model_one_sequence_at_a_time(learner_of: Any, model_path: str) -> None:
@@ -100,7 +100,11 @@ def test_on_policy_batch_has_no_gap_and_ratio_one(learner_of: Any) -> None:
     report = learner.train_step(on_policy(learner, make_batch()))
     assert report.metrics["policy/logprob_gap"] <= report.metrics["policy/logprob_gap_max"] < 1e-5
     assert report.metrics["policy/ratio_ess"] == pytest.approx(1.0, abs=1e-6)
+    assert report.metrics["policy/ratio_p1"] == pytest.approx(1.0, abs=1e-5)
+    assert report.metrics["policy/ratio_p99"] == pytest.approx(1.0, abs=1e-5)
+    assert 0.0 <= report.metrics["policy/gen_kl"] < 1e-9
     assert report.metrics["policy/clip_fraction"] == 0.0
+    assert "perf/mfu" not in report.metrics, "what a CPU could compute is not known"
 
 
 def test_a_process_group_that_another_library_destroyed_is_made_anew(learner_of: Any) -> None:

@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 
 from bolt_ray.core.errors import UnhealthyTrainingError
+from bolt_ray.engines.learner.agreement import gap_metrics
 from bolt_ray.engines.learner.checkpoint import Counters
 from bolt_ray.engines.learner.report import count_bad, diagnosis, step_metrics
-from bolt_ray.engines.learner.step import BatchOutcome, gap_metrics
+from bolt_ray.engines.learner.step import BatchOutcome
 
 
 def outcome(**values: object) -> BatchOutcome:
@@ -33,8 +34,44 @@ def test_metrics_are_means_over_the_steps_that_have_them() -> None:
 def test_the_gap_is_a_mean_and_a_maximum_over_the_tokens_given() -> None:
     ours = np.array([-1.0, -2.0, np.nan, -4.0], dtype=np.float32)
     theirs = np.array([-1.5, -2.0, -3.0, -3.0], dtype=np.float32)
-    assert gap_metrics(ours, theirs, np.array([0, 1, 3])) == {"policy/logprob_gap": 0.5, "policy/logprob_gap_max": 1.0}
+    found = gap_metrics(ours, theirs, np.array([0, 1, 3]))
+    assert (found["policy/logprob_gap"], found["policy/logprob_gap_max"]) == (0.5, 1.0)
     assert np.isnan(list(gap_metrics(ours, theirs, np.array([0, 2])).values())).all()
+
+
+def test_the_ratios_and_the_kl_of_the_generator_are_those_of_the_tokens_it_sampled() -> None:
+    # 101 tokens: r = 2 for two of them, 1/4 for two others, 1 for the rest: the second and the 100th by rank count.
+    log_ratio = np.zeros(101, dtype=np.float32)
+    log_ratio[:2], log_ratio[-2:] = np.log(2.0), np.log(0.25)
+    theirs = np.full(101, -1.0, dtype=np.float32)
+    found = gap_metrics(theirs + log_ratio, theirs, np.arange(101))
+    assert found["policy/ratio_p1"] == pytest.approx(0.25, rel=1e-6)
+    assert found["policy/ratio_p99"] == pytest.approx(2.0, rel=1e-6)
+    # k3 = r - 1 - log r
+    k3 = 2 * (1 - np.log(2.0)) + 2 * (-0.75 + np.log(4.0))
+    assert found["policy/gen_kl"] == pytest.approx(k3 / 101, rel=1e-6)
+
+
+@pytest.mark.parametrize(("tokens", "first", "last"), [(1, 0, 0), (50, 0, 49), (100, 0, 98), (200, 1, 197)])
+def test_a_percentile_is_the_token_of_that_rank(tokens: int, first: int, last: int) -> None:
+    """The smallest ratio that 1 % of the tokens, or 99 %, do not exceed."""
+    log_ratio = np.linspace(-1.0, 1.0, tokens, dtype=np.float32)
+    shuffled = np.random.default_rng(0).permutation(log_ratio)
+    found = gap_metrics(shuffled, np.zeros(tokens, dtype=np.float32), np.arange(tokens))
+    assert found["policy/ratio_p1"] == pytest.approx(np.exp(log_ratio[first]))
+    assert found["policy/ratio_p99"] == pytest.approx(np.exp(log_ratio[last]))
+
+
+def test_the_kl_of_equal_policies_is_no_rounding_error() -> None:
+    """Of d = 1e-6 it is d²/2, far below what float32 keeps of r - 1 - log r."""
+    theirs = np.zeros(4, dtype=np.float32)
+    found = gap_metrics(np.full(4, 1e-6, dtype=np.float32), theirs, np.arange(4))
+    assert found["policy/gen_kl"] == pytest.approx(5e-13, rel=1e-3)
+
+
+def test_one_token_far_away_leaves_finite_numbers() -> None:
+    found = gap_metrics(np.zeros(1, dtype=np.float32), np.full(1, -900.0, dtype=np.float32), np.arange(1))
+    assert np.isfinite(list(found.values())).all()
 
 
 def test_a_row_of_bad_steps_is_counted_and_ended_by_a_good_one() -> None:
