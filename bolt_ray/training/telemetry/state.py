@@ -25,6 +25,7 @@ from types import TracebackType
 from typing import Any, Literal
 
 from bolt_ray.core.errors import BoltRayError
+from bolt_ray.core.secrets import masked_text
 from bolt_ray.training.interrupts import Interrupted
 from bolt_ray.training.telemetry.console import eval_numbers
 from bolt_ray.training.telemetry.health import Verdict
@@ -104,7 +105,7 @@ class StateWriter(Observer):
             ended = "interrupted" if isinstance(error, Interrupted | KeyboardInterrupt) else "failed"
         known = isinstance(error, BoltRayError | Interrupted)
         text = None if error is None else str(error) if known else f"{type(error).__name__}: {error}"
-        self._set(ended=ended, error=text, eta_s=None)
+        self._set(ended=ended, error=None if text is None else masked_text(text, environ=os.environ), eta_s=None)
         self._closing.set()
         self._changed.set()
         self._thread.join(timeout=self._heartbeat_s)  # not for longer: the directory's file system may hang
@@ -146,7 +147,7 @@ class StateWriter(Observer):
 
     def said(self, text: str) -> None:
         if text.startswith("Warning: "):
-            self._set(last_warning=text.removeprefix("Warning: "))
+            self._set(last_warning=masked_text(text.removeprefix("Warning: "), environ=os.environ))
 
     def snapshot(self) -> dict[str, Any]:
         """The state now, as it is written."""

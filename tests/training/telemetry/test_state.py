@@ -145,3 +145,12 @@ def test_a_process_that_ended_has_no_start() -> None:
         assert time.monotonic() < deadline
     os.waitpid(child, 0)
     assert started_ticks(child) is None
+
+
+def test_no_secret_is_in_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("JUDGE_API_KEY", "swordfish-of-the-judge")
+    with pytest.raises(ConfigError), writer(tmp_path) as state:
+        state.said("Warning: https://me:hunter2@judge.example/ did not answer")
+        raise ConfigError("swordfish-of-the-judge is refused")
+    assert read(tmp_path)["last_warning"] == "https://***@judge.example/ did not answer"
+    assert read(tmp_path)["error"] == "*** is refused"
