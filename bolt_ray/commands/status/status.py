@@ -87,9 +87,8 @@ def _rows(run: RunDirectory, state: Mapping[str, Any], found: Condition, *, now:
         usually = "" if typical is None else f" (usually {_seconds(typical)})"
         yield "phase", f"{state['phase']} for {_seconds(now - state['phase_since'])}{usually}"
         for process in state["processes"]:
-            memory = process["memory_bytes"]
-            size = "" if memory is None else f", {memory / 2**30:.1f} GiB"
-            yield process["role"], f"{process['name']}: process {process['pid']} on {process['node']}{size}"
+            size = f"{process['memory_bytes'] / 2**30:.1f} GiB"
+            yield process["role"], f"{process['name']}: process {process['pid']} on {process['node']}, {size}"
     if state.get("last_warning"):
         yield "last warning", state["last_warning"]
     # Of a run without a state all records are read, for what the run itself would have said.

@@ -113,7 +113,7 @@ class TrainingAssembly:
             generators.wait_ready(idle=self._interrupts.check)
             learner.wait_ready(timeout_s=self._config.deadlines.startup_s, idle=self._interrupts.check)
             say(self._console, f"All processes are up after {time.monotonic() - self._started:.0f} s")
-            self._processes = _processes(learner, generators, scorers, shards)
+            self._processes = self._progress.processes = _processes(learner, generators, scorers, shards)
             loop = self._loop(stack, learner, generators, shards, scorers, prompts, problems)
             self._set_aside_later()
             self._progress.stage("step")

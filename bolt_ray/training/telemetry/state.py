@@ -25,6 +25,7 @@ from types import TracebackType
 from typing import Any, Literal
 
 from bolt_ray.core.errors import BoltRayError
+from bolt_ray.core.records import ProcessInfo
 from bolt_ray.core.secrets import masked_text
 from bolt_ray.training.interrupts import Interrupted
 from bolt_ray.training.telemetry.console import eval_numbers
@@ -66,7 +67,7 @@ class StateWriter(Observer):
         """``stage``: what goes on while no phase does; ``first_step``: finished steps that the run goes on from."""
         now = time.time()
         self.ended: Ended = "done"
-        self.processes: Callable[[], Sequence[Mapping[str, Any]]] = list
+        self.processes: Callable[[], Sequence[ProcessInfo]] = list
         self._path = path
         self._heartbeat_s = heartbeat_s
         self._stage = ("prepare", now)
@@ -152,7 +153,16 @@ class StateWriter(Observer):
     def snapshot(self) -> dict[str, Any]:
         """The state now, as it is written."""
         now = time.time()
-        processes = [dict(process) for process in self.processes()]
+        processes = [
+            {
+                "role": process.role,
+                "name": process.name,
+                "node": process.node,
+                "pid": process.pid,
+                "memory_bytes": process.host_bytes,
+            }
+            for process in self.processes()
+        ]
         with self._lock:
             name, since = self._open[-1] if self._open else self._stage
             took = self._took[name]
@@ -175,11 +185,9 @@ class StateWriter(Observer):
             closing = self._closing.is_set()
             try:
                 self._write()
-            except OSError as error:
+            except Exception:  # whatever it is, the heartbeat goes on
                 if not failed:
-                    log.warning(
-                        "%s cannot be written; 'bolt-ray status' will take the run for dead: %s", self._path, error
-                    )
+                    log.warning("%s: cannot be written now; 'bolt-ray status' knows nothing", self._path, exc_info=True)
                 failed = True
             if closing:
                 return

@@ -12,12 +12,15 @@ from typing import Any
 import pytest
 
 from bolt_ray.core.errors import ConfigError
+from bolt_ray.core.records import ProcessInfo
 from bolt_ray.training.interrupts import Interrupted
 from bolt_ray.training.telemetry.health import Verdict
 from bolt_ray.training.telemetry.state import StateWriter, pid_space, started_ticks
 from bolt_ray.training.telemetry.timer import Span
 
 VERDICT = Verdict(rule="truncation", step=12, text="40% are cut", advice="Raise it")
+
+DRIVER = ProcessInfo(role="driver", name="driver", node="a", pid=3, host_bytes=5, gpu_bytes=None, node_fraction=0.1)
 
 
 def writer(directory: Path, **given: Any) -> StateWriter:
@@ -79,13 +82,13 @@ def test_it_says_what_the_run_has_been_told(tmp_path: Path) -> None:
     state.said("hello")
     state.said("Warning: it rains")
     state.judged(VERDICT)
-    state.processes = lambda: [{"role": "driver", "name": "driver", "node": "a", "pid": 3, "memory_bytes": 5}]
+    state.processes = lambda: [DRIVER]
     found = state.snapshot()
     assert (found["phase"], found["phase_typical_s"], found["step"]) == ("train", 3.0, 10)
     assert found["last_eval"] == {"step": 10, "text": "50.0% (40.0% to 61.0%)"}
     assert found["last_warning"] == "it rains"
     assert [verdict["rule"] for verdict in found["verdicts"]] == ["truncation"]
-    assert found["processes"][0]["pid"] == 3
+    assert found["processes"] == [{"role": "driver", "name": "driver", "node": "a", "pid": 3, "memory_bytes": 5}]
     assert found["eta_s"] is None
     state.recorded({"step": 11, "reward/mean": 0.5})
     assert 0 <= state.snapshot()["eta_s"] < 89 * 60
@@ -123,6 +126,21 @@ def test_a_directory_that_cannot_be_written_is_one_warning(tmp_path: Path, caplo
         (tmp_path / "gone" / "state.json").unlink()
         (tmp_path / "gone" / "state.json").mkdir()
     assert len([record for record in caplog.records if "cannot be written" in record.message]) <= 1
+
+
+def test_what_fails_in_the_thread_does_not_end_it(tmp_path: Path) -> None:
+    answers = iter([ZeroDivisionError, ZeroDivisionError])
+
+    def processes() -> list[ProcessInfo]:
+        for error in answers:
+            raise error
+        return [DRIVER]
+
+    state = writer(tmp_path, heartbeat_s=0.01)
+    state.processes = processes
+    with state:
+        wait_for(tmp_path, "phase", "prepare")
+    assert read(tmp_path)["processes"][0]["pid"] == 3
 
 
 def test_a_write_that_hangs_delays_the_end_by_a_heartbeat_at_most(tmp_path: Path) -> None:
