@@ -6,7 +6,7 @@ import os
 import secrets
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from bolt_ray.training.telemetry.sinks.sink import Say, SinkStart, as_table
 
@@ -42,7 +42,7 @@ class WandbSink:
             say(f"wandb: to upload it, wandb sync {Path(self._run.dir).parent}")
         self._run.define_metric("*", step_metric="step")
 
-    def _init(self, start: SinkStart, mode: str) -> Any:
+    def _init(self, start: SinkStart, mode: Literal["online", "offline"]) -> Any:
         # Nothing of the machine, its command lines or its code leaves it: they may hold what the masked config hides.
         quiet = {"silent": True, "console": "off", "x_disable_stats": True, "x_save_requirements": False}
         private = {"x_disable_meta": True, "x_disable_machine_info": True, "disable_git": True, "disable_code": True}
