@@ -95,6 +95,17 @@ def memory_metrics(processes: Iterable[ProcessInfo]) -> dict[str, float]:
     return metrics
 
 
+def state_row(process: ProcessInfo) -> dict[str, Any]:
+    """What ``state.json`` says of a process."""
+    return {
+        "role": process.role,
+        "name": process.name,
+        "node": process.node,
+        "pid": process.pid,
+        "memory_bytes": process.host_bytes,
+    }
+
+
 def node_memory_fraction() -> float:
     """The used share of this machine's memory, or of what this process's container may use if that is fuller."""
     machine = psutil.virtual_memory()

@@ -22,7 +22,7 @@ from rich.console import Console
 
 from bolt_ray.actors.baseline_shards import BaselineShards
 from bolt_ray.actors.generator_pool import GeneratorPool
-from bolt_ray.actors.processes import ProcessMonitor
+from bolt_ray.actors.processes import ProcessMonitor, state_row
 from bolt_ray.actors.scorer_pool import ScorerPool
 from bolt_ray.actors.settings import OWN_WARM_START
 from bolt_ray.commands.shared.inference import launch_generators, math_equality, start_scorers
@@ -114,6 +114,8 @@ class TrainingAssembly:
             learner.wait_ready(timeout_s=self._config.deadlines.startup_s, idle=self._interrupts.check)
             say(self._console, f"All processes are up after {time.monotonic() - self._started:.0f} s")
             self._processes = _processes(learner, generators, scorers, shards)
+            self._progress.processes = lambda: [state_row(process) for process in self._processes()]
+            stack.callback(setattr, self._progress, "processes", list)  # from then on they are ended
             loop = self._loop(stack, learner, generators, shards, scorers, prompts, problems)
             self._set_aside_later()
             self._progress.stage("step")
