@@ -139,8 +139,7 @@ class TrainingAssembly:
             },
             use_gpu=self._config.uses_gpu,
             storage_path=self._run.ray_train,
-            # A name of its own per attempt: a snapshot torn by a crash must not meet the next attempt. The dashboard
-            # shows it beside the ranks.
+            # A name of its own per attempt: a snapshot torn by a crash must not meet the next attempt.
             run_name=f"{self._run.root.name}-{uuid.uuid4().hex[:8]}",
             collective_timeout_s=self._config.deadlines.step_s,
             restore_from=None if self._checkpoint is None else self._checkpoint / "learner",
