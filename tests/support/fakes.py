@@ -65,6 +65,7 @@ class FakeGenerators:
         self.seen: list[GenerationRequest] = []
         self.replacements: list[str] = []
         self._begun_at: dict[int, int] = {}
+        self._counted = 0
 
     @property
     def outstanding(self) -> int:
@@ -76,8 +77,9 @@ class FakeGenerators:
         self._begun_at.update((request.request_id, self.version) for request in requests)
 
     def take_statistics(self) -> EngineStatistics:
-        """Each step had one request running for every one seen so far, and a quarter of the cache in use."""
-        return EngineStatistics(steps=2, running=2 * len(self.seen), waiting=1, kv_usage=0.25, preemptions=3)
+        """Two steps, in which all requests submitted since the last call ran and took a quarter of the cache."""
+        fresh, self._counted = len(self.seen) - self._counted, len(self.seen)
+        return EngineStatistics(steps=2, running=2 * fresh, waiting=1, kv_usage=0.25, preemptions=3)
 
     def poll(self, timeout_s: float) -> list[Completion]:
         done = [request for request in self.waiting if request.request_id not in self.slow]

@@ -69,6 +69,10 @@ def test_totals_count_what_was_generated_whether_it_was_trained_or_not() -> None
         reason=UnscoredReason(reward="own", kind="timeout"),
         prompt=Prompt(row=0, key="k", prompt="p"),
         group_id=1,
+        sample_index=0,
+        v_hat=0.5,
+        last_version=-1,
+        policy_version=3,
     )
     step = StepRollouts(
         trainable=(completion(2), completion(3)),

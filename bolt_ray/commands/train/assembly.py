@@ -114,6 +114,7 @@ class TrainingAssembly:
             learner.wait_ready(timeout_s=self._config.deadlines.startup_s, idle=self._interrupts.check)
             say(self._console, f"All processes are up after {time.monotonic() - self._started:.0f} s")
             self._processes = self._progress.processes = _processes(learner, generators, scorers, shards)
+            stack.callback(setattr, self._progress, "processes", list)  # from then on they are ended
             loop = self._loop(stack, learner, generators, shards, scorers, prompts, problems)
             self._set_aside_later()
             self._progress.stage("step")
@@ -137,8 +138,7 @@ class TrainingAssembly:
             },
             use_gpu=self._config.uses_gpu,
             storage_path=self._run.ray_train,
-            # A name of its own per attempt: a snapshot torn by a crash must not meet the next attempt. The dashboard
-            # shows it beside the ranks.
+            # A name of its own per attempt: a snapshot torn by a crash must not meet the next attempt.
             run_name=f"{self._run.root.name}-{uuid.uuid4().hex[:8]}",
             collective_timeout_s=self._config.deadlines.step_s,
             restore_from=None if self._checkpoint is None else self._checkpoint / "learner",
