@@ -15,7 +15,6 @@ from bolt_ray.actors.processes import (
     container_fractions,
     memory_metrics,
     node_memory_fraction,
-    state_row,
 )
 from bolt_ray.core.records import ProcessInfo, ProcessRole
 
@@ -35,13 +34,6 @@ def test_of_each_role_the_largest_process_counts_and_of_the_nodes_the_fullest() 
         "memory/node_fraction": 0.75,
     }
     assert memory_metrics([]) == {}
-    assert state_row(processes[1]) == {
-        "role": "generator",
-        "name": "generator-0",
-        "node": "n",
-        "pid": 1,
-        "memory_bytes": 9,
-    }
 
 
 def test_a_process_measures_itself_and_where_asked_its_children() -> None:
