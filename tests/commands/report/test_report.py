@@ -90,11 +90,12 @@ def test_secrets_are_not_on_the_page(tmp_path: Path, monkeypatch: pytest.MonkeyP
     }
     other = {"rewards": [{"type": "http", "api_key": "other-secret"}]}
     runs = [write_run(tmp_path / name, config=tree) for name, tree in (("a", config), ("b", other))]
-    (runs[0] / "state.json").write_text(json.dumps({"ended": "failed", "error": "https://u:hunter3@x refused"}))
+    state = {"version": 1, "ended": "failed", "error": "https://u:hunter3@x refused"}
+    (runs[0] / "state.json").write_text(json.dumps(state))
     page = report_html(runs)
     for secret in ("0123456789abcdef", "hunter2hunter2", "other-secret", "hunter3"):
         assert secret not in page
-    assert "The run failed after step 40: https://***@x refused" in data_of(page)["runs"][0]["story"]
+    assert "ended after step 40: failed: https://***@x refused." in data_of(page)["runs"][0]["story"]
 
 
 def test_charts_of_the_metrics_there_are() -> None:
