@@ -8,23 +8,14 @@ import json
 import re
 import sys
 from pathlib import Path
-from typing import Any
 
 import pytest
-from support.report_runs import HOSTILE, sample, write_run
+from support.report_runs import HOSTILE, data_of, sample, write_run
 
 from bolt_ray.cli import main
 from bolt_ray.commands.report.charts import SECTIONS, with_names
 from bolt_ray.commands.report.report import labels, report_html
 from bolt_ray.commands.report.samples import sample_table
-
-
-def data_of(page: str) -> dict[str, Any]:
-    found = re.search(r'<script type="application/json" id="data">(.*?)</script>', page, re.DOTALL)
-    assert found is not None
-    data = json.loads(found[1])
-    assert isinstance(data, dict)
-    return data
 
 
 def run_cli(monkeypatch: pytest.MonkeyPatch, *arguments: object) -> int:
