@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 import bolt_ray
+from bolt_ray.commands.report.charts import SECTIONS
 from bolt_ray.core.metric_names import declare_metrics, declared_metrics, is_declared
 
 PACKAGE = Path(bolt_ray.__file__).parent
@@ -51,6 +52,17 @@ def test_what_is_emitted_is_declared() -> None:
     undeclared = {name: place for name, place in emitted.items() if not is_declared(name)}
     assert undeclared == {}
     assert all(metric.meaning for metric in declared_metrics().values())
+
+
+def test_the_report_draws_what_is_declared() -> None:
+    for path in PACKAGE.rglob("*.py"):
+        if "\ndeclare_metrics(" in path.read_text(encoding="utf-8"):
+            importlib.import_module(".".join(path.relative_to(PACKAGE.parent).with_suffix("").parts))
+    drawn = {(line.name, chart.kind) for section in SECTIONS for chart in section.charts for line in chart.lines}
+    names = {name if kind != "heat" else f"{name}_3" for name, kind in drawn if kind != "bias"}
+    # Those under part/ the report computes itself.
+    unknown = {name for name in names if not name.startswith("part/") and not is_declared(name.replace("*", "x"))}
+    assert unknown == set()
 
 
 def test_one_name_has_one_meaning() -> None:

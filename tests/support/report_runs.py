@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -124,3 +125,12 @@ def write_run(
             "".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8"
         )
     return root
+
+
+def data_of(page: str) -> dict[str, Any]:
+    """What a page of the report holds."""
+    found = re.search(r'<script type="application/json" id="data">(.*?)</script>', page, re.DOTALL)
+    assert found is not None
+    data = json.loads(found[1])
+    assert isinstance(data, dict)
+    return data

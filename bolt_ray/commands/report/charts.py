@@ -194,6 +194,7 @@ SECTIONS = (
                     ("completions/p50_length", "median"),
                     ("completions/p10_length", "p10"),
                     ("completions/p90_length", "p90"),
+                    ("completions/max_length", "longest"),
                     ("eval/mean_length", "evaluation, mean"),
                 ),
                 unit="tokens",
@@ -201,6 +202,12 @@ SECTIONS = (
             Chart(
                 title="Cut at the length limit",
                 lines=lines(("completions/truncated_fraction", "training"), ("eval/truncated_fraction", "evaluation")),
+                **PERCENT,
+            ),
+            Chart(
+                title="Most common answer",
+                lines=lines(("completions/most_common_fraction", "of the prompts")),
+                note="prompts of a step that get the same answer",
                 **PERCENT,
             ),
             Chart(
@@ -251,6 +258,11 @@ SECTIONS = (
                 title="Effective sample size of the ratios",
                 lines=lines(("policy/ratio_ess", "loss"), ("correction/ess", "correction")),
                 **PERCENT,
+            ),
+            Chart(
+                title="Ratios of the trained tokens",
+                lines=lines(("policy/ratio_p99", "99th percentile"), ("policy/ratio_p1", "1st percentile")),
+                note="π/π_old; all are 1 where the policy is the one that generated",
             ),
             Chart(title="Gradient norm", lines=lines(("optim/grad_norm", "before clipping"))),
             Chart(title="Learning rate", lines=lines(("optim/learning_rate", "learning rate")), smooth=False),

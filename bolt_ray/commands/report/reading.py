@@ -5,15 +5,20 @@ from __future__ import annotations
 import json
 import os
 import sys
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from bolt_ray.commands.status.condition import Condition, Here, condition
+from bolt_ray.commands.status.reading import read_state
 from bolt_ray.config.loading import read_yaml
 from bolt_ray.core.errors import CheckpointError, ConfigError
 from bolt_ray.core.secrets import masked
 from bolt_ray.training.run_directory import RunDirectory
+from bolt_ray.training.telemetry.sample_files import read_samples, sample_files
+from bolt_ray.training.telemetry.state import pid_space, started_ticks
 
 Record = Mapping[str, Any]
 
@@ -32,7 +37,7 @@ class ReadRun:
         evaluations: those of evaluations.
         samples: rows of ``samples/*.jsonl``, by step; at most ``MAX_SAMPLES`` of them.
         num_samples: how many there are in all.
-        state: ``state.json``, also without secrets; empty if there is none.
+        condition: how it stands by ``state.json``, also without secrets; None if there is none.
         notes: what could not be read, each a sentence.
     """
 
@@ -42,7 +47,7 @@ class ReadRun:
     evaluations: Sequence[Record] = ()
     samples: Sequence[Record] = ()
     num_samples: int = 0
-    state: Mapping[str, Any] = field(default_factory=dict)
+    condition: Condition | None = None
     notes: Sequence[str] = ()
 
     @property
@@ -62,12 +67,12 @@ def read_run(path: Path) -> ReadRun:
             f"{path}: there is no such directory; name a run directory, for example runs/<name>-<time>"
         )
     run = RunDirectory(path.absolute())
-    if not any(file.is_file() for file in (run.config, run.metrics_jsonl, run.root / "state.json")):
+    if not any(file.is_file() for file in (run.config, run.metrics_jsonl, run.state)):
         raise CheckpointError(f"{path}: not a run of bolt-ray, it has neither config.yaml nor metrics.jsonl")
     notes: list[str] = []
     records = [record for record in _rows(run.metrics_jsonl, notes) if isinstance(record.get("step"), (int, float))]
     records.sort(key=lambda record: float(record["step"]))
-    samples, num_samples = _samples(run.root / "samples", notes)
+    samples, num_samples = _samples(run.samples, notes)
     return ReadRun(
         path=run.root,
         config=masked(_config(run.config, notes), environ=os.environ),
@@ -75,7 +80,7 @@ def read_run(path: Path) -> ReadRun:
         evaluations=[record for record in records if _is_evaluation(record)],
         samples=samples,
         num_samples=num_samples,
-        state=masked(_state(run.root / "state.json"), environ=os.environ),
+        condition=_condition(run, notes),
         notes=notes,
     )
 
@@ -110,17 +115,15 @@ def _shared_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 def _samples(directory: Path, notes: list[str]) -> tuple[list[dict[str, Any]], int]:
     """Samples by step, of every n-th file from the newest back if all are too many, and how many there are in all."""
-    files = sorted(directory.glob("*.jsonl"), key=_step_of) if directory.is_dir() else []
-    counts = [path.read_bytes().count(b"\n") for path in files]
+    read = [read_samples(file.path) for file in sample_files(directory)]
+    damaged = sum(lines for _, lines in read)
+    if damaged:
+        notes.append(f"{directory.name}/: {damaged:,} lines cannot be read and were left out.")
+    files = [rows for rows, _ in read if rows]
+    counts = [len(rows) for rows in files]
     every = next((n for n in range(1, len(files)) if sum(counts[::-1][::n]) <= MAX_SAMPLES), max(len(files), 1))
-    chosen = files[::-1][::every][::-1]
-    rows = [row for path in chosen for row in _rows(path, notes)][-MAX_SAMPLES:]
-    return rows, max(sum(counts), len(rows))
-
-
-def _step_of(path: Path) -> tuple[int, str]:
-    digits = path.stem.rpartition("-")[2]
-    return (int(digits) if digits.isdecimal() else 0), path.name
+    rows = [row for file in files[::-1][::every][::-1] for row in file]
+    return rows[-MAX_SAMPLES:], sum(counts)
 
 
 def _config(path: Path, notes: list[str]) -> Mapping[str, Any]:
@@ -134,9 +137,12 @@ def _config(path: Path, notes: list[str]) -> Mapping[str, Any]:
         return {}
 
 
-def _state(path: Path) -> Mapping[str, Any]:
+def _condition(run: RunDirectory, notes: list[str]) -> Condition | None:
+    """By ``state.json``; None without one."""
     try:
-        state = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return state if isinstance(state, dict) else {}
+        state = masked(read_state(run), environ=os.environ)
+    except CheckpointError as error:
+        notes.append(str(error))
+        return None
+    here = Here(pid_space=pid_space(), started=started_ticks)
+    return condition(state, now=time.time(), here=here) if state else None

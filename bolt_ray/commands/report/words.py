@@ -5,12 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Any, Literal
 
 import numpy as np
 
 from bolt_ray.commands.report.reading import ReadRun
 from bolt_ray.commands.report.series import Floats, axes
+from bolt_ray.commands.status.condition import Standing
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,7 +49,7 @@ def facts(run: ReadRun, table: Mapping[str, Floats]) -> list[tuple[str, str]]:
         found += [
             ("Completions", f"{last['completions']:,.0f}"),
             ("Tokens", f"{last['tokens']:,.0f}"),
-            ("Time", duration(3600.0 * last["hours"])),
+            ("Time", str(timedelta(seconds=round(3600.0 * last["hours"])))),
         ]
     return [(label, value) for label, value in found if value]
 
@@ -67,18 +69,16 @@ def story(run: ReadRun) -> str:
 
 
 def standing(run: ReadRun) -> str:
-    """How the run ended, or how far it is, in a sentence; what no file says is left open."""
-    last = run.last_step
+    """How the run stands, in a sentence; what no file says is left open."""
     of = _at(run.config, "train", "max_steps")
-    ended = run.state.get("ended")
-    if ended == "done" or (ended is None and not run.state and last == of):
+    steps = f"step {run.last_step:,}" + (f" of {of:,}" if isinstance(of, int) else "")
+    if run.condition is not None:
+        kind = {Standing.RUNNING: "is going on", Standing.STALLED: "has stalled", Standing.ENDED: "has ended"}
+        why = f": {run.condition.text}" if run.condition.text else ""
+        return f"The run {kind[run.condition.standing]} after {steps}{why}."
+    if run.last_step == of:
         return "The run is done."
-    if ended == "interrupted":
-        return f"The run was interrupted after step {last:,}."
-    if ended == "failed":
-        return f"The run failed after step {last:,}: {run.state.get('error') or 'no reason is known'}"
-    where = f" of {of:,}" if isinstance(of, int) else ""
-    return f"The last record is of step {last:,}{where}: the run was going on when this was written, or was cut off."
+    return f"The last record is of {steps}: the run was going on when this was written, or was cut off."
 
 
 def gains(run: ReadRun) -> list[Gain]:
@@ -108,16 +108,6 @@ def difference_interval(before: tuple[float, float, float], after: tuple[float, 
         difference - math.hypot(later - later_low, high - value),
         difference + math.hypot(later_high - later, value - low),
     )
-
-
-def duration(seconds: float) -> str:
-    """``48 s``, ``3 min 5 s``, ``2 h 10 min``, ``3 d 4 h``."""
-    whole = round(seconds)
-    for large, small, size, unit in (("d", "h", 86_400, 3_600), ("h", "min", 3_600, 60), ("min", "s", 60, 1)):
-        if whole >= size:
-            rest = whole % size // unit
-            return f"{whole // size} {large}" + (f" {rest} {small}" if rest else "")
-    return f"{whole} s"
 
 
 def _is_score(name: str) -> bool:

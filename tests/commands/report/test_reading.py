@@ -10,6 +10,7 @@ from support.report_runs import sample, write_run
 
 from bolt_ray.commands.report import reading
 from bolt_ray.commands.report.reading import read_run
+from bolt_ray.commands.status.condition import Standing
 from bolt_ray.core.errors import CheckpointError
 
 
@@ -72,6 +73,19 @@ def test_secrets_of_the_configuration_are_not_read(tmp_path: Path) -> None:
     assert "host/" in shown
 
 
+def test_how_the_run_stands_is_read_and_a_foreign_state_is_noted(tmp_path: Path) -> None:
+    root = write_run(tmp_path / "run", steps=2)
+    assert read_run(root).condition is None
+    (root / "state.json").write_text(json.dumps({"version": 1, "ended": "done", "error": None}))
+    found = read_run(root).condition
+    assert found is not None
+    assert (found.standing, found.text) == (Standing.ENDED, "done")
+    (root / "state.json").write_text('{"version": 99}')
+    run = read_run(root)
+    assert run.condition is None
+    assert "not a state this version of bolt-ray knows" in run.notes[0]
+
+
 def test_samples_by_step_and_spread_over_the_run_where_there_are_too_many(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -83,3 +97,12 @@ def test_samples_by_step_and_spread_over_the_run_where_there_are_too_many(
     few = read_run(root)
     assert [row["step"] for row in few.samples][::4] == [2, 100, 1_000_000]
     assert (len(few.samples), few.num_samples) == (12, 20)
+
+
+def test_a_torn_file_of_samples_is_noted(tmp_path: Path) -> None:
+    root = write_run(tmp_path / "run", steps=2, samples={"step-000002": [sample(2, 1)]})
+    with (root / "samples" / "step-000002.jsonl").open("a") as file:
+        file.write('{"step": 2, "comp')
+    run = read_run(root)
+    assert (len(run.samples), run.num_samples) == (1, 1)
+    assert run.notes == ["samples/: 1 lines cannot be read and were left out."]

@@ -8,23 +8,14 @@ import json
 import re
 import sys
 from pathlib import Path
-from typing import Any
 
 import pytest
-from support.report_runs import HOSTILE, sample, write_run
+from support.report_runs import HOSTILE, data_of, sample, write_run
 
 from bolt_ray.cli import main
 from bolt_ray.commands.report.charts import SECTIONS, with_names
 from bolt_ray.commands.report.report import labels, report_html
 from bolt_ray.commands.report.samples import sample_table
-
-
-def data_of(page: str) -> dict[str, Any]:
-    found = re.search(r'<script type="application/json" id="data">(.*?)</script>', page, re.DOTALL)
-    assert found is not None
-    data = json.loads(found[1])
-    assert isinstance(data, dict)
-    return data
 
 
 def run_cli(monkeypatch: pytest.MonkeyPatch, *arguments: object) -> int:
@@ -90,11 +81,12 @@ def test_secrets_are_not_on_the_page(tmp_path: Path, monkeypatch: pytest.MonkeyP
     }
     other = {"rewards": [{"type": "http", "api_key": "other-secret"}]}
     runs = [write_run(tmp_path / name, config=tree) for name, tree in (("a", config), ("b", other))]
-    (runs[0] / "state.json").write_text(json.dumps({"ended": "failed", "error": "https://u:hunter3@x refused"}))
+    state = {"version": 1, "ended": "failed", "error": "https://u:hunter3@x refused"}
+    (runs[0] / "state.json").write_text(json.dumps(state))
     page = report_html(runs)
     for secret in ("0123456789abcdef", "hunter2hunter2", "other-secret", "hunter3"):
         assert secret not in page
-    assert "The run failed after step 40: https://***@x refused" in data_of(page)["runs"][0]["story"]
+    assert "ended after step 40: failed: https://***@x refused." in data_of(page)["runs"][0]["story"]
 
 
 def test_charts_of_the_metrics_there_are() -> None:

@@ -11,6 +11,7 @@ from bolt_ray.commands.report.reading import ReadRun
 from bolt_ray.commands.report.series import columns
 from bolt_ray.commands.report.settings import differences
 from bolt_ray.commands.report.words import difference_interval, facts, gains, story
+from bolt_ray.commands.status.condition import Condition, Standing
 from bolt_ray.core.evaluation.pass_at_k import wilson_interval
 
 
@@ -29,7 +30,7 @@ def test_what_was_trained() -> None:
     assert said["Steps"] == "40 of 40"
     assert said["Completions"] == "2,560"
     assert said["Tokens"] == "30,720"
-    assert said["Time"] == "1 min 26 s"
+    assert said["Time"] == "0:01:26"
 
 
 def test_nothing_is_said_of_what_is_unknown() -> None:
@@ -71,20 +72,25 @@ def test_without_evaluations_the_reward_is_compared() -> None:
 
 
 @pytest.mark.parametrize(
-    ("state", "said"),
+    ("condition", "said"),
     [
-        ({}, "The run is done."),
-        ({"ended": "done"}, "The run is done."),
-        ({"ended": "interrupted"}, "The run was interrupted after step 40."),
-        ({"ended": "failed", "error": "no memory"}, "The run failed after step 40: no memory"),
+        (None, "The run is done."),
+        (Condition(Standing.ENDED, "done"), "The run has ended after step 40 of 40: done."),
+        (Condition(Standing.ENDED, "cut off: process 1 is gone"), "of 40: cut off: process 1 is gone."),
+        (Condition(Standing.RUNNING, ""), "The run is going on after step 40 of 40."),
         (
-            {"ended": None},
-            "The last record is of step 40 of 40: the run was going on when this was written, or was cut off.",
+            Condition(Standing.STALLED, "train has gone on for 9:00"),
+            "has stalled after step 40 of 40: train has gone on for 9:00.",
         ),
     ],
 )
-def test_how_it_ended(state: dict[str, str], said: str) -> None:
-    assert story(run_of(state=state)).endswith(said)
+def test_how_it_stands(condition: Condition | None, said: str) -> None:
+    assert story(run_of(condition=condition)).endswith(said)
+
+
+def test_without_a_state_it_is_left_open_whether_it_goes_on() -> None:
+    run = run_of(steps=[step_record(7, of=40)])
+    assert story(run).endswith("of step 7 of 40: the run was going on when this was written, or was cut off.")
 
 
 def test_settings_that_differ() -> None:

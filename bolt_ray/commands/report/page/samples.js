@@ -66,12 +66,13 @@ function samplesOf(run) {
   function line(row) {
     const cell = (head, text, title) => make("td", { className: `c-${head}`, title: title ?? "" }, text);
     const reward = get(row, "reward");
+    const why = (get(row, "why") ?? []).join(", ");
     const button = make("button", { className: "open", ariaExpanded: "false" }, short(get(row, "step")));
     const element = make(
       "tr", { className: "sample" },
       make("td", { className: "c-step" }, button),
       cell("kind", get(row, "kind") ?? ""),
-      cell("why", (get(row, "why") ?? []).join(", ")),
+      cell("why", why, why),
       cell("reward", reward === null ? "unscored" : short(reward)),
       cell("v̂", short(get(row, "v_hat"))),
       cell("tokens", short(get(row, "num_tokens"))),

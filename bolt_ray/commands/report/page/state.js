@@ -29,7 +29,8 @@ function choice(label, options, chosen, changed) {
 function short(value) {
   if (value === null || value === undefined || Number.isNaN(value)) return "–";
   const size = Math.abs(value);
-  if (size !== 0 && size < 1e-3) return value.toExponential(1);
+  if (size < 1e-12) return "0"; // what rounding leaves
+  if (size < 1e-3) return value.toExponential(1);
   if (size >= 1e6) return value.toLocaleString("en", { notation: "compact", maximumSignificantDigits: 4 });
   return value.toLocaleString("en", { maximumSignificantDigits: size >= 1e4 ? 5 : 4 });
 }
