@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
@@ -70,8 +70,8 @@ def lines(*names: tuple[str, str]) -> tuple[Line, ...]:
     return tuple(Line(name=name, label=label) for name, label in names)
 
 
-PERCENT = {"unit": "%", "factor": 100.0}
-GIB = {"unit": "GiB", "factor": 2.0**-30}
+PERCENT: dict[str, Any] = {"unit": "%", "factor": 100.0}
+GIB: dict[str, Any] = {"unit": "GiB", "factor": 2.0**-30}
 
 TIME_PARTS = ("train", "sync", "baseline", "curriculum")
 """Phases that the driver goes through one after another; for the rest of a step it waits for completions."""

@@ -166,4 +166,5 @@ def _filled(column: Floats | None, otherwise: Floats) -> Floats:
         return otherwise
     known = np.isfinite(column)
     rows = np.arange(column.size)
-    return np.interp(rows, rows[known], column[known])
+    filled: Floats = np.interp(rows, rows[known], column[known])
+    return filled
