@@ -10,7 +10,7 @@ import math
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from statistics import median
+from statistics import median, pstdev
 from typing import Any
 
 FIRST_STEPS = 5
@@ -118,14 +118,16 @@ def _v_hat(steps: Steps) -> Finding:
     name, weighed = "baseline/variance_reduction_seen", []
     for record in steps.last:
         if name in record:
-            seen = record.get("baseline/seen_fraction", 1.0) * record.get("rollout/completions", 0.0)
+            seen = record.get("baseline/seen_fraction", 0.0) * record.get("rollout/completions", 0.0)
             weighed.append((seen, seen * record.get("reward/std", 0.0) ** 2, record[name]))
     variance = sum(weight for _, weight, _ in weighed)
     if len(steps.last) < LAST_STEPS or sum(seen for seen, _, _ in weighed) < 256 or not variance > 0:
         return None
-    explained = sum(weight * share for _, weight, share in weighed) / variance
-    if not explained < 0:
+    parts = [weight * share for _, weight, share in weighed]
+    # Few prompts seen before, each with a group of completions, make a noisy sum: it has to be surely below 0.
+    if not sum(parts) < -2.0 * pstdev(parts) * math.sqrt(len(parts)):
         return None
+    explained = sum(parts) / variance
     gap = steps.now("baseline/versions_between_visits")
     return (
         f"v̂ predicts the rewards of prompts seen before worse than the batch's mean (it explains {explained:.0%} of "
