@@ -8,7 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from bolt_ray.commands.report.charts import SECTIONS, Chart
+from bolt_ray.commands.report.chart import Chart
+from bolt_ray.commands.report.charts import SECTIONS
 from bolt_ray.commands.report.series import Floats, bins, calibration, starts, thinned
 
 Tables = tuple[Mapping[str, Floats], Mapping[str, Floats]]

@@ -13,7 +13,8 @@ import numpy as np
 import yaml
 from rich.console import Console
 
-from bolt_ray.commands.report.charts import SECTIONS, derived, with_names
+from bolt_ray.commands.report.chart import with_names
+from bolt_ray.commands.report.charts import SECTIONS, derived
 from bolt_ray.commands.report.page import page
 from bolt_ray.commands.report.picture import draw_runs
 from bolt_ray.commands.report.reading import MAX_SAMPLES, ReadRun, read_run

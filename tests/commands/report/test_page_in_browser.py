@@ -188,6 +188,7 @@ def test_a_run_that_has_only_begun(browser: Browser, tmp_path: Path) -> None:
     opened.page.close()
 
 
+@pytest.mark.slow
 def test_a_long_run_opens_soon(browser: Browser, tmp_path: Path) -> None:
     """50,000 steps and 10,000 samples. They take about a second; the deadline is for a machine with other work."""
     root = write_run(tmp_path / "long", steps=0)

@@ -13,7 +13,8 @@ import pytest
 from support.report_runs import HOSTILE, data_of, sample, write_run
 
 from bolt_ray.cli import main
-from bolt_ray.commands.report.charts import SECTIONS, with_names
+from bolt_ray.commands.report.chart import with_names
+from bolt_ray.commands.report.charts import SECTIONS
 from bolt_ray.commands.report.report import labels, report_html
 from bolt_ray.commands.report.samples import sample_table
 

@@ -10,7 +10,7 @@ function frame(host, y) {
   return {
     width: host.clientWidth,
     height: HEIGHT,
-    padding: [8, 18, 0, 0],
+    padding: [8, 24, 0, 0],
     cursor: { sync: { key: view.axis }, points: { size: 6 }, y: false, hover: { skip: [null] } },
     scales: { x: { time: false } },
     axes: [
