@@ -91,21 +91,46 @@ def test_a_sink_that_cannot_be_made_is_one_warning(tmp_path: Path) -> None:
 
 DRIVER = """
 import os, sys
-from support.sinks import KeepingSink, kept, start_of, wait_for
 from pathlib import Path
+import support.sinks
+from support.sinks import kept, start_of, wait_for
 from bolt_ray.training.telemetry.sinks.processes import Sinks
 run = Path(sys.argv[1])
-sinks = Sinks([start_of(KeepingSink, run)], say=print)
+sinks = Sinks([start_of(getattr(support.sinks, sys.argv[2]), run)], say=print, close_s=float(sys.argv[3]))
 sinks.recorded({"step": 1})
 wait_for(lambda: len(kept(run)) == 2)
+print(sinks._processes[0].pid)
+sys.stdout.flush()
 os.kill(os.getpid(), 9)
 """
 
 
-def test_sinks_end_in_order_when_the_driver_is_killed(tmp_path: Path) -> None:
-    path = os.pathsep.join(sys.path)
+def killed_driver(run: Path, sink: type, *, close_s: float) -> int:
+    """The process of a sink whose driver was killed."""
     driver = subprocess.run(
-        [sys.executable, "-c", DRIVER, str(tmp_path)], env=os.environ | {"PYTHONPATH": path}, timeout=60
+        [sys.executable, "-c", DRIVER, str(run), sink.__name__, str(close_s)],
+        env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)},
+        timeout=60,
+        capture_output=True,
+        text=True,
     )
-    assert driver.returncode == -9
+    assert driver.returncode == -9, driver.stderr
+    return int(driver.stdout.split()[-1])
+
+
+def running(pid: int) -> bool:
+    try:
+        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+
+
+def test_sinks_end_in_order_when_the_driver_is_killed(tmp_path: Path) -> None:
+    killed_driver(tmp_path, KeepingSink, close_s=60.0)
     wait_for(lambda: kept(tmp_path)[-1] == {"closed": True})
+
+
+def test_a_sink_that_hangs_ends_after_a_driver_that_was_killed(tmp_path: Path) -> None:
+    pid = killed_driver(tmp_path, HangingSink, close_s=0.1)
+    wait_for(lambda: not running(pid))
+    assert len(kept(tmp_path)) == 2

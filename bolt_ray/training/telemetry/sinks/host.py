@@ -11,6 +11,8 @@ import importlib
 import json
 import os
 import sys
+import threading
+import time
 import traceback
 from collections.abc import Iterable
 from typing import Any, TextIO
@@ -24,12 +26,21 @@ SINKS = {
 }
 
 
-def main() -> None:
-    """Run the sink that the standard input describes."""
+def main(*, grace_s: float) -> None:
+    """Run the sink that the standard input describes, to at most ``grace_s`` after the end of who started it."""
+    threading.Thread(target=_end_with, args=(os.getppid(), grace_s), daemon=True).start()
     answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
     # What the libraries print is theirs: standard output carries answers alone.
     os.dup2(2, 1)
     sys.exit(serve(sys.stdin, answers))
+
+
+def _end_with(parent: int, grace_s: float) -> None:
+    """A sink that hangs does not see that its input ended."""
+    while os.getppid() == parent:
+        time.sleep(1.0)
+    time.sleep(grace_s)
+    os._exit(1)
 
 
 def serve(lines: Iterable[str], answers: TextIO) -> int:

@@ -28,8 +28,8 @@ PENDING_RECORDS, PENDING_SAMPLES = 1_000, 16
 """Records, and tables of samples, that a sink may be behind before further ones are left out."""
 
 _START = (
-    "import json, sys; sys.path[:] = json.loads(sys.argv[1]);"
-    "from bolt_ray.training.telemetry.sinks.host import main; main()"
+    "import json, sys; sys.path[:], grace_s = json.loads(sys.argv[1]);"
+    "from bolt_ray.training.telemetry.sinks.host import main; main(grace_s=grace_s)"
 )
 
 log = logging.getLogger(__name__)
@@ -47,7 +47,7 @@ class Sinks(Observer):
     def __init__(self, starts: Sequence[SinkStart], *, say: Callable[[str], None], close_s: float = CLOSE_S) -> None:
         self._say = say
         self._close_s = close_s
-        self._processes = [SinkProcess(start) for start in starts]
+        self._processes = [SinkProcess(start, close_s=close_s) for start in starts]
 
     def recorded(self, record: Mapping[str, Any]) -> None:
         for process in self._processes:
@@ -80,16 +80,21 @@ class Sinks(Observer):
 class SinkProcess:
     """One sink: a queue, the thread that empties it into the pipe of a process, and one that listens to that process.
 
+    Args:
+        start: what the sink is made from.
+        close_s: how long it may live on when this process is killed.
+
     Attributes:
         said: lines for the user, oldest first.
         pid: of the process; None before it is started.
     """
 
-    def __init__(self, start: SinkStart) -> None:
+    def __init__(self, start: SinkStart, *, close_s: float) -> None:
         self.said: deque[str] = deque()
         self.pid: int | None = None
         self._name = start.kind
         self._samples_every = start.samples_every
+        self._close_s = close_s
         self._queue: SimpleQueue[Mapping[str, Any] | None] = SimpleQueue()
         # Long texts make samples the larger ones.
         self._room = {"record": threading.Semaphore(PENDING_RECORDS), "samples": threading.Semaphore(PENDING_SAMPLES)}
@@ -148,7 +153,7 @@ class SinkProcess:
         # A service that wandb started for the driver itself is not ours to use, nor to end.
         environment = {name: value for name, value in os.environ.items() if name != "WANDB_SERVICE"}
         process = self._process = subprocess.Popen(
-            [sys.executable, "-c", _START, json.dumps(sys.path)],
+            [sys.executable, "-c", _START, json.dumps([sys.path, self._close_s])],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
