@@ -9,7 +9,6 @@ python jobs/benchmarks/telemetry.py --steps 80
 from __future__ import annotations
 
 import argparse
-import multiprocessing
 import tempfile
 import time
 from collections import defaultdict
@@ -96,8 +95,10 @@ class Clock(Observer):
         if self._last is not None:
             self._measured.steps.append((self._measured.on, now[0] - self._last[0], now[1] - self._last[1]))
         self._last = now
-        children = [psutil.Process(child.pid).cpu_times() for child in multiprocessing.active_children()]
-        self._measured.sinks.append(sum(times.user + times.system for times in children))
+        sinks = [
+            child for child in psutil.Process().children() if any("sinks.host" in part for part in child.cmdline())
+        ]
+        self._measured.sinks.append(sum(sum(sink.cpu_times()[:2]) for sink in sinks))
         self._measured.on = len(self._measured.steps) // self._measured.block % 2 == 0
 
 
