@@ -233,16 +233,7 @@ class TrainingAssembly:
         problems: list[DrawnPrompt],
     ) -> TrainingLoop:
         config = self._config
-        telemetry = self.start_telemetry(
-            stack,
-            config,
-            self._run,
-            first_step=self._first_step,
-            resumed=self._state is not None,
-            progress=self._progress,
-            console=self._console,
-            profile_generators=generators.profile,
-        )
+        telemetry = self._telemetry(stack, generators)
         tokenize = PromptTokenizer.of(str(self._inputs.model_path), config.model)
         service = CompletionService(
             generators=generators, scorers=scorers, opened=tokenize.opened, worked=telemetry.worked
@@ -311,6 +302,18 @@ class TrainingAssembly:
             else None,
         )
         return loop
+
+    def _telemetry(self, stack: ExitStack, generators: GeneratorPool) -> Telemetry:
+        return self.start_telemetry(
+            stack,
+            self._config,
+            self._run,
+            first_step=self._first_step,
+            resumed=self._state is not None,
+            progress=self._progress,
+            console=self._console,
+            profile_generators=generators.profile,
+        )
 
     def _save(
         self,
