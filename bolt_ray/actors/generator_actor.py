@@ -24,6 +24,7 @@ from bolt_ray.actors.engine_series import EngineSeries
 from bolt_ray.actors.processes import ProcessMonitor
 from bolt_ray.core.errors import RunError
 from bolt_ray.core.records import Completion, GenerationRequest, ProcessInfo
+from bolt_ray.engines.profiler import ProfileTarget
 from bolt_ray.engines.settings import SamplingSettings
 from bolt_ray.engines.vllm.engine import VLLMEngine
 from bolt_ray.engines.vllm.settings import EngineSettings
@@ -171,6 +172,17 @@ class Generator:
             return scores
 
         return self._on_engine_thread(score)
+
+    def profile(self, target: ProfileTarget | None) -> None:
+        """Record what is generated from now on; None ends that and writes the files.
+
+        Never raises: the reason of a failure is among the files.
+        """
+        try:
+            self._on_engine_thread(lambda: self._running.profile(target, who=self._name))
+        except Exception as error:  # noqa: BLE001 - a recording never ends a run
+            if target is not None:
+                target.failed(self._name, error)
 
     @property
     def _running(self) -> VLLMEngine:

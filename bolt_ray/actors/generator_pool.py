@@ -28,6 +28,7 @@ from bolt_ray.actors.generator_handle import GeneratorHandle, InFlightRequest, W
 from bolt_ray.actors.ray_results import first_line, get_result
 from bolt_ray.core.errors import BoltRayError, RunError, StallError, UserError, WeightSyncError
 from bolt_ray.core.records import Completion, GenerationRequest, ProcessInfo
+from bolt_ray.engines.profiler import ProfileTarget
 from bolt_ray.engines.settings import SamplingSettings
 from bolt_ray.engines.vllm.settings import EngineSettings
 from bolt_ray.engines.vllm.statistics import EngineStatistics
@@ -140,6 +141,11 @@ class GeneratorPool:
         taken, self._statistics = self._statistics, EngineStatistics()
         return taken
 
+    def profile(self, target: ProfileTarget | None) -> None:
+        """Let every live generator record what it does, or end that; not waited for."""
+        for handle in self._live():
+            handle.actor.profile.remote(target)
+
     def wait_ready(self, *, idle: Callable[[], None] = lambda: None) -> None:
         """Wait until every generator is live.
 
@@ -238,17 +244,15 @@ class GeneratorPool:
             handle = live[index]
             if not handle.in_flight:
                 handle.active_at = time.monotonic()
-            requests = [waiting.request for waiting in batch]
-            handle.in_flight.update(zip((request.request_id for request in requests), batch, strict=True))
-            call = handle.actor.submit.remote(requests, sampling)
-            handle.submits[call] = [request.request_id for request in requests]
+            ids = [waiting.request.request_id for waiting in batch]
+            handle.in_flight.update(zip(ids, batch, strict=True))
+            handle.submits[handle.actor.submit.remote([waiting.request for waiting in batch], sampling)] = ids
 
     def _advance(self, timeout_s: float) -> None:
         """Wait for any reply, act on all that are there, then replace the generators that stall."""
-        away = time.monotonic() - self._checked_at
         for handle in self._handles:
             # Time during which the pool was not polled counts against no generator.
-            handle.active_at += away
+            handle.active_at += time.monotonic() - self._checked_at
         calls = {ref: handle for handle in self._handles for ref in (handle.call, *handle.submits)}
         if not calls:
             return
@@ -344,20 +348,18 @@ class GeneratorPool:
         before, self._update = self._update, update
         calls = {handle: update.send(handle.actor, probes) for handle in self._live()}
         try:
-            scores = self._gather(calls, what=f"the weights of version {update.version}", timeout_s=timeout_s)
+            return self._gather(calls, what=f"the weights of version {update.version}", timeout_s=timeout_s)
         except (WeightSyncError, UserError):
             self._update = before
             raise
-        return scores
 
     def _gather(self, calls: dict[GeneratorHandle, Any], *, what: str, timeout_s: float) -> list[Any]:
         """The replies of ``calls``; generators that fail or do not answer in time are replaced."""
         deadline = time.monotonic() + timeout_s
         replies = []
         for handle, ref in calls.items():
-            left = max(0.0, deadline - time.monotonic())
             try:
-                replies.append(get_result(ref, timeout_s=left))
+                replies.append(get_result(ref, timeout_s=max(0.0, deadline - time.monotonic())))
             except ray.exceptions.GetTimeoutError:
                 self._replace(handle, f"no answer about {what} in {timeout_s:.0f} s")
             except CorruptedEngineError as error:

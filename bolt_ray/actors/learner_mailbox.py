@@ -19,13 +19,19 @@ from numpy.typing import NDArray
 
 from bolt_ray.core.errors import RunError
 from bolt_ray.core.records import ProcessInfo
+from bolt_ray.engines.profiler import ProfileTarget
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrainCommand:
-    """Train one step. ``batch`` is an object reference to a ``TrainingBatch``, shared by all ranks."""
+    """Train one step. ``batch`` is an object reference to a ``TrainingBatch``, shared by all ranks.
+
+    Attributes:
+        profile: what each rank records meanwhile.
+    """
 
     batch: Any
+    profile: ProfileTarget | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -35,8 +35,10 @@ _PROMPTS = "completions: = prompts × rollout.group_size"
 _MICRO = "tokens of one forward pass, not sequences; accumulation follows from it"
 _WARMUP = "steps: = the ratio × train.max_steps"
 _CLIPS = "the latter unless a high one is given"
-_LOGGING = "not there yet; every step's numbers are in metrics.jsonl and metrics.csv of the run directory"
-_SAMPLES = "not there yet; completions are not logged"
+_SINKS = ("logging.wandb", "logging.tensorboard", "logging.trackio")
+_LOGGING = "true each"
+_SAMPLES = "a bounded number of completions is always kept; samples.all: true keeps every one"
+_EVERY_STEP = "every step is in metrics.jsonl of the run directory: remove it"
 _EVAL_BATCH = "an evaluation fills the generators by itself: remove it"
 _VLLM = "vLLM always generates: remove it"
 _OWN_PROCESS = "generators are processes of their own: remove it"
@@ -116,8 +118,10 @@ TRL: Mapping[str, Here] = {
     "resume_from_checkpoint": here("resume", note="auto, or the run's directory"),
     "eval_steps eval_strategy": here("eval.every_steps", note="0: only before and after training"),
     "eval_on_start": here("eval.at_start"),
-    "report_to logging_steps logging_dir": here(note=_LOGGING),
-    "log_completions": here(note=_SAMPLES),
+    "report_to": here(*_SINKS, note=_LOGGING),
+    "logging_steps": here(note=_EVERY_STEP),
+    "logging_dir": here("logging.tensorboard", note="true; the files are in tensorboard/ of the run directory"),
+    "log_completions": here("samples.per_step", note=_SAMPLES),
     "push_to_hub": here(note="not there; final/ of the run directory is in Hugging Face format"),
     # ModelConfig, ScriptArguments
     "model_name_or_path": here("model.name_or_path"),
@@ -222,8 +226,12 @@ VERL: Mapping[str, Here] = {
     "device use_cpu": here("cluster.use_gpu", note="yes or no"),
     "n_gpus_per_node nnodes": here("cluster.num_learners", "cluster.num_generators", note=_GPUS),
     "experiment_name": here("name"),
-    "project_name logger": here(note=_LOGGING),
-    "log_val_generations": here(note=_SAMPLES),
+    "logger": here(*_SINKS, note=_LOGGING),
+    "project_name": here("logging.wandb_project"),
+    "log_val_generations": here("samples.eval"),
+    "rollout_data_dir validation_data_dir": here("samples.all", note="true; they are in samples/ of the run directory"),
+    "global_profiler.steps": here("profile.steps", note="[first, last]"),
+    "global_profiler.tool": here("profile.tool", note="torch or memory"),
     "default_local_dir": here("run_dir"),
     "save_freq": here("checkpoint.every_steps", note="-1 is 0: only at the end"),
     "test_freq": here("eval.every_steps", note="-1 is 0: only before and after training"),
@@ -293,7 +301,13 @@ OPENRLHF: Mapping[str, Here] = {
     "max_ckpt_num ckpt.max_num": here("checkpoint.keep"),
     "load_checkpoint ckpt.load_enable": here("resume", note="true is auto"),
     "eval.steps eval_steps": here("eval.every_steps", note="-1 is 0: only before and after training"),
-    "use_wandb wandb_project use_tensorboard": here(note=_LOGGING),
+    "use_wandb": here("logging.wandb", note="true; the key comes from WANDB_API_KEY or wandb login"),
+    "wandb_project": here("logging.wandb_project"),
+    "wandb_org": here("logging.wandb_entity"),
+    "wandb_group": here("logging.wandb_group"),
+    "wandb_run_name": here("name"),
+    "use_tensorboard": here("logging.tensorboard", note="true"),
+    "logging_steps": here(note=_EVERY_STEP),
     "overlong_buffer_len": here("rewards[].overlong.cache_tokens"),
     "overlong_penalty_factor": here("rewards[].overlong.weight"),
 }
@@ -311,7 +325,6 @@ OTHERS: Mapping[str, Here] = {
     "max_length": here("rollout.max_context_tokens"),
     "model model_name": here("model.name_or_path"),
     "generation": here("sampling", "generator"),
-    "logging": here(note=_LOGGING),
     "data.path datasets.path": here("datasets[].name"),
     "reference_mode": here("reference.mode"),
     "reference_update_freq": here("reference.update_freq"),

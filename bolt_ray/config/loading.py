@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import typing
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -96,9 +96,9 @@ def parse_override(text: str) -> Tree:
     return typing.cast(Tree, tree)
 
 
-def dump_config(config: RunConfig) -> str:
-    """The configuration as YAML that ``load_config`` reads back to the same."""
-    return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+def dump_config(config: RunConfig, *, show: Callable[[Tree], Tree] = lambda tree: tree) -> str:
+    """The configuration as YAML that ``load_config`` reads back to the same, but for what ``show`` leaves out."""
+    return yaml.safe_dump(show(config.model_dump(mode="json")), sort_keys=False, allow_unicode=True)
 
 
 def _explain(error: ValidationError, where: str) -> str:

@@ -27,6 +27,7 @@ from bolt_ray.training.settings import (
     CheckpointSettings,
     DeadlineSettings,
     EvalSettings,
+    ProfileSettings,
     RolloutSettings,
     SamplesSettings,
 )
@@ -78,6 +79,7 @@ class RunConfig(BaseModel):
     generator: GeneratorSettings = GeneratorSettings()
     deadlines: DeadlineSettings = DeadlineSettings()
     logging: LoggingSettings = LoggingSettings()
+    profile: ProfileSettings = ProfileSettings()
 
     @property
     def uses_gpu(self) -> bool:
@@ -163,6 +165,13 @@ class RunConfig(BaseModel):
                 f"arithmetic.fresh leaves curriculum.strategy {self.curriculum.strategy!r} nothing to choose by: no "
                 "problem comes twice; set curriculum.strategy: uniform"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _profiled_steps(self) -> RunConfig:
+        steps, last = self.profile.steps, self.train.max_steps
+        if steps is not None and steps[1] > last:
+            raise ValueError(f"profile.steps {list(steps)} go beyond the last step: train.max_steps is {last}")
         return self
 
     @model_validator(mode="after")

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from statistics import fmean
 from typing import Any
 
 from bolt_ray.core.records import UnscoredReason
+from bolt_ray.core.secrets import masked_text
 from bolt_ray.rewards.process.isolation import RewardProcess
 from bolt_ray.rewards.protocol import NOT_APPLICABLE, Noted, RewardInput, Unscored, Verdict
 from bolt_ray.rewards.settings import RewardSettings
@@ -43,8 +45,9 @@ def combine(specs: Sequence[RewardSettings], parts: Mapping[str, float]) -> Rewa
 
 
 def reason_of(name: str, verdict: Unscored) -> UnscoredReason:
-    """The reason of the reward ``name``, its detail on one line."""
-    return UnscoredReason(reward=name, kind=verdict.kind, detail=" ".join(verdict.detail.split()))
+    """The reason of the reward ``name``, its detail on one line and without secrets: it is logged and kept."""
+    detail = masked_text(" ".join(verdict.detail.split()), environ=os.environ)
+    return UnscoredReason(reward=name, kind=verdict.kind, detail=detail)
 
 
 @dataclass(slots=True)

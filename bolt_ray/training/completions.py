@@ -11,6 +11,7 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Protocol
 
 import numpy as np
@@ -32,9 +33,12 @@ from bolt_ray.core.records import (
 from bolt_ray.engines.settings import SamplingSettings
 from bolt_ray.engines.vllm.statistics import EngineStatistics
 from bolt_ray.rewards.protocol import RewardInput
+from bolt_ray.training.telemetry.timer import Span
 
 POLL_S = 0.2
 BOTH_BUSY_S = 0.01
+LONGEST_SPAN_S = 5.0
+"""Work that goes on is told in pieces of about this length, so that it is seen before it ends."""
 
 
 class Generators(Protocol):
@@ -84,17 +88,31 @@ def reward_input(prompt: Prompt, completion: Completion, *, kind: RequestKind, p
 
 
 class BusyClock:
-    """Seconds during which there was work, as seen at each ``mark``."""
+    """Seconds during which there was work, as seen at each ``mark``.
 
-    def __init__(self) -> None:
+    Args:
+        ended: called with the span in which there was work, in pieces where it goes on.
+        now: gives the time in seconds; only differences count.
+    """
+
+    def __init__(
+        self, ended: Callable[[Span], None] = lambda span: None, *, now: Callable[[], float] = time.perf_counter
+    ) -> None:
         self._total = 0.0
         self._since: float | None = None
+        self._began: float | None = None
+        self._ended, self._now = ended, now
 
     def mark(self, busy: bool) -> None:
-        now = time.perf_counter()
+        now = self._now()
         if self._since is not None:
             self._total += now - self._since
         self._since = now if busy else None
+        if self._began is not None and (not busy or now - self._began >= LONGEST_SPAN_S):
+            seconds, self._began = now - self._began, None
+            self._ended(Span(name="busy", started=time.time() - seconds, seconds=seconds))
+        if busy and self._began is None:
+            self._began = now
 
     @property
     def seconds(self) -> float:
@@ -115,10 +133,12 @@ class CompletionService:
         generators: Generators,
         scorers: Scorers,
         opened: Callable[[NDArray[np.int32]], str] = lambda token_ids: "",
+        worked: Callable[[str, Span], None] = lambda who, span: None,
     ) -> None:
         """
         Args:
             opened: what of the answer stands in a prompt's token ids, e.g. ``PromptTokenizer.opened``.
+            worked: see `Observer.worked`.
         """
         self._generators = generators
         self._scorers = scorers
@@ -127,8 +147,8 @@ class CompletionService:
         self._completions: dict[int, tuple[RequestKind, Completion]] = {}
         self._done: dict[RequestKind, deque[Outcome]] = {"train": deque(), "eval": deque()}
         self.generated_tokens = 0
-        self.generating_clock = BusyClock()
-        self.scoring_clock = BusyClock()
+        self.generating_clock = BusyClock(partial(worked, "generators"))
+        self.scoring_clock = BusyClock(partial(worked, "scorers"))
 
     def submit(
         self,

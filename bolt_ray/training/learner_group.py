@@ -28,6 +28,7 @@ from bolt_ray.actors.ray_results import get_result
 from bolt_ray.core.errors import BoltRayError, RunError, StallError
 from bolt_ray.core.records import ProcessInfo, StepReport, TrainingBatch
 from bolt_ray.engines.learner.settings import LearnerSettings
+from bolt_ray.engines.profiler import ProfileTarget
 from bolt_ray.training.learner_worker import PublishedWeights, WorkerSettings, train_worker
 from bolt_ray.training.process_group import ProcessGroupConfig
 
@@ -66,14 +67,17 @@ class LearnerGroup:
         num_threads: int = 1,
         adapters: Path | None = None,
         adapters_kept: int = 2,
+        profile: Callable[[int], ProfileTarget | None] = lambda step: None,
     ) -> None:
         """
         Args:
+            profile: what is recorded of a step, counted from 1.
             adapters: directory through which the generators get LoRA adapters; None publishes all weights.
             adapters_kept: the newest adapters that stay there, for the requests that still use them.
         """
         self._adapters = adapters
         self._adapters_kept = adapters_kept
+        self._profile = profile
         if adapters is not None:
             shutil.rmtree(adapters, ignore_errors=True)
             adapters.mkdir(parents=True)
@@ -123,7 +127,7 @@ class LearnerGroup:
         )
 
     def train(self, batch: TrainingBatch, *, timeout_s: float, idle: Callable[[], None]) -> StepReport:
-        command = TrainCommand(batch=ray.put(batch))
+        command = TrainCommand(batch=ray.put(batch), profile=self._profile(batch.step + 1))
         report = self._call(command, what=f"training step {batch.step}", timeout_s=timeout_s, idle=idle)
         assert isinstance(report, StepReport)
         return report

@@ -21,6 +21,7 @@ from bolt_ray.actors.learner_mailbox import (
 from bolt_ray.actors.processes import ProcessMonitor
 from bolt_ray.core.errors import BoltRayError
 from bolt_ray.engines.learner.settings import LearnerSettings
+from bolt_ray.engines.profiler import Recording
 
 # Ray Train's controller imports this file for the name of ``train_worker`` alone; PyTorch comes with a rank.
 if TYPE_CHECKING:
@@ -98,7 +99,12 @@ def train_worker(config: dict[str, Any]) -> None:
 
 def _execute(command: Command, *, learner: DeepSpeedLearner, rank: int) -> Any:
     if isinstance(command, TrainCommand):
-        return learner.train_step(ray.get(command.batch))
+        recording = None if command.profile is None else Recording.start(command.profile, who=f"learner-{rank}")
+        try:
+            return learner.train_step(ray.get(command.batch))
+        finally:
+            if recording is not None:
+                recording.stop()
     if isinstance(command, PublishCommand):
         return _publish(learner, command, rank=rank)
     assert isinstance(command, SaveCommand), command

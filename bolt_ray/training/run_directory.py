@@ -5,6 +5,8 @@
           run.log           the log
           state.json        what the run is doing now, or how it ended
           samples/          completions to read: step-000120.jsonl, eval-000050.jsonl
+          trace.json        what took how long, newest spans; trace-older.json those before
+          profile/          what a profiler recorded of some steps
           checkpoints/step-000100/   what resume needs, with the model in Hugging Face format
           draws/            the prompts drawn for each refresh window
           baseline/         write-ahead logs of the baseline shards
@@ -54,6 +56,18 @@ class RunDirectory:
     @property
     def samples(self) -> Path:
         return self.root / "samples"
+
+    @property
+    def trace(self) -> Path:
+        return self.root / "trace.json"
+
+    @property
+    def older_trace(self) -> Path:
+        return self.root / "trace-older.json"
+
+    @property
+    def profile(self) -> Path:
+        return self.root / "profile"
 
     @property
     def checkpoints(self) -> Path:

@@ -1,13 +1,16 @@
 """Settings of a training run: what is generated (``rollout:``), evaluated (``eval:``) and saved (``checkpoint:``,
-``samples:``), and how long each wait may take (``deadlines:``).
+``samples:``), how long each wait may take (``deadlines:``) and what is recorded of the time (``profile:``).
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-from bolt_ray.core.settings import SettingError, Settings, setting
+from bolt_ray.core.settings import SettingError, Settings, require_choice, setting
 from bolt_ray.data.settings import DatasetSettings
+from bolt_ray.engines.profiler import Tool
+
+PROFILED_ROLES = ("learner", "generator", "driver")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -121,3 +124,35 @@ class DeadlineSettings(Settings):
     sync_s: float = setting(300.0, "one weight sync", unit="s", gt=0)
     baseline_s: float = setting(60.0, "an answer of the baseline shards", unit="s", gt=0)
     prompts_s: float = setting(300.0, "the next prompts", unit="s", gt=0)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ProfileSettings(Settings):
+    """``profile:`` - where time and memory go: spans of the whole run, and some steps operator by operator.
+
+    What is recorded is in ``profile/`` of the run directory; see ``bolt-ray docs runs``.
+    """
+
+    steps: tuple[int, int] | None = setting(None, "[first, last] step recorded, e.g. [5, 8]; default: none")
+    roles: tuple[str, ...] = setting(
+        ("learner",), f"processes recorded: {', '.join(PROFILED_ROLES)}", choices=lambda: list(PROFILED_ROLES)
+    )
+    tool: Tool = setting(
+        "torch",
+        "torch: the time every operator takes, by PyTorch's profiler; memory: its memory too, on GPUs with a snapshot",
+    )
+    trace_mb: float = setting(
+        32.0, "spans kept in trace.json and trace-older.json, the newest; 0: none", unit="MB", ge=0
+    )
+
+    def __post_init__(self) -> None:
+        Settings.__post_init__(self)
+        for role in self.roles:
+            require_choice("roles", role, PROFILED_ROLES)
+        if self.steps is not None and not 1 <= self.steps[0] <= self.steps[1]:
+            first, last = self.steps
+            raise SettingError("steps", f"are the first and the last, counted from 1, not [{first}, {last}]")
+
+    def covers(self, step: int, role: str) -> bool:
+        """Whether ``role`` is recorded during the step of that number, counted from 1."""
+        return self.steps is not None and role in self.roles and self.steps[0] <= step <= self.steps[1]

@@ -25,6 +25,7 @@ from bolt_ray.core.errors import WeightSyncError
 from bolt_ray.core.records import StepReport, TrainingBatch
 from bolt_ray.engines.weight_buckets import WeightManifest
 from bolt_ray.training.learner_worker import PublishedWeights
+from bolt_ray.training.telemetry.timer import Span, StepTimer
 
 NUM_PROBES = 4
 """Sequences compared at each sync: enough to find a wrong tensor, cheap enough for every step."""
@@ -83,7 +84,7 @@ class Subscribers(Protocol):
 
 
 class WeightSync:
-    """Runs the syncs of a training, one at a time."""
+    """Runs the syncs of a training, one at a time; ``ended`` is called with the span of each part of one."""
 
     def __init__(
         self,
@@ -93,12 +94,14 @@ class WeightSync:
         release: Callable[[int], None],
         max_gap: float,
         timeout_s: float,
+        ended: Callable[[Span], None] = lambda span: None,
     ) -> None:
         self._publisher = publisher
         self._subscribers = subscribers
         self._release = release
         self._max_gap = max_gap
         self._timeout_s = timeout_s
+        self._ended = ended
 
     def run(self, version: int, probes: Sequence[ParityProbe], *, rounding: float = 0.0) -> SyncReport:
         """Bring all generators to ``version``.
@@ -110,10 +113,13 @@ class WeightSync:
         Raises:
             WeightSyncError: generator and learner disagree by more than the limit, or no generator is left.
         """
-        published = self._publisher.publish(
-            version=version, probes=[probe.token_ids for probe in probes], timeout_s=self._timeout_s
-        )
-        answers = self._update_generators(published, version, [probe.token_ids.tolist() for probe in probes])
+        parts = StepTimer(ended=self._ended)
+        with parts.phase("publish"):
+            published = self._publisher.publish(
+                version=version, probes=[probe.token_ids for probe in probes], timeout_s=self._timeout_s
+            )
+        with parts.phase("update generators"):
+            answers = self._update_generators(published, version, [probe.token_ids.tolist() for probe in probes])
         if not answers:
             raise WeightSyncError(f"no generator acknowledged version {version}; all of them were lost during the sync")
         gap = _largest([_max_gap(published.probe_logprobs, answer) for answer in answers])

@@ -104,7 +104,7 @@ def test_an_example_is_accepted(tmp_path: Path, topic: str, names: list[str]) ->
 @pytest.mark.ray
 @pytest.mark.vllm
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["model", "starter"])
+@pytest.mark.parametrize("name", ["model", "starter", "runs"])
 def test_an_example_runs_as_it_stands(ray_cluster: None, tmp_path: Path, name: str) -> None:
     """With the session's Ray, as a submitted job would; test_end_to_end.py has runs that start their own."""
     import ray
@@ -118,5 +118,9 @@ def test_an_example_runs_as_it_stands(ray_cluster: None, tmp_path: Path, name: s
         assert (run.parent / "merged-model" / "model.safetensors").is_file()
         check_printed_agreement(printed, sent="a LoRA adapter")
         check_adapters(run, whole=run.parent / "my-model")
+    if run.parent.name == "seen":
+        assert (run / "report.html").is_file()
+        assert list((run / "tensorboard").rglob("*tfevents*"))
+        assert (run / "profile" / "step-000003-learner-0.json.gz").is_file()
     if run.parent.name == "my-task":
         assert "pass@4" in printed

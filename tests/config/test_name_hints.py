@@ -34,7 +34,7 @@ gradient_checkpointing_kwargs optim_target_modules reward_clip_range normalize_r
 num_completions_to_print log_unique_prompts off_policy_mask_threshold multi_objective_aggregation vespo_k_pos
 pad_to_multiple_of max_tool_calling_iterations model_revision lora_modules_to_save use_rslora neftune_noise_alpha
 ddp_timeout full_determinism torch_compile save_only_model ptx_coef ema_beta enable_ema freezing_actor_steps
-max_ckpt_mem value_head_prefix ring_attn_size num_workers dataloader_num_workers rollout_data_dir nccl_timeout
+max_ckpt_mem value_head_prefix ring_attn_size num_workers dataloader_num_workers nccl_timeout
 ulysses_sequence_parallel_size max_critic_ckpt_to_keep train_max_samples image_key use_shm lora_adapter_path
 reshard_after_forward fsdp_size pipeline_model_parallel_size enable_prefix_caching load_format over_sample_rate
 """.split()
@@ -151,7 +151,7 @@ def test_names_that_were_led_to_another_setting(key: str, setting: str, not_it: 
         ("train.bf16=true", "here that is model.dtype (bfloat16 or float32"),
         ("train.scale_rewards=true", "here that is advantage.normalize (true is group, false is none)"),
         ("train.use_vllm=true", "vLLM always generates: remove it"),
-        ("train.report_to=wandb", "metrics.jsonl and metrics.csv of the run directory"),
+        ("train.report_to=wandb", "here that is logging.wandb, logging.tensorboard and logging.trackio (true each)"),
         ("eval.n=4", "here that is eval.num_samples"),
         ("rollout.n=4", "here that is rollout.group_size"),
         ("train.warmup_ratio=.1", "here that is train.warmup_steps (steps: = the ratio × train.max_steps)"),

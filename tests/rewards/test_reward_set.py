@@ -9,8 +9,8 @@ from support.rewards import reward_spec
 
 from bolt_ray.core.errors import ConfigError, UnhealthyTrainingError
 from bolt_ray.core.records import UnscoredReason
-from bolt_ray.rewards.protocol import RewardInput
-from bolt_ray.rewards.reward_set import RewardResult, RewardSet, combine
+from bolt_ray.rewards.protocol import RewardInput, Unscored
+from bolt_ray.rewards.reward_set import RewardResult, RewardSet, combine, reason_of
 from bolt_ray.rewards.settings import RewardSettings
 from bolt_ray.rewards.unscored import check_unscored, count_reasons, unscored_fraction, unscored_metric
 
@@ -186,3 +186,10 @@ def test_too_many_unscored_completions_stop_the_run() -> None:
         check_unscored(num_scored=0, reasons={unscored("own", "crash"): 3}, max_unscored_fraction=1.0)
     assert unscored_fraction(num_scored=3, num_unscored=1) == 0.25
     assert unscored_fraction(num_scored=0, num_unscored=0) == 0.0
+
+
+def test_a_reason_holds_no_secret(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Exceptions of users' functions quote addresses and keys; reasons are logged and kept with the samples."""
+    monkeypatch.setenv("JUDGE_API_KEY", "swordfish-77")
+    verdict = Unscored("raised", "401 for https://me:hunter2@judge.example/\nwith key swordfish-77")
+    assert reason_of("judge", verdict) == unscored("judge", "raised", "401 for https://***@judge.example/ with key ***")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import itertools
 import json
+import logging
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
@@ -21,6 +22,7 @@ from bolt_ray.commands.shared.inference import launch_generators, start_scorers
 from bolt_ray.commands.shared.inputs import prepare_inputs
 from bolt_ray.commands.shared.prompts import open_store
 from bolt_ray.commands.train.assembly import TrainingAssembly
+from bolt_ray.commands.train.train import write_config
 from bolt_ray.config.loading import dump_config
 from bolt_ray.config.schema import RunConfig
 from bolt_ray.core.baseline.warm_start import WarmStartReport
@@ -38,11 +40,13 @@ from bolt_ray.core.records import (
 from bolt_ray.data.ingest.build import build_store
 from bolt_ray.data.ingest.ingest_source import unit_tables
 from bolt_ray.data.store import PromptStore
+from bolt_ray.engines.profiler import ProfileTarget
 from bolt_ray.engines.settings import SamplingSettings
 from bolt_ray.training.interrupts import InterruptFlag
 from bolt_ray.training.learner_worker import PublishedWeights
 from bolt_ray.training.loop import TrainingLoop
 from bolt_ray.training.run_directory import RunDirectory
+from bolt_ray.training.telemetry.console import open_log
 from bolt_ray.training.telemetry.record import read_metrics
 from bolt_ray.training.telemetry.sample_files import read_samples, sample_files
 from bolt_ray.training.telemetry.state import StateWriter
@@ -176,6 +180,9 @@ class GeneratorsPart(FakeGenerators):
     def wait_ready(self, *, idle: Callable[[], None]) -> None:
         """Ready."""
 
+    def profile(self, target: ProfileTarget | None) -> None:
+        self.calls.append(("profile", target))
+
     def submit(self, requests: Sequence[Any], sampling: SamplingSettings | None = None) -> None:
         name = "eval" if sampling is not None else "generate"
         self.calls.append((name, [(request.request_id, request.seed) for request in requests]))
@@ -243,7 +250,7 @@ def run_wired(config: RunConfig, here: Workplace) -> dict[str, Any]:
     return _RUNS[key]
 
 
-def run_once(config: RunConfig, here: Workplace) -> dict[str, Any]:
+def run_once(config: RunConfig, here: Workplace, *, learner_part: type[LearnerPart] = LearnerPart) -> dict[str, Any]:
     """Put a run together and train it; what each part was made from, the calls, and what is left of the run."""
     write_rows(here.directory)
     learner, shards, prompts, generators, scorers = ([], [], [], [], [])  # type: ignore[var-annotated]
@@ -257,7 +264,7 @@ def run_once(config: RunConfig, here: Workplace) -> dict[str, Any]:
         return make
 
     class Wired(TrainingAssembly):
-        learner_group = staticmethod(note("learner", LearnerPart, learner))  # type: ignore[assignment]
+        learner_group = staticmethod(note("learner", learner_part, learner))  # type: ignore[assignment]
         launch_generators = staticmethod(
             partial(launch_generators, launch=note("generators", GeneratorsPart, generators))
         )
@@ -274,6 +281,8 @@ def run_once(config: RunConfig, here: Workplace) -> dict[str, Any]:
 
     run = RunDirectory(here.directory / "run")
     run.root.mkdir()
+    write_config(run, config)
+    handler = open_log(run.log)
     problem = ""
     progress = StateWriter(run.state, max_steps=config.train.max_steps)
     try:
@@ -291,6 +300,9 @@ def run_once(config: RunConfig, here: Workplace) -> dict[str, Any]:
             assembly.train()
     except BoltRayError as error:
         problem = str(error)
+    finally:
+        logging.getLogger("bolt_ray").removeHandler(handler)
+        handler.close()
     records = read_metrics(run.metrics_jsonl) if run.metrics_jsonl.exists() else []
     return {
         "made": made,
@@ -302,6 +314,7 @@ def run_once(config: RunConfig, here: Workplace) -> dict[str, Any]:
         "problem": problem,
         "checkpoints": sorted(path.name for path in run.checkpoints.glob("*")) if run.checkpoints.exists() else [],
         "samples": {file.path.stem: read_samples(file.path)[0] for file in sample_files(run.samples)},
+        "files": sorted(path.name for path in run.root.iterdir()),
         "records": [{key: value for key, value in record.items() if _steady(key)} for record in records],
     }
 

@@ -30,7 +30,7 @@ from bolt_ray.commands.shared.inputs import RunInputs
 from bolt_ray.commands.shared.prompts import heldout_problems, open_store, prompt_doubts, store_row_keys
 from bolt_ray.commands.shared.references import verify_references
 from bolt_ray.commands.shared.say import say
-from bolt_ray.commands.train.observers import observers
+from bolt_ray.commands.train.observers import start_telemetry
 from bolt_ray.config.resolve import eval_sampling
 from bolt_ray.config.schema import RunConfig
 from bolt_ray.core.curriculum import Curriculum
@@ -51,11 +51,8 @@ from bolt_ray.training.learner_group import LearnerGroup
 from bolt_ray.training.loop import LoopOutcome, TrainingLoop
 from bolt_ray.training.rollout import RolloutLoop
 from bolt_ray.training.run_directory import RunDirectory, set_aside_later
-from bolt_ray.training.telemetry.console import ProgressDisplay
-from bolt_ray.training.telemetry.health import Health
 from bolt_ray.training.telemetry.notices import Notices
-from bolt_ray.training.telemetry.record import MetricsLog, read_metrics
-from bolt_ray.training.telemetry.sample_files import SampleFiles
+from bolt_ray.training.telemetry.profiling import target_of
 from bolt_ray.training.telemetry.state import StateWriter
 from bolt_ray.training.telemetry.telemetry import Telemetry
 from bolt_ray.training.weight_sync import NUM_PROBES, ParityProbe, WeightSync
@@ -74,6 +71,7 @@ class TrainingAssembly:
     open_store = staticmethod(open_store)
     verify_references = staticmethod(verify_references)
     prompt_stream = CurriculumPrompts
+    start_telemetry = staticmethod(start_telemetry)
 
     def __init__(
         self,
@@ -145,6 +143,7 @@ class TrainingAssembly:
             num_threads=max(1, int(cluster.cpus_per_learner)),
             adapters=self._run.root / "adapters" if self._config.model.use_peft else None,
             adapters_kept=self._config.rollout.max_staleness + 2,
+            profile=partial(target_of, self._run, self._config.profile, "learner"),
         )
         stack.callback(group.close)
         return group
@@ -234,8 +233,11 @@ class TrainingAssembly:
         problems: list[DrawnPrompt],
     ) -> TrainingLoop:
         config = self._config
+        telemetry = self._telemetry(stack, generators)
         tokenize = PromptTokenizer.of(str(self._inputs.model_path), config.model)
-        service = CompletionService(generators=generators, scorers=scorers, opened=tokenize.opened)
+        service = CompletionService(
+            generators=generators, scorers=scorers, opened=tokenize.opened, worked=telemetry.worked
+        )
         rollout = RolloutLoop(
             service=service,
             prompts=prompts.stream,
@@ -259,6 +261,7 @@ class TrainingAssembly:
             release=rollout.release,
             max_gap=max_gap,
             timeout_s=config.deadlines.sync_s,
+            ended=partial(telemetry.worked, "driver"),
         )
         first = prompts.first_token_ids(NUM_PROBES)
         sync.run(self._version, [ParityProbe(token_ids=token_ids) for token_ids in first if len(token_ids) >= 2])
@@ -272,7 +275,6 @@ class TrainingAssembly:
             stall_s=config.deadlines.generation_s + config.deadlines.startup_s,
             same_answers=same_answers,
         )
-        telemetry = self._telemetry(stack)
         builder = _batch_builder(config)
         loop = TrainingLoop(
             max_steps=config.train.max_steps,
@@ -301,33 +303,17 @@ class TrainingAssembly:
         )
         return loop
 
-    def _telemetry(self, stack: ExitStack) -> Telemetry:
-        config = self._config
-        display = stack.enter_context(
-            ProgressDisplay(total_steps=config.train.max_steps, first_step=self._first_step, console=self._console)
+    def _telemetry(self, stack: ExitStack, generators: GeneratorPool) -> Telemetry:
+        return self.start_telemetry(
+            stack,
+            self._config,
+            self._run,
+            first_step=self._first_step,
+            resumed=self._state is not None,
+            progress=self._progress,
+            console=self._console,
+            profile_generators=generators.profile,
         )
-        metrics = MetricsLog(self._run, keep_up_to_step=self._first_step if self._state else None)
-        earlier = read_metrics(self._run.metrics_jsonl)  # of a resumed run
-        for record in earlier:
-            display.evaluated(record)
-            self._progress.evaluated(record)
-        telemetry = Telemetry(
-            metrics=metrics,
-            display=display,
-            observers=[
-                self._progress,
-                *observers(config, self._run, first_step=self._first_step, say=lambda text: telemetry.say(text)),
-            ],
-            health=Health(earlier),
-            samples=SampleFiles(
-                self._run.samples,
-                config.samples,
-                reward_range=config.baseline.scaled_from,
-                first_step=self._first_step,
-            ),
-        )
-        stack.callback(telemetry.close)
-        return telemetry
 
     def _save(
         self,

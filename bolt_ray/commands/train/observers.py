@@ -1,21 +1,76 @@
-"""Who observes a training run, as its configuration asks."""
+"""What a training run says, and who observes it, as its configuration asks."""
 
 from __future__ import annotations
 
 import importlib.util
 import os
 from collections.abc import Callable
+from contextlib import ExitStack
 from typing import Any
+
+from rich.console import Console
 
 from bolt_ray.config.schema import RunConfig
 from bolt_ray.core.errors import EnvironmentProblem
 from bolt_ray.core.secrets import masked
+from bolt_ray.engines.profiler import ProfileTarget
 from bolt_ray.training.run_directory import RunDirectory
+from bolt_ray.training.telemetry.console import ProgressDisplay
+from bolt_ray.training.telemetry.health import Health
 from bolt_ray.training.telemetry.observer import Observer
+from bolt_ray.training.telemetry.profiling import Profiling
 from bolt_ray.training.telemetry.ray_metrics import RayMetrics
+from bolt_ray.training.telemetry.record import MetricsLog, read_metrics
+from bolt_ray.training.telemetry.sample_files import SampleFiles
 from bolt_ray.training.telemetry.sinks.processes import Sinks
 from bolt_ray.training.telemetry.sinks.settings import LoggingSettings
 from bolt_ray.training.telemetry.sinks.sink import SinkStart
+from bolt_ray.training.telemetry.state import StateWriter
+from bolt_ray.training.telemetry.telemetry import Telemetry
+from bolt_ray.training.telemetry.trace import TraceFile
+
+
+def start_telemetry(
+    stack: ExitStack,
+    config: RunConfig,
+    run: RunDirectory,
+    *,
+    first_step: int,
+    resumed: bool,
+    progress: StateWriter,
+    console: Console,
+    profile_generators: Callable[[ProfileTarget | None], None],
+) -> Telemetry:
+    """The record, the terminal, the samples and the observers of a run, which end with ``stack``.
+
+    Args:
+        first_step: finished steps.
+        resumed: keep the records of these.
+        progress: ``state.json``.
+        profile_generators: see `GeneratorPool.profile`.
+    """
+    display = stack.enter_context(
+        ProgressDisplay(total_steps=config.train.max_steps, first_step=first_step, console=console)
+    )
+    metrics = MetricsLog(run, keep_up_to_step=first_step if resumed else None)
+    earlier = read_metrics(run.metrics_jsonl)
+    for record in earlier:
+        display.evaluated(record)
+        progress.evaluated(record)
+    made: list[Observer] = observers(config, run, first_step=first_step, say=lambda text: telemetry.say(text))
+    if config.profile.steps is not None:
+        made.append(Profiling(run, config.profile, first_step=first_step, generators=profile_generators))
+    telemetry = Telemetry(
+        metrics=metrics,
+        display=display,
+        observers=[progress, *made],
+        health=Health(earlier),
+        samples=SampleFiles(
+            run.samples, config.samples, reward_range=config.baseline.scaled_from, first_step=first_step
+        ),
+    )
+    stack.callback(telemetry.close)
+    return telemetry
 
 
 def observers(config: RunConfig, run: RunDirectory, *, first_step: int, say: Callable[[str], None]) -> list[Observer]:
@@ -31,6 +86,8 @@ def observers(config: RunConfig, run: RunDirectory, *, first_step: int, say: Cal
     starts = sink_starts(config, run, first_step=first_step)
     if starts:
         made.append(Sinks(starts, say=say))
+    if config.profile.trace_mb:
+        made.append(TraceFile(run, max_bytes=int(1e6 * config.profile.trace_mb)))
     return made
 
 

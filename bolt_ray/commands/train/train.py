@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
 from functools import partial
@@ -24,6 +25,7 @@ from bolt_ray.config.loading import dump_config
 from bolt_ray.config.own_code import check_own_code, with_absolute_files
 from bolt_ray.config.schema import RunConfig
 from bolt_ray.core.errors import ConfigError
+from bolt_ray.core.secrets import masked
 from bolt_ray.training.checkpoints import read_checkpoint
 from bolt_ray.training.interrupts import catch_interrupts
 from bolt_ray.training.loop import LoopOutcome
@@ -82,7 +84,7 @@ def train(config: RunConfig, *, console: Console | None = None) -> TrainingOutco
             if checkpoint is None and config.baseline.warm_start == OWN_WARM_START:
                 progress.stage("warm start")
                 config = with_own_warm_start(config, run, console=console)
-            run.config.write_text(dump_config(config), encoding="utf-8")
+            write_config(run, config)
             say(console, f"Run directory: {shown(run.root)}")
             for line in own_rewards:
                 say(console, line)
@@ -112,6 +114,12 @@ def train(config: RunConfig, *, console: Console | None = None) -> TrainingOutco
     )
     _report(outcome, run=run, console=console)
     return outcome
+
+
+def write_config(run: RunDirectory, config: RunConfig) -> None:
+    """``config.yaml``: what the run was resolved to, without the secrets in it."""
+    text = dump_config(config, show=partial(masked, environ=os.environ))
+    run.config.write_text(text, encoding="utf-8")
 
 
 def _check_warm_start(file: str | None) -> None:

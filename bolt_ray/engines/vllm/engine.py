@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 
 from bolt_ray.core.errors import DataError, ModelError, WeightSyncError
 from bolt_ray.core.records import Completion, GenerationRequest
+from bolt_ray.engines.profiler import ProfileTarget, start_in_worker, stop_in_worker
 from bolt_ray.engines.settings import SamplingSettings
 from bolt_ray.engines.vllm.launch import SERVING_ERRORS, not_served, start_vllm, unsupported_head_size
 from bolt_ray.engines.vllm.requests import generation_params, token_prompt
@@ -29,6 +30,9 @@ from bolt_ray.engines.vllm.settings import EngineSettings
 from bolt_ray.engines.vllm.statistics import EngineStatistics, StatisticsCollector
 from bolt_ray.engines.vllm.weights import CorruptedEngineError, load_buckets
 from bolt_ray.engines.weight_buckets import WeightManifest, check_buckets, check_complete, checkpoint_shapes
+
+RECORDED_STEPS = 100
+"""Most engine steps of one recording: the trace of long completions would have gigabytes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +73,7 @@ class VLLMEngine:
         self._scores = SequenceScores(by_token=settings.lora_rank is not None)
         self._adapter: Any = None
         self._corrupted: str | None = None
+        self._steps_to_record = 0
         self._version = policy_version
         self._engine.set_weight_version(str(policy_version))
         self._try_out()
@@ -198,6 +203,17 @@ class VLLMEngine:
         self._adapter = adapter
         self._set_version(version)
 
+    def profile(self, target: ProfileTarget | None, *, who: str = "") -> None:
+        """Record the next steps in every worker of vLLM, at most so many; None ends that.
+
+        Not by vLLM's own profiler: it wants its directory when the engine is made, and says of a failure nothing.
+        """
+        if self._steps_to_record:
+            self._engine.collective_rpc(stop_in_worker)
+        self._steps_to_record = 0 if target is None else RECORDED_STEPS
+        if target is not None:
+            self._engine.collective_rpc(start_in_worker, args=(target, who))
+
     def close(self) -> None:
         """Free the model and the cache."""
         from vllm.distributed import cleanup_dist_env_and_memory
@@ -234,6 +250,9 @@ class VLLMEngine:
             if not self._scores.accept(output) and output.request_id in self._in_flight:
                 in_flight = self._in_flight.pop(output.request_id)
                 self._finished.append(self._complete(in_flight, output.outputs[0]))
+        if self._steps_to_record == 1:
+            self.profile(None)
+        self._steps_to_record = max(0, self._steps_to_record - 1)
         states = self._engine.output_processor.request_states.values()
         running = sum(state.detokenizer.num_output_tokens() for state in states)
         self._generated_tokens = self._finished_tokens + running

@@ -46,6 +46,9 @@ class Observer:
     def phase_ended(self, span: Span) -> None:
         """The driver is done with it."""
 
+    def worked(self, who: str, span: Span) -> None:
+        """``generators`` or ``scorers`` had something to do all that time, or ``driver``: a part of a phase is done."""
+
     def trained(self, step: TrainedStep) -> None:
         """A step is done; its record follows by ``recorded``."""
 
@@ -82,6 +85,9 @@ class Observers(Observer):
 
     def phase_ended(self, span: Span) -> None:
         self._tell(lambda observer: observer.phase_ended(span))
+
+    def worked(self, who: str, span: Span) -> None:
+        self._tell(lambda observer: observer.worked(who, span))
 
     def trained(self, step: TrainedStep) -> None:
         self._tell(lambda observer: observer.trained(step))

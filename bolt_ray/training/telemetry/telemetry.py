@@ -13,7 +13,7 @@ from bolt_ray.training.telemetry.health import Health, Verdict
 from bolt_ray.training.telemetry.observer import Observer, Observers, TrainedStep
 from bolt_ray.training.telemetry.record import MetricsLog
 from bolt_ray.training.telemetry.sample_files import SampleFiles, WrittenSamples
-from bolt_ray.training.telemetry.timer import StepTimer
+from bolt_ray.training.telemetry.timer import Span, StepTimer
 
 log = logging.getLogger(__name__)
 
@@ -66,6 +66,10 @@ class Telemetry:
         """A phase outside of a step, such as an evaluation."""
         with self.timer().phase(name):
             yield
+
+    def worked(self, who: str, span: Span) -> None:
+        """See `Observer.worked`."""
+        self._observers.worked(who, span)
 
     def trained(self, step: TrainedStep) -> None:
         """A step is done: its samples and its record are written, and it is shown."""

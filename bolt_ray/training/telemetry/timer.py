@@ -10,11 +10,11 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Span:
-    """Something the driver did.
+    """Something that was done.
 
     Attributes:
         name: of the phase: ``wait_rollouts``, ``train``, ``sync``, ``baseline``, ``curriculum``, ``evaluate``,
-            ``checkpoint``.
+            ``checkpoint``; of a part of one: ``publish``, ``update generators``; ``busy``.
         started: wall-clock time of its begin, in seconds since 1970.
         seconds: how long it took.
     """

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -23,6 +24,7 @@ from support.vllm_cases import (
 )
 
 from bolt_ray.core.errors import DataError
+from bolt_ray.engines.profiler import ProfileTarget
 from bolt_ray.engines.settings import SamplingSettings
 
 pytestmark = [pytest.mark.vllm, pytest.mark.slow]
@@ -145,3 +147,23 @@ def test_generated_tokens_count_up_while_requests_run(plain: Served) -> None:
         done = plain.engine.step()
         seen.append(plain.engine.generated_tokens - before)
     assert seen == list(range(1, len(done[0].token_ids) + 1))
+
+
+def test_steps_are_recorded_by_the_worker_that_takes_them(plain: Served, tmp_path: Path) -> None:
+    target = ProfileTarget(directory=str(tmp_path), name="step-000005", tool="torch")
+    plain.engine.profile(target, who="generator-0")
+    generate(plain.engine, [request_of(0)], SamplingSettings(max_new_tokens=3))
+    plain.engine.profile(None)
+    assert sorted(path.suffix for path in tmp_path.iterdir()) == [".gz", ".txt"]
+    assert "_C::" in (tmp_path / "step-000005-generator-0.txt").read_text(encoding="utf-8")
+    # A recording ends by itself: that of a step with long completions would have gigabytes.
+    (tmp_path / "long").mkdir()
+    plain.engine.profile(replace(target, directory=str(tmp_path / "long")), who="generator-0")
+    plain.engine.add([request_of(1)], SamplingSettings(max_new_tokens=40))
+    plain.engine._steps_to_record = 2
+    plain.engine.step()
+    assert not list((tmp_path / "long").iterdir())
+    plain.engine.step()
+    assert len(list((tmp_path / "long").iterdir())) == 2
+    finish(plain.engine)
+    plain.engine.profile(None)

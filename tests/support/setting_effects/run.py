@@ -73,6 +73,12 @@ def own_warm_start(config: RunConfig, here: Workplace) -> Any:
     return [*asked, made_of.baseline.warm_start == str(run.warm_start)]
 
 
+def recorded(config: RunConfig, here: Workplace) -> Any:
+    """What the learner records of each step."""
+    profile = run_wired(config, here)["made"]["learner"]["profile"]
+    return [profile(step) for step in range(1, 5)]
+
+
 def references(config: RunConfig, here: Workplace) -> Any:
     """What is said of the reference answers."""
     write_rows(here.directory)
@@ -196,6 +202,11 @@ EFFECTS: tuple[Effect, ...] = (
     effect("deadlines.baseline_s", 7.0, made("shards", "timeout_s")),
     effect("deadlines.prompts_s", 7.0, made("prompts", "schedule")),
     effect("generator.max_logprob_gap", 0.003, left("problem")),
+    # recordings
+    effect("profile.steps", [2, 3], recorded, calls("generators", "profile"), profile__roles=["learner", "generator"]),
+    effect("profile.roles", ["generator"], recorded, calls("generators", "profile"), profile__steps=[2, 2]),
+    effect("profile.tool", "memory", recorded, profile__steps=[2, 2]),
+    effect("profile.trace_mb", 0.0, left("files")),
     # advantages and evidence
     effect("advantage.baseline", "group", calls("learner", "batch"), rollout__group_size=2),
     effect("advantage.baseline", "group", loop("_rollout", "_keep_groups"), rollout__group_size=2),
