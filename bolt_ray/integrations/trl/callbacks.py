@@ -9,6 +9,8 @@ from __future__ import annotations
 import json
 import logging
 import math
+import zipfile
+import zlib
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
@@ -209,7 +211,7 @@ class CurriculumCallback(CheckpointedCallback):
                 arrays = {name: file[name] for name in file.files}
             self._curriculum.load_state_dict(json.loads(arrays.pop("curriculum").tobytes()))
             self._sampler.load_state_dict(arrays)
-        except (OSError, EOFError, KeyError, ValueError) as error:
+        except (OSError, EOFError, KeyError, ValueError, zipfile.BadZipFile, zlib.error) as error:
             raise CheckpointError(f"{path}: cannot be used ({error})") from error
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:

@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 import torch
 from accelerate.utils import gather_object
+from datasets import IterableDataset
 from numpy.typing import NDArray
 from torch import Tensor
 from trl import GRPOTrainer
@@ -25,7 +26,7 @@ from bolt_ray.core.advantages import compute_advantages
 from bolt_ray.core.curriculum import Curriculum
 from bolt_ray.core.errors import ConfigError, EnvironmentProblem
 from bolt_ray.integrations.trl.adaptive_kl import AdaptiveKL, AdaptiveKLCallback, loss_mask
-from bolt_ray.integrations.trl.baseline import UnifiedBaseline, quality, row_key
+from bolt_ray.integrations.trl.baseline import IMAGES, UnifiedBaseline, quality, row_key
 from bolt_ray.integrations.trl.callbacks import BaselineUpdateCallback, CurriculumCallback
 from bolt_ray.integrations.trl.config import BoltConfigMixin
 from bolt_ray.integrations.trl.convert import warm_start
@@ -84,9 +85,10 @@ class BoltTrainerMixin:
 
     def _register_rows(self: Any) -> None:
         rows = self.train_dataset
-        if hasattr(rows, "__getitem__"):
-            wanted = [name for name in ("prompt_id", "prompt", "data_source", "image", "images") if name in rows[0]]
-            self.baseline.register(rows.select_columns(wanted) if hasattr(rows, "select_columns") else rows)
+        if not isinstance(rows, IterableDataset):
+            identifying = ("prompt_id",) if "prompt_id" in rows.column_names else ("prompt", *IMAGES)
+            wanted = [name for name in (*identifying, "data_source") if name in rows.column_names]
+            self.baseline.register(rows.select_columns(wanted))
         elif self._bolt.curriculum_enabled:
             raise ConfigError(
                 "curriculum_enabled: the curriculum draws rows by number, and a streamed data set has none; load it "
@@ -106,7 +108,9 @@ class BoltTrainerMixin:
 
     def _bolt_record(self: Any, metrics: Mapping[str, float]) -> None:
         for name, value in metrics.items():
-            self._metrics["train"][name].append(value)
+            # TRL prints every number: the twenty of both histograms are left out.
+            if not name.startswith(("baseline/hist_", "curriculum/asked_")):
+                self._metrics["train"][name].append(value)
 
     def _get_train_sampler(self: Any, dataset: Any = None) -> Any:
         return self._bolt_sampler or super()._get_train_sampler(dataset)
