@@ -1,1 +1,1 @@
-"""bolt-ray's algorithms inside other trainers; each in a package of its own, which that trainer's library is needed for."""
+"""bolt-ray's algorithms inside other trainers: a package for each, which needs that trainer's library."""

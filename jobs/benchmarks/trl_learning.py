@@ -1,9 +1,9 @@
 """TRL's GRPOTrainer against BoltGRPOTrainer at equal completions: held-out curves, and what a step costs.
 
-Task, start model, held-out problems and sampling are those of ``learning.py``, and so is the layout of the curves: with
-``--out`` of that benchmark its table shows TRL's trainer (trl-grpo, K = 8) as another method. Both trainers run with the
-same settings of TRL, each at the best of some learning rates, chosen on a seed of its own. What is done is kept, each
-curve line by line, and the same command goes on where it was interrupted, within a run too.
+Task, start model, held-out problems and sampling are those of ``learning.py``, and so is the layout of the curves:
+with ``--out`` of that benchmark its table shows TRL's trainer (trl-grpo, K = 8) as another method. Both trainers run
+with the same settings of TRL, each at the best of some learning rates, chosen on a seed of its own. What is done is
+kept, each curve line by line, and the same command goes on where it was interrupted, within a run too.
 
     python jobs/benchmarks/trl_learning.py --out runs/learning              # all of it: hours on two cores
     python jobs/benchmarks/trl_learning.py --out runs/learning --minutes 6  # as much as fits, then ends with code 3

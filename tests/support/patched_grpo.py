@@ -2,8 +2,8 @@
 
 Unsloth writes TRL's source out anew: ``_UnslothGRPOTrainer`` is its class with some methods replaced, among them
 ``compute_loss``, which calls a fused loss and hands no log-probs out; ``_get_per_token_logps_and_entropies`` gives
-None for them inside the loss; ``UnslothGRPOTrainer`` and ``UnslothGRPOConfig`` derive from these with an ``__init__`` of
-their own, and ``_generate_and_score_completions`` is wrapped from outside.
+None for them inside the loss; ``UnslothGRPOTrainer`` and ``UnslothGRPOConfig`` derive from these with an ``__init__``
+of their own, and ``_generate_and_score_completions`` is wrapped from outside.
 """
 
 from __future__ import annotations
@@ -48,7 +48,9 @@ def _get_per_token_logps_and_entropies(
     return logps[:, -logits_to_keep:].detach(), None, None
 
 
-def compute_loss(self: Any, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None) -> Any:
+def compute_loss(
+    self: Any, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None
+) -> Any:
     assert self._get_per_token_logps_and_entropies(model, None, None, 0, compute_efficient=True)[0] is None
     ids = torch.cat([inputs["prompt_ids"], inputs["completion_ids"]], dim=1)
     mask = torch.cat([inputs["prompt_mask"], inputs["completion_mask"]], dim=1)

@@ -13,7 +13,11 @@ def train(model: Path, out: Path, *, ranks: int) -> dict[str, Any]:
     """Two runs of as many completions a step, whatever the number of processes; what they end with."""
     from support.trl_runs import by_prompt, evidence, trainer
 
-    shared: dict[str, Any] = {"reward": by_prompt, "curriculum_update_freq": 1, "per_device_train_batch_size": 8 // ranks}
+    shared: dict[str, Any] = {
+        "reward": by_prompt,
+        "curriculum_update_freq": 1,
+        "per_device_train_batch_size": 8 // ranks,
+    }
     if ranks > 1:
         shared["ddp_backend"] = "gloo"
     # Rewards depend on prompts alone. Without drift nothing depends on what the model says.

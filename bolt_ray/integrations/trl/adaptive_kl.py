@@ -138,18 +138,18 @@ def token_weights(inputs: Mapping[str, Any], trainer: Any) -> Tensor:
         ConfigError: a loss type that is not known here.
     """
     mask = loss_mask(inputs).float()
-    training = trainer.model.training
-    accumulation = trainer.current_gradient_accumulation_steps if training else 1.0
-    kind, sequences = trainer.loss_type, mask.shape[0]
+    training: bool = trainer.model.training
+    accumulation: float = trainer.current_gradient_accumulation_steps if training else 1.0
+    kind, sequences, longest = trainer.loss_type, mask.shape[0], int(trainer.max_completion_length)
     if kind in _BY_SEQUENCE:
         return mask / mask.sum(1, keepdim=True).clamp(min=1.0) / sequences / accumulation
     if kind == "bnpo":
         return mask / mask.sum().clamp(min=1.0) / accumulation
     if kind == "dr_grpo":
-        return mask / (sequences * trainer.max_completion_length) / accumulation
+        return mask / (sequences * longest) / accumulation
     if kind == "luspo":
         return mask / sequences / accumulation
     if kind in _BY_TOKEN:
-        total = inputs["num_items_in_batch"].clamp(min=1.0) / trainer.accelerator.num_processes
+        total: Tensor = inputs["num_items_in_batch"].clamp(min=1.0) / trainer.accelerator.num_processes
         return mask / (total * accumulation / trainer.args.steps_per_generation if training else total)
     raise ConfigError(f"kl_adaptation_method: shapes of the KL are not known for loss_type {kind!r}")

@@ -17,6 +17,9 @@ from bolt_ray.core.errors import ConfigError, DataError
 from bolt_ray.core.keys import prompt_key
 from bolt_ray.core.records import BaselineReading
 
+BASELINE_FILE = "bolt_ray_baseline.npz"
+"""A store within a trainer's checkpoint."""
+
 _ROUNDING = 1e-6
 IMAGES = ("image", "images")
 
@@ -174,8 +177,8 @@ def row_key(row: Mapping[str, Any]) -> str:
     if isinstance(prompt, list) and not _has_image(row):
         return prompt_key([{"role": str(each["role"]), "content": _text(each["content"])} for each in prompt])
     raise DataError(
-        "a row has no text alone that identifies its prompt; add a column prompt_id with an id for every row, which the "
-        "baseline then goes by"
+        "a row has no text alone that identifies its prompt; add a column prompt_id with an id for every row, by which "
+        "the baseline then knows it"
     )
 
 

@@ -25,12 +25,11 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 from bolt_ray.core.curriculum import Curriculum
 from bolt_ray.core.errors import CheckpointError
 from bolt_ray.core.files import write_file_atomically
-from bolt_ray.integrations.trl.baseline import UnifiedBaseline, quality, row_key
+from bolt_ray.integrations.trl.baseline import BASELINE_FILE, UnifiedBaseline, quality, row_key
 from bolt_ray.integrations.trl.sampler import DynamicWeightedSampler
 
 log = logging.getLogger(__name__)
 
-BASELINE_FILE = "bolt_ray_baseline.npz"
 CURRICULUM_FILE = "bolt_ray_curriculum.npz"
 _NOT_ARGUMENTS = ("trainer_state", "log_extra", "log_metric", "environments", "completion_ids", "completions")
 
@@ -72,8 +71,8 @@ class CheckpointedCallback(TrainerCallback):  # type: ignore[misc]  # Transforme
         path = Path(directory) / self.file_name
         if not path.is_file():
             raise CheckpointError(
-                f"{path}: the checkpoint has no such file; it was written without bolt_ray.integrations.trl, or the run "
-                "was killed while it saved. Resume from an earlier one"
+                f"{path}: the checkpoint has no such file; it was written without bolt_ray.integrations.trl, or the "
+                "run was killed while it saved. Resume from an earlier one"
             )
         self.read(path)
         self._loaded = True

@@ -7,7 +7,7 @@ below 2, since the mean of a group of one is its reward; the advantage against a
 from __future__ import annotations
 
 from dataclasses import MISSING, dataclass, field, fields
-from typing import Any
+from typing import Any, TypeVar
 
 from trl import GRPOConfig
 
@@ -17,6 +17,8 @@ from bolt_ray.core.curriculum import CurriculumSettings
 from bolt_ray.core.errors import ConfigError
 from bolt_ray.core.kl_options import CONTROLLERS, SHAPES, KLSettings
 from bolt_ray.core.settings import SettingError, Settings, nearest_hint
+
+_Record = TypeVar("_Record", bound=Settings)
 
 KL_METHODS = ("clip", "sigmoid", "length_normalized", "dynamic")
 """What ``kl_adaptation_method`` may name, alone or joined by +."""
@@ -137,8 +139,10 @@ class BoltConfigMixin:
 
     @property
     def advantage_options(self) -> AdvantageOptions:
-        by_loss = {"normalize": "none"} if getattr(self, "loss_type", None) == "dr_grpo" else {}
-        return AdvantageOptions(**by_loss if self.baseline_normalize is None else {"normalize": self.baseline_normalize})
+        if self.baseline_normalize is not None:
+            return AdvantageOptions(normalize=self.baseline_normalize)
+        of_dr_grpo = getattr(self, "loss_type", None) == "dr_grpo"
+        return AdvantageOptions(normalize="none") if of_dr_grpo else AdvantageOptions()
 
     @property
     def kl_settings(self) -> KLSettings:
@@ -199,7 +203,7 @@ class _GroupOfOne(int):
         return False
 
 
-def _made(record: type[Any], **values: Any) -> Any:
+def _made(record: type[_Record], **values: Any) -> _Record:
     """A core record; what it refuses is said in the names of this config."""
     try:
         return record(**values)

@@ -15,6 +15,8 @@ from __future__ import annotations
 
 import argparse
 import json
+import tempfile
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +28,7 @@ from bolt_ray.core.baseline.snapshot import BaselineSnapshot, read_snapshot
 from bolt_ray.core.baseline.warm_start import WarmStartReport
 from bolt_ray.core.errors import CheckpointError, UserError
 from bolt_ray.core.files import write_file_atomically
-from bolt_ray.integrations.trl.callbacks import BASELINE_FILE
+from bolt_ray.integrations.trl.baseline import BASELINE_FILE
 
 _FIRST_STRENGTH = BaselineStore().strength
 _LEAST_COUNT = 1e-6
@@ -39,7 +41,7 @@ def find_store(path: str | Path) -> Path:
         CheckpointError: there is none.
     """
     path = Path(path)
-    if path.is_file() or (path / MANIFEST).is_file() and list(path.glob("shard-*")):
+    if path.is_file() or ((path / MANIFEST).is_file() and list(path.glob("shard-*"))):
         return path
     # A checkpoint holds one, a run several; names of checkpoints end in their step.
     for pattern in (BASELINE_FILE, "baseline", f"checkpoint-*/{BASELINE_FILE}", "checkpoints/step-*/baseline"):
@@ -108,8 +110,6 @@ def warm_start(store: BaselineStore, source: str | Path) -> WarmStartReport:
     path = Path(source)
     if path.suffix == ".json":
         return store.load_from_json(path)
-    import tempfile
-
     with tempfile.TemporaryDirectory() as directory:
         converted = Path(directory) / f"{path.name or 'store'}.json"
         write_warm_start(path, converted)
@@ -119,12 +119,10 @@ def warm_start(store: BaselineStore, source: str | Path) -> WarmStartReport:
 def _settings_of(snapshot: BaselineSnapshot) -> BaselineSettings:
     meaning = snapshot.meaning
     low, high = meaning["reward_range"]
-    return BaselineSettings(
-        estimator=meaning["estimator"],
-        forgetting=meaning["forgetting"],
-        reward_range=(low, high),
-        **({"prior": "mean"} if meaning.get("prior") == "mean" else {}),
+    settings = BaselineSettings(
+        estimator=meaning["estimator"], forgetting=meaning["forgetting"], reward_range=(low, high)
     )
+    return replace(settings, prior="mean") if meaning.get("prior") == "mean" else settings
 
 
 def main() -> None:

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -33,8 +33,13 @@ from bolt_ray.integrations.trl.convert import warm_start
 from bolt_ray.integrations.trl.drift import ProbeDrift
 from bolt_ray.integrations.trl.sampler import DynamicWeightedSampler
 
+if TYPE_CHECKING:
+    from trl import GRPOTrainer as _Trainer
+else:
+    _Trainer = object
 
-class BoltTrainerMixin:
+
+class BoltTrainerMixin(_Trainer):  # type: ignore[misc]  # TRL has no types
     """Persistent baseline, curriculum and adaptive KL for a class of the shape of TRL's ``GRPOTrainer``.
 
     Stands first: ``class Mine(BoltTrainerMixin, GRPOTrainer)``. ``args`` must be a `BoltConfig`, or another class
@@ -63,7 +68,7 @@ class BoltTrainerMixin:
         self.baseline = UnifiedBaseline(config.baseline_settings)
         self._bolt_callbacks = self._make_callbacks(config)
         for callback in self._bolt_callbacks:
-            self.add_callback(callback)  # type: ignore[attr-defined]
+            self.add_callback(callback)
 
     def _make_callbacks(self: Any, config: BoltConfigMixin) -> list[Any]:
         if config.rho_varies and config.keeps_store:

@@ -35,6 +35,8 @@ def test_it_needs_neither_ray_nor_vllm_nor_deepspeed() -> None:
     done = run(
         """
 import bolt_ray.integrations.trl as it
+for name in it.__all__:
+    getattr(it, name)
 assert not {"ray", "vllm", "deepspeed"} & set(sys.modules), sorted(sys.modules)
 print(sorted(it.__all__))
 """,

@@ -12,14 +12,14 @@ import pytest
 from support.trl_process import train
 
 ROOT = Path(__file__).parents[3]
+LAUNCH = ("-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2")
 SCRIPT = ROOT / "tests" / "support" / "trl_process.py"
 
 
 @pytest.mark.slow
 def test_two_processes_end_with_the_store_of_one(tmp_path: Path, tiny_model: Path) -> None:
     done = subprocess.run(
-        [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-        + [str(SCRIPT), str(tiny_model), str(tmp_path)],
+        [sys.executable, *LAUNCH, str(SCRIPT), str(tiny_model), str(tmp_path)],
         cwd=ROOT,
         env=os.environ | {"PYTHONPATH": f"{ROOT}{os.pathsep}{os.environ.get('PYTHONPATH', '')}"},
         capture_output=True,

@@ -22,7 +22,7 @@ CHANGES: dict[str, Any] = {
 }
 
 
-class Killed(Exception):
+class KilledError(Exception):
     """What ends the run."""
 
 
@@ -34,7 +34,7 @@ class Kill(TrainerCallback):
 
     def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         if state.global_step == self.step:
-            raise Killed
+            raise KilledError
 
 
 @pytest.mark.parametrize("step", [1, 4])
@@ -43,7 +43,7 @@ def test_kill_and_resume_give_the_run_that_was_not_killed(tmp_path: Path, tiny_m
     whole = trainer(tiny_model, tmp_path / "whole", **CHANGES)
     whole.train()
     killed = trainer(tiny_model, tmp_path / "killed", callbacks=[Kill(step)], **CHANGES)
-    with pytest.raises(Killed):
+    with pytest.raises(KilledError):
         killed.train()
     resumed = trainer(tiny_model, tmp_path / "killed", **CHANGES)
     resumed.train(resume_from_checkpoint=True)
@@ -60,7 +60,7 @@ def test_a_checkpoint_without_a_store_is_refused(tmp_path: Path, tiny_model: Pat
     run.train()
     (tmp_path / "checkpoint-1" / "bolt_ray_baseline.npz").unlink()
     again = trainer(tiny_model, tmp_path, **CHANGES)
-    with pytest.raises(CheckpointError, match="has no such file.*Resume from an earlier one"):
+    with pytest.raises(CheckpointError, match=r"has no such file.*Resume from an earlier one"):
         again.train(resume_from_checkpoint=True)
 
 

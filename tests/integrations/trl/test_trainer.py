@@ -1,4 +1,4 @@
-"""BoltGRPOTrainer on real TRL: advantages are the core's, outcomes are taken once, evaluation leaves the store alone."""
+"""BoltGRPOTrainer on real TRL: advantages are the core's, outcomes are taken once, evaluation leaves the store."""
 
 from __future__ import annotations
 
@@ -71,9 +71,7 @@ def test_advantages_are_the_cores(
 
 def test_every_outcome_is_taken_once(tmp_path: Path, tiny_model: Path) -> None:
     """Two passes over the rows without a curriculum: each prompt was visited twice, with its own reward."""
-    run = trainer(
-        tiny_model, tmp_path, reward=by_prompt, max_steps=6, curriculum_enabled=False, baseline_rho_max=0.875
-    )
+    run = trainer(tiny_model, tmp_path, reward=by_prompt, max_steps=6, curriculum_enabled=False, baseline_rho_max=0.875)
     run.train()
     found = evidence(run.baseline.store)
     assert len(found) == NUM_ROWS
