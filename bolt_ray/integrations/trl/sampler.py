@@ -29,9 +29,7 @@ class DynamicWeightedSampler(Sampler[int]):
         seed: of the draws.
     """
 
-    def __init__(
-        self, num_rows: int, *, mini_repeat_count: int, batch_size: int = 1, repeat_count: int = 1, seed: int = 0
-    ) -> None:
+    def __init__(self, num_rows: int, *, batch_size: int, mini_repeat_count: int, repeat_count: int, seed: int) -> None:
         self.num_rows = num_rows
         self.batch_size = batch_size
         self.mini_repeat_count = mini_repeat_count

@@ -114,7 +114,7 @@ class BoltTrainerMixin(_Trainer):  # type: ignore[misc]  # TRL has no types
     def _bolt_record(self: Any, metrics: Mapping[str, float]) -> None:
         for name, value in metrics.items():
             # TRL prints every number: the twenty of both histograms are left out.
-            if not name.startswith(("baseline/hist_", "curriculum/asked_")):
+            if not name.partition("/")[2].startswith(("hist_", "asked_")):
                 self._metrics["train"][name].append(value)
 
     def _get_train_sampler(self: Any, dataset: Any = None) -> Any:

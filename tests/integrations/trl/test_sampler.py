@@ -68,7 +68,7 @@ def test_a_state_of_another_run_is_refused() -> None:
 
 
 def test_old_draws_are_forgotten() -> None:
-    ours = DynamicWeightedSampler(300, mini_repeat_count=1, seed=1)
+    ours = DynamicWeightedSampler(300, mini_repeat_count=1, batch_size=1, repeat_count=1, seed=1)
     order = list(ours)
     assert ours.state_dict()["batches"].tolist() == list(range(236, 300))
     ours.start_epoch(0)
