@@ -93,6 +93,13 @@ class BoltTrainerMixin(_Trainer):  # type: ignore[misc]  # TRL has no types
         if not isinstance(rows, IterableDataset):
             identifying = ("prompt_id",) if "prompt_id" in rows.column_names else ("prompt", *IMAGES)
             wanted = [name for name in (*identifying, "data_source") if name in rows.column_names]
+            prompts = self.args.generation_batch_size // self.num_generations
+            if len(rows) < prompts:
+                raise ConfigError(
+                    f"per_device_train_batch_size: a generation batch takes {prompts} prompts at num_generations "
+                    f"{self.num_generations}, and the data set has {len(rows)} rows; lower the batch, or raise "
+                    "num_generations"
+                )
             self.baseline.register(rows.select_columns(wanted))
         elif self._bolt.curriculum_enabled:
             raise ConfigError(

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from transformers import HfArgumentParser
 from trl import GRPOConfig
 
 from bolt_ray.core.baseline import BaselineSettings
@@ -86,6 +87,16 @@ def test_dr_grpo_is_not_normalized(tmp_path: Path) -> None:
 def test_what_makes_no_sense_is_refused(tmp_path: Path, changes: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         config(tmp_path, **changes)
+
+
+def test_it_can_be_given_on_a_command_line(tmp_path: Path) -> None:
+    """By the parser that TRL's scripts use."""
+    words = f"--output_dir {tmp_path} --use_cpu --bf16 false --strength 3 --baseline_reward_range -1 1 --beta 0.1"
+    (found,) = HfArgumentParser([BoltConfig]).parse_args_into_dataclasses(
+        [*words.split(), "--kl_adaptation_method", "clip+dynamic", "--curriculum_enabled", "false"]
+    )
+    assert found.baseline_settings == BaselineSettings(strength=3.0, reward_range=(-1.0, 1.0))
+    assert found.kl_settings.shape == "clip" and not found.curriculum_enabled and found.num_generations == 1
 
 
 def test_an_untested_version_is_told() -> None:

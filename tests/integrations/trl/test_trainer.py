@@ -236,6 +236,8 @@ def test_what_does_not_go_together_is_refused(tmp_path: Path, tiny_model: Path) 
     stream = IterableDataset.from_generator(lambda: iter(rows()))
     with pytest.raises(ConfigError, match="curriculum_enabled: the curriculum draws rows by number"):
         trainer(tiny_model, tmp_path, data=stream)
+    with pytest.raises(ConfigError, match="takes 8 prompts at num_generations 1, and the data set has 5 rows"):
+        trainer(tiny_model, tmp_path, data=Dataset.from_list(rows(5)))
     with pytest.raises(DataError, match="add a column prompt_id"):
         trainer(tiny_model, tmp_path, data=Dataset.from_list([{"prompt": [{"role": "user", "content": None}]}] * 9))
 
