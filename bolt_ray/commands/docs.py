@@ -7,7 +7,7 @@ from importlib.resources import files
 from bolt_ray.core.errors import ConfigError
 from bolt_ray.core.hints import nearest
 
-TOPICS = ("data", "reward", "model", "algorithm", "runs", "names")
+TOPICS = ("data", "reward", "model", "algorithm", "runs", "names", "trl")
 
 
 def guide(topic: str | None) -> str:

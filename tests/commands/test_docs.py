@@ -101,6 +101,15 @@ def test_an_example_is_accepted(tmp_path: Path, topic: str, names: list[str]) ->
     assert all(name in printed for name in names)
 
 
+@pytest.mark.slow
+def test_the_example_inside_trl_runs_as_it_stands(tmp_path: Path) -> None:
+    printed = run_example(examples()["trl"], tmp_path)
+    steps = re.findall(r"^step (\d+): reward (0\.\d\d), (\d+) prompts known, level 0\.\d\d$", printed, re.MULTILINE)
+    assert [int(step) for step, _, _ in steps] == [3, 6, 9, 12]
+    assert int(steps[-1][2]) > 200
+    assert f"{steps[-1][2]} prompts: baseline.warm_start=warm.json" in printed
+
+
 @pytest.mark.ray
 @pytest.mark.vllm
 @pytest.mark.slow

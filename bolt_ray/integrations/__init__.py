@@ -1,0 +1,1 @@
+"""bolt-ray's algorithms inside other trainers: a package for each, which needs that trainer's library."""
