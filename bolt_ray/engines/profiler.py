@@ -62,13 +62,13 @@ class Recording:
         from torch.profiler import profile, supported_activities
 
         try:
-            if torch.autograd._profiler_enabled():
+            if torch.autograd._profiler_enabled():  # type: ignore[attr-defined]  # PyTorch has no types for it
                 # PyTorch lets two run in one thread, and ends the process when the first is to be written.
                 raise RuntimeError("another profiler of PyTorch runs here")
             Path(target.directory).mkdir(parents=True, exist_ok=True)
             if _takes_snapshot(target):
                 torch.cuda.memory._record_memory_history(max_entries=SNAPSHOT_EVENTS)
-            profiler = profile(activities=supported_activities(), profile_memory=target.tool == "memory")
+            profiler = profile(activities=supported_activities(), profile_memory=target.tool == "memory")  # type: ignore[no-untyped-call]  # PyTorch has no types for it
             profiler.start()
         except Exception as error:  # noqa: BLE001 - a recording never ends a run
             target.failed(who, error)
@@ -85,7 +85,7 @@ class Recording:
             self._target.file(self._who, ".txt").write_text(table, encoding="utf-8")
             self._profiler.export_chrome_trace(str(self._target.file(self._who, ".json.gz")))
             if _takes_snapshot(self._target):
-                torch.cuda.memory._dump_snapshot(str(self._target.file(self._who, ".pickle")))
+                torch.cuda.memory._dump_snapshot(str(self._target.file(self._who, ".pickle")))  # type: ignore[no-untyped-call]  # PyTorch has no types for it
                 torch.cuda.memory._record_memory_history(enabled=None)
         except Exception as error:  # noqa: BLE001 - a recording never ends a run
             self._target.failed(self._who, error)
@@ -114,4 +114,4 @@ def _on_gpu() -> bool:
     """Whether this process computes on one; without one of its own it may still see the machine's."""
     import torch
 
-    return torch.cuda.is_initialized()
+    return bool(torch.cuda.is_initialized())  # type: ignore[no-untyped-call]  # PyTorch has no types for it
