@@ -47,6 +47,8 @@ OTHER_THINGS: dict[Default, str] = {
     ("rewards/sandbox/box.py", "__init__", "allow_unsafe"): "no caller gets an unsafe sandbox by leaving something out",
     ("tasks/tiny/sampling.py", "sample_completions", "batch_size"): "prompts of a plain forward pass",
     ("data/ingest/read_plan.py", "Piece", "size"): "bytes of a piece of a file",
+    ("commands/inspect/command.py", "inspect", "full"): "whole texts in the terminal",
+    ("commands/inspect/samples.py", "SampleQuery", "full"): "the same",
 }
 """The same name, but another thing; and why."""
 
