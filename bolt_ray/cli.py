@@ -149,7 +149,7 @@ def init(
 def docs(
     topic: Annotated[str | None, typer.Argument(help="data, reward or model", show_default=False)] = None,
 ) -> None:
-    """How to bring your own data, reward or model, each with an example to copy and run."""
+    """The guides: your own data, reward, model or loss, seeing a run, other libraries; each with an example to copy."""
     from bolt_ray.commands.docs import guide
 
     typer.echo(guide(topic), nl=False)

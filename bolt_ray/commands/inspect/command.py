@@ -52,9 +52,9 @@ def inspect(
     limit: Annotated[int | None, typer.Option(min=1, help="samples shown; default: 10", rich_help_panel=_PANEL)] = None,
     full: Annotated[bool, typer.Option("--full", help="whole texts", rich_help_panel=_PANEL)] = False,
 ) -> None:
-    """Show a run's baseline: v̂ as a histogram, solved, unsolved and uncertain prompts, coverage.
+    """Show a run's baseline, or with --samples its completions, filtered and sorted.
 
-    With `--samples` its completions, filtered and sorted.
+    Of the baseline: v̂ as a histogram, solved, unsolved and uncertain prompts, coverage.
     """
     of_samples = {
         "step": step,
