@@ -8,7 +8,7 @@ kept, each curve line by line, and the same command goes on where it was interru
     python jobs/benchmarks/trl_learning.py --out runs/learning              # all of it: hours on two cores
     python jobs/benchmarks/trl_learning.py --out runs/learning --minutes 6  # as much as fits, then ends with code 3
     python jobs/benchmarks/trl_learning.py --out runs/learning --speed 40   # seconds per step at the same K, by turns
-    python jobs/benchmarks/trl_learning.py --out runs/learning --report     # the table of what is done
+    python jobs/benchmarks/trl_learning.py --out runs/learning --report trl.png  # table and picture of what is done
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from learning_report import TUNING, Curves, read_curves, read_tuning, table, tuning_table
+from learning_report import TUNING, Curves, draw, read_curves, read_tuning, table, tuning_table
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast, TrainerCallback
 from trl import GRPOConfig, GRPOTrainer
 
@@ -278,12 +278,13 @@ def speed_line(out: Path) -> str:
     )
 
 
-def report(out: Path) -> Iterator[str]:
-    """The table of the runs that are done, and the scores of the others so far."""
+def report(out: Path, picture: Path) -> Iterator[str]:
+    """The table of the runs that are done, with the scores of the others so far, and a picture of the curves."""
     place = f"{TASK}/{BATCH}"
     found = {name.removeprefix("trl-"): curves for name, curves in read_curves(out).get(place, {}).items()}
     found = {name: curves for name, curves in found.items() if f"trl-{name}" in METHODS}
     yield from table(found) if "grpo" in found else _finals(found)
+    draw(picture, {place: found})
     yield ""
     yield from tuning_table({m: s for m, s in read_tuning(out).get(place, {}).items() if m in METHODS})
     for part in sorted(out.glob(f"{place}/trl-*/*/*/curve.part.csv")):
@@ -329,14 +330,14 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, help="end at the first checkpoint after so many")
     parser.add_argument("--threads", type=int, help="of PyTorch")
     parser.add_argument("--speed", type=int, metavar="STEPS", help="measure seconds per step, and train nothing else")
-    parser.add_argument("--report", action="store_true", help="print the table of what is done, and train nothing")
+    parser.add_argument("--report", type=Path, metavar="PICTURE", help="print the table, draw curves, train nothing")
     arguments = parser.parse_args()
     out = arguments.out.absolute()
     logging.getLogger("transformers").setLevel(logging.ERROR)
     if arguments.threads is not None:
         torch.set_num_threads(arguments.threads)
-    if arguments.report:
-        print("\n".join(report(out)))
+    if arguments.report is not None:
+        print("\n".join(report(out, arguments.report)))
         return
     if arguments.speed is not None:
         measure_speed(arguments.speed, out)

@@ -110,6 +110,7 @@ class BaselineUpdateCallback(CheckpointedCallback):
         self._record = record
         self._drift = drift
         self._watched: Any = None
+        self._session = 0
 
     def watch(self, reward: RewardFunction) -> RewardFunction:
         """The same reward function, whose values are the baseline's outcomes: for a plain ``GRPOTrainer``.
@@ -150,6 +151,8 @@ class BaselineUpdateCallback(CheckpointedCallback):
     def on_train_begin(self, args: Any, state: Any, control: Any, model: Any = None, **kwargs: Any) -> None:
         super().on_train_begin(args, state, control)
         self._watched = model
+        # Steps are counted anew when a trainer trains a second time.
+        self._session = self.baseline.store.counters.num_updates
 
     def on_pre_optimizer_step(
         self, args: Any, state: Any, control: Any, model: Any = None, optimizer: Any = None, **kwargs: Any
@@ -168,7 +171,7 @@ class BaselineUpdateCallback(CheckpointedCallback):
             self.baseline.skip()
         else:
             drift = None if self._drift is None else self._drift.after()
-            self.baseline.commit(f"step-{state.global_step}", drift=drift)
+            self.baseline.commit(f"{self._session}/step-{state.global_step}", drift=drift)
         if self._record is not None and control.should_log:
             self._record(self.baseline.metrics() | {"optim/skipped": float(self.last_skipped)})
 
@@ -216,6 +219,7 @@ class CurriculumCallback(CheckpointedCallback):
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         super().on_train_begin(args, state, control)
         if state.global_step == 0:
+            self._sampler.forget_draws()
             self._refresh(state)
 
     def on_epoch_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:

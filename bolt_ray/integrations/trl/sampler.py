@@ -58,6 +58,10 @@ class DynamicWeightedSampler(Sampler[int]):
         """The number of the epoch that the next iteration is, from 0."""
         self._epoch = epoch
 
+    def forget_draws(self) -> None:
+        """Draw every batch anew: a trainer begins from its first step."""
+        self._drawn = {}
+
     def draw(self, batch: int) -> NDArray[np.int64]:
         """int64 [batch_size]: the rows of a batch, counted over the whole run; one drawn before stays as it was."""
         if batch in self._drawn:

@@ -10,6 +10,7 @@ them, such as the one Unsloth puts in place of ``GRPOTrainer``.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
@@ -32,6 +33,8 @@ from bolt_ray.integrations.trl.config import BoltConfigMixin
 from bolt_ray.integrations.trl.convert import warm_start
 from bolt_ray.integrations.trl.drift import ProbeDrift
 from bolt_ray.integrations.trl.sampler import DynamicWeightedSampler
+
+log = logging.getLogger(__name__)
 
 if TYPE_CHECKING:
     from trl import GRPOTrainer as _Trainer
@@ -80,7 +83,9 @@ class BoltTrainerMixin(_Trainer):  # type: ignore[misc]  # TRL has no types
         if config.keeps_store:
             self._register_rows()
         if config.baseline_warm_start is not None:
-            warm_start(self.baseline.store, config.baseline_warm_start)
+            report = warm_start(self.baseline.store, config.baseline_warm_start)
+            if report.warning is not None:
+                log.warning(report.warning)
         if config.curriculum_enabled:
             callbacks.append(self._make_curriculum(config))
         if config.kl_adaptation_method != "none":

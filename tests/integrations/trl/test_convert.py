@@ -92,6 +92,14 @@ def test_the_newest_store_is_found(tmp_path: Path) -> None:
         find_store(tmp_path / "elsewhere")
 
 
+def test_a_store_of_other_prompts_is_told(tmp_path: Path, tiny_model: Path, caplog: pytest.LogCaptureFixture) -> None:
+    store = BaselineStore()
+    store.update_many(KEYS[:6], [1.0] * 6, [1] * 6)
+    store.save(tmp_path / "bolt_ray_baseline.npz")
+    trainer(tiny_model, tmp_path / "out", baseline_warm_start=str(tmp_path))
+    assert "only 6 of 24 prompts (25.0%) start warm" in caplog.text
+
+
 def test_what_fits_no_row_is_refused(tmp_path: Path) -> None:
     trained_store().save(tmp_path / "bolt_ray_baseline.npz")
     other = BaselineStore()

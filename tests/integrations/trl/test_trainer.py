@@ -152,6 +152,17 @@ def test_the_weighted_sum_of_rewards_is_the_outcome(tmp_path: Path, tiny_model: 
         assert found is None or found["solved_streak"] == by_prompt([row["prompt"]])[0]
 
 
+def test_a_trainer_that_trains_again_goes_on_learning(tmp_path: Path, tiny_model: Path) -> None:
+    """Its steps are counted from 0 once more; its baseline is kept."""
+    run = trainer(tiny_model, tmp_path, max_steps=2, save_strategy="no")
+    run.train()
+    first = evidence(run.baseline.store)
+    run.train()
+    second = evidence(run.baseline.store)
+    assert sum(each["visits"] for each in first.values()) == 16
+    assert sum(each["visits"] for each in second.values()) == 32
+
+
 def test_evaluation_never_touches_the_store(tmp_path: Path, tiny_model: Path) -> None:
     run = trainer(
         tiny_model,
