@@ -35,6 +35,8 @@ OTHER_THINGS: dict[Default, str] = {
         "clip_low",
     ): "the range of a loss's authors, where the setting is not given",
     ("core/losses/registry.py", "LossType", "clip_high"): "the same",
+    ("engines/vllm/statistics.py", "EngineStatistics", "steps"): "engine steps counted, not those recorded",
+    ("commands/report/reading.py", "ReadRun", "num_samples"): "samples of completions read, not of an evaluation",
     ("core/records.py", "DrawnPrompt", "num_samples"): "completions of one draw, not of an evaluation",
     ("core/records.py", "DrawnPrompt", "weight"): "of a draw, not of a dataset or reward; 1: the neutral value",
     ("training/in_flight.py", "SavedRequest", "weight"): "of a draw; checkpoints of earlier versions have none",

@@ -224,7 +224,7 @@ BESIDE: dict[str, Callable[[str], dict[str, Any]]] = {
 )
 def test_the_names_that_are_shown_are_those_that_are_accepted(section: type, field: SettingField) -> None:
     def made(name: str) -> Any:
-        value = (name,) if field.name == "adaptation" else name
+        value = (name,) if field.name in ("adaptation", "roles") else name
         return section(**{field.name: value, **BESIDE.get(field.name, lambda name: {})(name)})
 
     for name in field.choices:

@@ -23,6 +23,7 @@ from bolt_ray.config.presets import Tree, merge
 from bolt_ray.config.resolve import resolve
 from bolt_ray.config.schema import RunConfig
 from bolt_ray.core.settings import Settings
+from bolt_ray.training.telemetry.state import StateWriter
 
 SMALL: Tree = {
     "datasets": [{"name": "rows.jsonl"}],
@@ -128,6 +129,8 @@ def state_of(part: Any) -> Any:
         return [state_of(one) for one in part]
     if part is None or isinstance(part, int | float | str | bool):
         return part
+    if isinstance(part, StateWriter):  # holds the time, and what it is told of this process
+        return type(part).__name__
     if isinstance(part, ThreadPoolExecutor):
         return part._max_workers
     if type(part).__module__.startswith("bolt_ray."):

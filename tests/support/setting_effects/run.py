@@ -130,6 +130,7 @@ def ray_without_room(config: RunConfig, here: Workplace) -> Any:
 def sinks(config: RunConfig, here: Workplace) -> Any:
     """What is made to follow a run, and from what."""
     run = RunDirectory(here.directory / "run")
+    run.root.mkdir(exist_ok=True)
     starts = sink_starts(config, run, first_step=0)
     kinds = (
         [type(observer).__name__ for observer in observers(config, run, first_step=0, say=print)] if not starts else []
