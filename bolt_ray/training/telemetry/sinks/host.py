@@ -26,8 +26,13 @@ SINKS = {
 }
 
 
+NICENESS = 15
+"""Where cores are few, training goes first."""
+
+
 def main(*, grace_s: float) -> None:
     """Run the sink that the standard input describes, to at most ``grace_s`` after the end of who started it."""
+    os.nice(NICENESS)
     threading.Thread(target=_end_with, args=(os.getppid(), grace_s), daemon=True).start()
     answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
     # What the libraries print is theirs: standard output carries answers alone.
