@@ -49,6 +49,7 @@ class Measured:
         steps: of each step: with telemetry or without, its seconds, CPU seconds of the driver's process.
         parts: wall and CPU seconds in the driver's thread, by part.
         sinks: CPU seconds of processes that the driver started for it, at each step's end.
+        closing: seconds until all of them had ended.
     """
 
     block: int
@@ -56,6 +57,7 @@ class Measured:
     steps: list[tuple[bool, float, float]] = field(default_factory=list)
     parts: dict[str, list[float]] = field(default_factory=lambda: defaultdict(lambda: [0.0, 0.0]))
     sinks: list[float] = field(default_factory=list)
+    closing: float = 0.0
 
 
 class Switched:
@@ -76,9 +78,13 @@ class Switched:
             try:
                 return call(*arguments, **named)
             finally:
-                spent = self._measured.parts[type(self._part).__name__]
-                spent[0] += time.perf_counter() - wall
-                spent[1] += time.thread_time() - cpu
+                seconds = time.perf_counter() - wall
+                if name == "close":  # once for the whole run
+                    self._measured.closing += seconds
+                else:
+                    spent = self._measured.parts[type(self._part).__name__]
+                    spent[0] += seconds
+                    spent[1] += time.thread_time() - cpu
 
         return timed
 
@@ -163,7 +169,10 @@ def show(measured: Measured) -> float:
         error = float(np.hypot(*(1.25 * side.std() / np.sqrt(len(side)) for side in values.values())))
         print(f"| {what} | {on:.3f} | {off:.3f} | {(on - off) / off:+.1%} ± {error / off:.1%} |")
     sinks = (measured.sinks[-1] - measured.sinks[1]) / count
-    print(f"\nProcesses of the sinks: {1000 * sinks:.0f} ms of CPU for a step with telemetry")
+    print(
+        f"\nProcesses of the sinks: {1000 * sinks:.0f} ms of CPU for a step with telemetry. All ended in "
+        f"{measured.closing:.1f} s."
+    )
     return together[0] / count / usual
 
 
