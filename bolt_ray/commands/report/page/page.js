@@ -30,13 +30,25 @@ function draw(picture) {
   picture.figure.classList.toggle("empty", !picture.plot);
 }
 
-/** Draw again what can be seen; the rest when it comes near. */
+/** Draw again what can be seen; the rest when it comes near, or there is nothing else to do. */
 function redraw() {
   for (const picture of pictures.values()) {
     if (picture.near) draw(picture);
     else picture.plot = void picture.plot?.destroy();
   }
+  requestIdleCallback(drawNext);
 }
+
+const missing = () => [...pictures.values()].filter((picture) => !picture.plot && !picture.figure.classList.contains("empty"));
+
+function drawNext() {
+  const [next] = missing();
+  if (!next) return;
+  draw(next);
+  requestIdleCallback(drawNext);
+}
+
+addEventListener("beforeprint", () => missing().forEach(draw));
 
 /** A figure that draws itself as soon as it is about to be seen. */
 function figure(chart) {
@@ -224,6 +236,7 @@ function build() {
     make("nav", {}, ...links),
   );
   document.getElementById("main").replaceChildren(...sections);
+  requestIdleCallback(drawNext);
   if (report.live) setInterval(reloadWhenIdle, 15_000);
 }
 
