@@ -182,8 +182,8 @@ def _constant_answer(steps: Steps) -> Finding:
 
 
 def _evaluation(steps: Steps) -> Finding:
-    ends = ("", "_low", "_high")
-    scores = [[record.get(f"eval/pass@1{end}", math.nan) for end in ends] for record in steps.evaluations]
+    names = ("eval/pass@1", "eval/pass@1_low", "eval/pass@1_high")
+    scores = [[record.get(name, math.nan) for name in names] for record in steps.evaluations]
     if len(scores) < 2 or not difference_interval(*scores)[1] < 0:
         return None
     return (
