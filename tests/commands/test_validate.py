@@ -80,6 +80,22 @@ def test_a_configuration_without_its_secrets_is_refused() -> None:
         check_inputs(config)
 
 
+def test_secrets_are_not_printed(model: Path, tmp_path: Path) -> None:
+    write_rows(tmp_path / "rows.jsonl", [{"prompt": "2+5=", "answer": "7"}])
+    judge = {"type": "http", "url": "http://me:hunter2@judge/"}
+    out = io.StringIO()
+    config = build_config(
+        {
+            "model": {"name_or_path": str(model)},
+            "datasets": [{"name": str(tmp_path / "rows.jsonl")}],
+            "rewards": ["math", judge],
+            "sampling": {"max_new_tokens": 16},
+        }
+    )
+    print_validation(config, console=Console(file=out, width=100))
+    assert "http://***@judge/" in out.getvalue() and "hunter2" not in out.getvalue()
+
+
 def test_data_are_shown_as_the_model_gets_them(model: Path, tmp_path: Path) -> None:
     ask = [{"role": "user", "content": "2+5"}]
     rows = [

@@ -74,8 +74,16 @@ def _is_evaluation(record: Mapping[str, Any]) -> bool:
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """The records of a ``metrics.jsonl``; a last line torn by a crash is left out, and numbers that are not finite."""
+    """The records of a ``metrics.jsonl``; lines damaged by a crash are left out, and numbers that are not finite."""
     if not path.exists():
         return []
-    lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
-    return [_finite(json.loads(line)) for line in lines if line.endswith("\n")]
+    lines = path.read_bytes().splitlines(keepends=True)
+    return [record for line in lines if line.endswith(b"\n") and (record := _record(line)) is not None]
+
+
+def _record(line: bytes) -> dict[str, Any] | None:
+    try:
+        record = json.loads(line)
+    except ValueError:  # a power cut leaves zeros
+        return None
+    return _finite(record) if isinstance(record, dict) and "step" in record else None

@@ -95,3 +95,10 @@ def test_what_was_evaluated_is_known_after_a_resume(tmp_path: Path) -> None:
         log.write(record)
     assert log.evaluated == {2, 4}
     assert MetricsLog(run, keep_up_to_step=3).evaluated == {2}
+
+
+def test_a_damaged_line_costs_no_resume(tmp_path: Path) -> None:
+    run = RunDirectory(tmp_path)
+    run.metrics_jsonl.write_bytes(b'{"step": 1}\n{"step": 2, "rew\n\0\0\0\n[3]\n{"step": 4}\n{"st')
+    MetricsLog(run, keep_up_to_step=4)
+    assert read_metrics(run.metrics_jsonl) == [{"step": 1}, {"step": 4}]
