@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
@@ -28,6 +29,7 @@ from bolt_ray.config.own_code import check_own_code
 from bolt_ray.config.schema import RunConfig
 from bolt_ray.core.errors import DataError
 from bolt_ray.core.records import Prompt
+from bolt_ray.core.secrets import masked
 from bolt_ray.data.ingest.locate import is_hub_dataset
 from bolt_ray.data.ingest.preview import DatasetPreview, preview
 from bolt_ray.data.ingest.read_plan import source_names
@@ -59,7 +61,8 @@ def print_validation(config: RunConfig, *, console: Console) -> None:
         fit_to_tokenizer(config, model_path)
     train, heldout = datasets_as_files(config, say=partial(say, console), show_progress=False)
     console.rule("resolved config")
-    console.print(Syntax(dump_config(config), "yaml", background_color="default", word_wrap=True))
+    without_secrets = partial(masked, environ=os.environ)
+    console.print(Syntax(dump_config(config, show=without_secrets), "yaml", background_color="default", word_wrap=True))
     console.rule("data")
     shown = _Data(config, model_path, console)
     found = [shown.describe(name, dataset) for name, dataset in zip(source_names(train), train, strict=True)]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 MASK = "***"
@@ -17,6 +17,7 @@ _SHORTEST = 8
 
 _CREDENTIALS_IN_URL = re.compile(r"(?<=://)[^/@\s]+(?=@)")
 _QUERY = re.compile(r"([?&]([^=&#\s]+)=)[^&#\s]+")
+_MASKED_URL = re.compile(rf"://{re.escape(MASK)}@|://\S*[?&][^=&#\s]+={re.escape(MASK)}")
 _KNOWN = re.compile(
     r"\b(?:hf_[A-Za-z0-9]{16,}|sk-[\w-]{16,}|gh[pousr]_[A-Za-z0-9]{16,}|github_pat_\w{16,}|glpat-[\w-]{16,}"
     r"|AKIA[0-9A-Z]{16}|xox[abprs]-[\w-]{10,})|(?<=Bearer )[^\s\"']+|(?<=Basic )[A-Za-z0-9+/=]{8,}"
@@ -41,6 +42,18 @@ def masked_text(text: str, *, environ: Mapping[str, str]) -> str:
         environ: the environment; a variable is secret if its name says so (``WANDB_API_KEY``).
     """
     return _masked(text, _secret_values(environ), under_secret=False)  # type: ignore[no-any-return]
+
+
+def left_out(tree: Any, place: str = "") -> Iterator[str]:
+    """The keys of a configuration, as ``rewards[0].url``, whose secret `masked` has left out."""
+    if isinstance(tree, Mapping):
+        for key, below in tree.items():
+            yield from left_out(below, f"{place}.{key}" if place else str(key))
+    elif isinstance(tree, list | tuple):
+        for number, below in enumerate(tree):
+            yield from left_out(below, f"{place}[{number}]")
+    elif isinstance(tree, str) and (_MASKED_URL.search(tree) or (tree == MASK and not place.endswith("]"))):
+        yield place
 
 
 def is_secret(name: str) -> bool:

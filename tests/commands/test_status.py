@@ -67,6 +67,7 @@ STEP = {"step": 120, "reward/mean": 0.558, "completions/mean_length": 7.2}
         ({"pid_space": "there", "updated": NOW - 2 * LOST_AFTER_S + 1}, Standing.RUNNING, ""),
         ({"pid_space": "there", "updated": NOW - 2 * LOST_AFTER_S - 1}, Standing.ENDED, "cut off: process 7 on node-a"),
         ({"updated": NOW + 50}, Standing.RUNNING, ""),
+        ({"phase": "warm start", "phase_since": 0.0, "phase_typical_s": None}, Standing.RUNNING, ""),
         ({"phase_since": NOW - SHORTEST_STALL_S}, Standing.RUNNING, ""),
         ({"phase_since": NOW - SHORTEST_STALL_S - 1}, Standing.STALLED, "train has gone on for 2:01, usually 0:08"),
         ({"phase_since": NOW - 590, "phase_typical_s": 100.0}, Standing.RUNNING, ""),

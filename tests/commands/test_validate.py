@@ -12,12 +12,13 @@ import pytest
 from rich.console import Console
 from support.models import make_model
 
+from bolt_ray.commands.shared.inputs import check_inputs
 from bolt_ray.commands.shared.resources import describe_step
 from bolt_ray.commands.train.observers import check_logging, describe_logging
 from bolt_ray.commands.validate import print_validation
 from bolt_ray.config.loading import build_config
 from bolt_ray.config.resolve import resolve
-from bolt_ray.core.errors import EnvironmentProblem
+from bolt_ray.core.errors import ConfigError, EnvironmentProblem
 
 TWO = ["math", {"type": "format", "weight": 0.2}]
 
@@ -70,6 +71,29 @@ def said_of(model: Path, **settings: Any) -> str:
     out = io.StringIO()
     print_validation(build_config(tree), console=Console(file=out, width=100))
     return out.getvalue().partition(" data ")[2]
+
+
+def test_a_configuration_without_its_secrets_is_refused() -> None:
+    judge = {"type": "http", "url": "http://***@judge/"}
+    config = build_config({"datasets": [{"name": "a.jsonl"}], "rewards": ["math", judge]})
+    with pytest.raises(ConfigError, match=r"rewards\[1\]\.url: its secret was left out of this file"):
+        check_inputs(config)
+
+
+def test_secrets_are_not_printed(model: Path, tmp_path: Path) -> None:
+    write_rows(tmp_path / "rows.jsonl", [{"prompt": "2+5=", "answer": "7"}])
+    judge = {"type": "http", "url": "http://me:hunter2@judge/"}
+    out = io.StringIO()
+    config = build_config(
+        {
+            "model": {"name_or_path": str(model)},
+            "datasets": [{"name": str(tmp_path / "rows.jsonl")}],
+            "rewards": ["math", judge],
+            "sampling": {"max_new_tokens": 16},
+        }
+    )
+    print_validation(config, console=Console(file=out, width=100))
+    assert "http://***@judge/" in out.getvalue() and "hunter2" not in out.getvalue()
 
 
 def test_data_are_shown_as_the_model_gets_them(model: Path, tmp_path: Path) -> None:

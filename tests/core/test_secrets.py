@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from bolt_ray.config.tree import walk
-from bolt_ray.core.secrets import is_secret, masked, masked_text
+from bolt_ray.core.secrets import is_secret, left_out, masked, masked_text
 
 ENVIRON = {"JUDGE_API_KEY": "swordfish-77", "PIN_TOKEN": "1234", "HOME": "/home/someone", "PWD": "/home/someone"}
 
@@ -59,3 +59,18 @@ def test_no_setting_of_ours_is_masked() -> None:
     texts = [place for place, field in walk() if field.annotation not in (int, int | None)]
     assert [place for place in texts if is_secret(place[-1])] == []
     assert [is_secret(name) for name in ("OPENAI_API_KEY", "token", "dbPassword", "aws_secret_id")] == [True] * 4
+
+
+def test_what_was_left_out_of_a_configuration_is_found_again() -> None:
+    tree = {
+        "name": "ours",
+        "sampling": {"stop": ["***", "=***"]},
+        "rewards": [
+            {"url": "http://me:hunter2@judge/"},
+            {"url": "http://judge/?model=m&api_key=abc"},
+            {"options": {"token": "abc", "of": 1}},
+        ],
+    }
+    assert list(left_out(tree)) == []
+    found = list(left_out(masked(tree, environ={})))
+    assert found == ["rewards[0].url", "rewards[1].url", "rewards[2].options.token"]

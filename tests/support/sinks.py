@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import struct
+import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -49,6 +50,14 @@ class HangingSink(KeepingSink):
     def record(self, record: Mapping[str, float]) -> None:
         super().record(record)
         threading.Event().wait()
+
+
+class HangingServiceSink(HangingSink):
+    """Hangs, as does a process that it started, whose id it keeps."""
+
+    def __init__(self, start: SinkStart, say: Say) -> None:
+        super().__init__(start, say)
+        self._note({"pid": subprocess.Popen(["sleep", "600"]).pid})
 
 
 class HangingEndSink(KeepingSink):

@@ -24,6 +24,8 @@ Record = Mapping[str, Any]
 
 MAX_SAMPLES = 10_000
 """Samples that a page holds; a browser opens as many at once."""
+MAX_SAMPLE_BYTES = 32 << 20
+"""Of their files: long completions would make a page that no browser opens, and that takes long to make."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,7 +37,7 @@ class ReadRun:
         config: ``config.yaml`` as a plain tree without its secrets; empty if there is none.
         steps: the lines of ``metrics.jsonl`` of optimizer steps, in their order.
         evaluations: those of evaluations.
-        samples: rows of ``samples/*.jsonl``, by step; at most ``MAX_SAMPLES`` of them.
+        samples: rows of ``samples/*.jsonl``, by step; at most ``MAX_SAMPLES`` of them, of ``MAX_SAMPLE_BYTES``.
         num_samples: how many there are in all.
         condition: how it stands by ``state.json``, also without secrets; None if there is none.
         notes: what could not be read, each a sentence.
@@ -49,6 +51,11 @@ class ReadRun:
     num_samples: int = 0
     condition: Condition | None = None
     notes: Sequence[str] = ()
+
+    @property
+    def records(self) -> list[Record]:
+        """Of steps and evaluations, in their order."""
+        return sorted([*self.steps, *self.evaluations], key=lambda record: float(record["step"]))
 
     @property
     def last_step(self) -> int:
@@ -115,15 +122,29 @@ def _shared_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 def _samples(directory: Path, notes: list[str]) -> tuple[list[dict[str, Any]], int]:
     """Samples by step, of every n-th file from the newest back if all are too many, and how many there are in all."""
-    read = [read_samples(file.path) for file in sample_files(directory)]
+    newest_first = [(file.path, *_size(file.path)) for file in sample_files(directory)[::-1]]
+    newest_first = [(path, lines, size) for path, lines, size in newest_first if lines]
+    every = 1
+    while every < len(newest_first) and (
+        sum(lines for _, lines, _ in newest_first[::every]) > MAX_SAMPLES
+        or sum(size for _, _, size in newest_first[::every]) > MAX_SAMPLE_BYTES
+    ):
+        every += 1
+    read = [read_samples(path) for path, _, _ in newest_first[::every][::-1]]
     damaged = sum(lines for _, lines in read)
     if damaged:
         notes.append(f"{directory.name}/: {damaged:,} lines cannot be read and were left out.")
-    files = [rows for rows, _ in read if rows]
-    counts = [len(rows) for rows in files]
-    every = next((n for n in range(1, len(files)) if sum(counts[::-1][::n]) <= MAX_SAMPLES), max(len(files), 1))
-    rows = [row for file in files[::-1][::every][::-1] for row in file]
-    return rows[-MAX_SAMPLES:], sum(counts)
+    rows = [row for file, _ in read for row in file]
+    return rows[-MAX_SAMPLES:], sum(lines for _, lines, _ in newest_first) - damaged
+
+
+def _size(path: Path) -> tuple[int, int]:
+    """Lines and bytes of a file, without reading rows out of it; (0, 0) if it is gone."""
+    try:
+        content = path.read_bytes()
+    except FileNotFoundError:
+        return 0, 0
+    return len(content.splitlines()), len(content)
 
 
 def _config(path: Path, notes: list[str]) -> Mapping[str, Any]:

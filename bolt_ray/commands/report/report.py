@@ -17,7 +17,7 @@ from bolt_ray.commands.report.chart import with_names
 from bolt_ray.commands.report.charts import SECTIONS, derived
 from bolt_ray.commands.report.page import page
 from bolt_ray.commands.report.picture import draw_runs
-from bolt_ray.commands.report.reading import MAX_SAMPLES, ReadRun, read_run
+from bolt_ray.commands.report.reading import MAX_SAMPLE_BYTES, MAX_SAMPLES, ReadRun, read_run
 from bolt_ray.commands.report.samples import number, sample_table
 from bolt_ray.commands.report.series import (
     Floats,
@@ -122,7 +122,7 @@ def _run(run: ReadRun, label: str) -> dict[str, Any]:
     if run.num_samples > len(run.samples):
         notes.append(
             f"{len(run.samples):,} of {run.num_samples:,} samples are on this page, of files spread over the run "
-            f"(at most {MAX_SAMPLES:,})."
+            f"(at most {MAX_SAMPLES:,}, or {MAX_SAMPLE_BYTES >> 20} MiB of them)."
         )
     return {
         "label": label,
@@ -130,7 +130,7 @@ def _run(run: ReadRun, label: str) -> dict[str, Any]:
         "story": story(run),
         "facts": facts(run, steps),
         "gains": [asdict(gain) for gain in gains(run)],
-        "verdicts": [asdict(verdict) for verdict in judge(run.steps)],
+        "verdicts": [asdict(verdict) for verdict in judge(run.records)],
         "notes": notes,
         "axes": {name: _numbers(thinned(values, first).mean, 9) for name, values in over.items()},
         "series": _series(steps, first),

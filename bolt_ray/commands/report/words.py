@@ -13,6 +13,7 @@ import numpy as np
 from bolt_ray.commands.report.reading import ReadRun
 from bolt_ray.commands.report.series import Floats, axes
 from bolt_ray.commands.status.condition import Standing
+from bolt_ray.core.evaluation.pass_at_k import difference_interval
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -93,21 +94,6 @@ def gains(run: ReadRun) -> list[Gain]:
     if not found:
         found = _reward_gain([float(r["reward/mean"]) for r in run.steps if _is_number(r.get("reward/mean"))])
     return found
-
-
-def difference_interval(before: tuple[float, float, float], after: tuple[float, float, float]) -> tuple[float, float]:
-    """95 % interval of ``after`` − ``before``, each a share with the ends of its Wilson interval.
-
-    Newcombe, Statistics in Medicine 17 (1998), method 10. It takes the two for independent samples; on the same
-    problems the true interval is narrower.
-    """
-    value, low, high = before
-    later, later_low, later_high = after
-    difference = later - value
-    return (
-        difference - math.hypot(later - later_low, high - value),
-        difference + math.hypot(later_high - later, value - low),
-    )
 
 
 def _is_score(name: str) -> bool:

@@ -11,6 +11,7 @@ from pathlib import Path
 from bolt_ray.commands.shared.made_datasets import EMBEDDED, check_made, datasets_as_files, is_made
 from bolt_ray.config.schema import RunConfig
 from bolt_ray.core.errors import ConfigError, EnvironmentProblem, ModelError
+from bolt_ray.core.secrets import MASK, left_out
 from bolt_ray.data.ingest.locate import find_files, is_hub_dataset
 from bolt_ray.data.settings import DatasetSettings
 
@@ -90,14 +91,16 @@ def require_training_packages(config: RunConfig) -> None:
 
 
 def check_inputs(config: RunConfig, *, download: bool = True) -> None:
-    """Whether the model directory and the dataset files are there; makes nothing.
+    """Whether the model directory, the dataset files and all secrets are there; makes nothing.
 
     Args:
         download: a model of the Hugging Face hub is fetched where it is not in the cache; False leaves it unchecked.
 
     Raises:
-        ModelError, DataError: one is missing.
+        ModelError, DataError, ConfigError: one is missing.
     """
+    for key in left_out(config.model_dump(mode="json")):
+        raise ConfigError(f"{key}: its secret was left out of this file ('{MASK}'), as out of a run's; put it in again")
     for dataset in (*config.datasets, *config.eval.datasets):
         if is_made(dataset):
             check_made(dataset)

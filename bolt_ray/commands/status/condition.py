@@ -17,6 +17,8 @@ TYPICAL_TIMES = 6.0
 SHORTEST_STALL_S = 120.0
 FIRST_STALL_S = 1800.0
 """For a phase that has not ended before: models are loaded and compiled in it."""
+OPEN_ENDED = ("prepare", "warm start")
+"""Stages that take as long as the model, the data and the prompts are large."""
 
 
 class Standing(IntEnum):
@@ -73,7 +75,7 @@ def condition(state: Mapping[str, Any], *, now: float, here: Here) -> Condition:
     typical = state["phase_typical_s"]
     limit = FIRST_STALL_S if typical is None else max(TYPICAL_TIMES * typical, SHORTEST_STALL_S)
     lasts = now - state["phase_since"]
-    if lasts > limit:
+    if lasts > limit and state["phase"] not in OPEN_ENDED:
         usually = "" if typical is None else f", usually {duration(typical)}"
         return Condition(Standing.STALLED, f"{state['phase']} has gone on for {duration(lasts)}{usually}")
     return Condition(Standing.RUNNING, "")

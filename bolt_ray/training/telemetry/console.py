@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import time
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
@@ -12,6 +13,7 @@ from rich.console import Console, RenderableType
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from rich.text import Text
 
+from bolt_ray.core.secrets import masked_text
 from bolt_ray.training.telemetry.pace import Pace, duration
 
 log = logging.getLogger("bolt_ray")
@@ -117,15 +119,23 @@ class ProgressDisplay:
         self.console.print("  ".join(part for part in line if part), highlight=False, soft_wrap=True, markup=False)
 
     def say(self, text: str) -> None:
-        """Print a line above the bar, and log it."""
+        """Print a line above the bar, and log it; without secrets, for it may quote what a service answered."""
+        text = masked_text(text, environ=os.environ)
         self.console.print(text, highlight=False, soft_wrap=True, markup=False)
         log.info(text)
+
+
+class _Formatter(logging.Formatter):
+    """Leaves out secrets, of tracebacks too."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return masked_text(super().format(record), environ=os.environ)
 
 
 def open_log(path: Path) -> logging.Handler:
     """Send the project's log records to ``path`` as well."""
     handler = logging.FileHandler(path, encoding="utf-8")
-    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    handler.setFormatter(_Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
     root = logging.getLogger("bolt_ray")
     root.setLevel(logging.INFO)
     root.addHandler(handler)

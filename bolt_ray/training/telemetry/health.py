@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from statistics import median, pstdev
 from typing import Any
 
+from bolt_ray.core.evaluation.pass_at_k import difference_interval
+
 FIRST_STEPS = 5
 """What a run began with."""
 LAST_STEPS = 20
@@ -46,10 +48,11 @@ class Verdict:
 
 @dataclass(frozen=True, slots=True)
 class Steps:
-    """The records of a run's ``first`` steps and of its ``last`` ones, oldest first."""
+    """Records of a run's ``first`` and ``last`` steps, oldest first; ``evaluations``: its best and its last one."""
 
     first: Sequence[Record]
     last: Sequence[Record]
+    evaluations: Sequence[Record] = ()
 
     def began(self, name: str) -> float:
         """Mean of a metric over the first steps; NaN where none has it."""
@@ -178,12 +181,23 @@ def _constant_answer(steps: Steps) -> Finding:
     )
 
 
+def _evaluation(steps: Steps) -> Finding:
+    names = ("eval/pass@1", "eval/pass@1_low", "eval/pass@1_high")
+    scores = [[record.get(name, math.nan) for name in names] for record in steps.evaluations]
+    if len(scores) < 2 or not difference_interval(*scores)[1] < 0:
+        return None
+    return (
+        f"the evaluation fell to {scores[1][0]:.1%}; at step {steps.evaluations[0]['step']} it was {scores[0][0]:.1%}",
+        "Go back to a checkpoint (checkpoint.keep), with a lower train.learning_rate or a higher kl.coef",
+    )
+
+
 def _unscored(steps: Steps) -> Finding:
     share = steps.now("reward/unscored_fraction")
     if not share > 0.05:
         return None
     return (
-        f"{share:.0%} of the completions get no reward (metrics reward/unscored_…, by reason)",
+        f"{share:.0%} of the completions get no reward (metrics reward/unscored/…, by reward and reason)",
         "Mend the reward, give it time or processes (scoring.timeout_s, scoring.num_scorers); "
         "scoring.max_unscored_fraction is where the run stops",
     )
@@ -222,6 +236,7 @@ def _memory(steps: Steps) -> Finding:
 RULES: Mapping[str, Callable[[Steps], Finding]] = {
     "zero-variance groups": _no_variance,
     "truncation": _truncation,
+    "evaluation fell": _evaluation,
     "entropy collapse": _entropy,
     "rising gap": _gap,
     "v̂ worse than the mean": _v_hat,
@@ -245,6 +260,7 @@ class Health:
         """``records``: what there is of the run already."""
         self.verdicts: list[Verdict] = []
         self._steps = 0
+        self._evaluations: list[Record] = []
         self._first: list[Record] = []
         self._last: deque[Record] = deque(maxlen=LAST_STEPS)
         for record in records:
@@ -252,16 +268,19 @@ class Health:
 
     def take(self, record: Record) -> list[Verdict]:
         """Take in a line of ``metrics.jsonl``; what it is the first to show."""
-        if "reward/mean" not in record:  # an evaluation
-            return []
-        self._steps += 1
-        if len(self._first) < FIRST_STEPS:
-            self._first.append(record)
-        self._last.append(record)
-        if self._steps < ENOUGH_STEPS or self._steps % EVERY_STEPS:
+        due = "eval/pass@1" in record
+        if "reward/mean" in record:
+            self._steps += 1
+            if len(self._first) < FIRST_STEPS:
+                self._first.append(record)
+            self._last.append(record)
+            due = self._steps % EVERY_STEPS == 0
+        elif due:
+            self._evaluations = [max([*self._evaluations[:1], record], key=lambda one: one["eval/pass@1"]), record]
+        if not due or self._steps < ENOUGH_STEPS:
             return []
         known = {verdict.rule for verdict in self.verdicts}
-        steps = Steps(self._first, list(self._last))
+        steps = Steps(self._first, list(self._last), self._evaluations)
         found = {name: rule(steps) for name, rule in RULES.items() if name not in known}
         new = [
             Verdict(rule=name, step=int(record["step"]), text=finding[0], advice=finding[1])

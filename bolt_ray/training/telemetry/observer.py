@@ -109,6 +109,8 @@ class Observers(Observer):
 
     def _tell(self, what: Callable[[Observer], None]) -> None:
         for observer in list(self._observers):
+            if observer not in self._observers:
+                continue  # it failed at something that another one said meanwhile
             try:
                 what(observer)
             except Exception as error:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import csv
 import json
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from bolt_ray.core.files import write_file_atomically
 from bolt_ray.training.run_directory import RunDirectory
 
 
@@ -27,21 +29,29 @@ class MetricsLog:
         kept = [record for record in kept if record["step"] <= (keep_up_to_step or 0)]
         self.last: dict[str, Any] = {name: value for record in kept for name, value in record.items()}
         """The newest value of each metric in the records kept."""
-        self._jsonl.write_text("".join(json.dumps(record) + "\n" for record in kept), encoding="utf-8")
+        # Aside and renamed: a kill at this moment must not cost the record of the whole run.
+        text = "".join(_line(record) for record in kept)
+        write_file_atomically(self._jsonl, lambda file: file.write(text.encode()))
         self._write_table(kept)
         self.evaluated = {int(record["step"]) for record in kept if _is_evaluation(record)}
 
-    def write(self, record: Mapping[str, Any]) -> None:
-        """Append one record; ``step`` is its number of finished optimizer steps."""
+    def write(self, record: Mapping[str, Any]) -> dict[str, Any]:
+        """Append one record; ``step`` is its number of finished optimizer steps.
+
+        Returns:
+            what was written: the record without numbers that are not finite, for JSON has none.
+        """
+        record = _finite(record)
         if _is_evaluation(record):
             self.evaluated.add(int(record["step"]))
         with self._jsonl.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(record) + "\n")
+            file.write(_line(record))
         if set(record) <= set(self._columns):
             with self._csv.open("a", newline="", encoding="utf-8") as file:
                 csv.DictWriter(file, self._columns).writerow(record)
         else:
             self._write_table(read_metrics(self._jsonl))
+        return record
 
     def _write_table(self, records: list[dict[str, Any]]) -> None:
         self._columns = list(dict.fromkeys(key for record in records for key in record))
@@ -51,13 +61,29 @@ class MetricsLog:
             writer.writerows(records)
 
 
+def _finite(record: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in record.items() if not isinstance(value, float) or math.isfinite(value)}
+
+
+def _line(record: Mapping[str, Any]) -> str:
+    return json.dumps(record, allow_nan=False) + "\n"
+
+
 def _is_evaluation(record: Mapping[str, Any]) -> bool:
     return any(name.startswith("eval/") for name in record)
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """The records of a ``metrics.jsonl``; a last line torn by a crash is left out."""
+    """The records of a ``metrics.jsonl``; lines damaged by a crash are left out, and numbers that are not finite."""
     if not path.exists():
         return []
-    lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
-    return [json.loads(line) for line in lines if line.endswith("\n")]
+    lines = path.read_bytes().splitlines(keepends=True)
+    return [record for line in lines if line.endswith(b"\n") and (record := _record(line)) is not None]
+
+
+def _record(line: bytes) -> dict[str, Any] | None:
+    try:
+        record = json.loads(line)
+    except ValueError:  # a power cut leaves zeros
+        return None
+    return _finite(record) if isinstance(record, dict) and "step" in record else None

@@ -23,6 +23,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -41,6 +42,7 @@ from bolt_ray.core.records import (
     UnscoredCompletion,
     UnscoredRollout,
 )
+from bolt_ray.core.secrets import masked_text
 from bolt_ray.training.settings import SamplesSettings
 from bolt_ray.training.telemetry.observer import TrainedStep
 from bolt_ray.training.telemetry.sample_choice import NOT_PICKED, choose
@@ -180,7 +182,8 @@ def _row(item: Completion, prompt: Prompt, max_chars: int) -> Row:
         "group_id": None,
         "sample_index": None,
         "gap": None,
-        "unscored": text("unscored", str(unscored.reason)) if unscored else None,
+        # A reward's own error may quote what it sent, and to where.
+        "unscored": text("unscored", masked_text(str(unscored.reason), environ=os.environ)) if unscored else None,
         "cut": cut,
     }
 

@@ -86,7 +86,7 @@ class Telemetry:
 
     def record(self, record: Mapping[str, Any]) -> None:
         """Write a line of the record; ``step`` is its number of finished optimizer steps."""
-        self._metrics.write(record)
+        record = self._metrics.write(record)
         self._observers.recorded(record)
         self._display.evaluated(record)
 

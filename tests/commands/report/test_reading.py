@@ -99,6 +99,15 @@ def test_samples_by_step_and_spread_over_the_run_where_there_are_too_many(
     assert (len(few.samples), few.num_samples) == (12, 20)
 
 
+def test_long_samples_are_spread_over_the_run_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    files = {f"step-{step:06d}": [sample(step, 1, completion="x" * 1000)] for step in range(1, 10)}
+    root = write_run(tmp_path / "run", samples=files)
+    monkeypatch.setattr(reading, "MAX_SAMPLE_BYTES", 7000)
+    run = read_run(root)
+    assert [row["step"] for row in run.samples] == [1, 3, 5, 7, 9]
+    assert run.num_samples == 9
+
+
 def test_a_torn_file_of_samples_is_noted(tmp_path: Path) -> None:
     root = write_run(tmp_path / "run", steps=2, samples={"step-000002": [sample(2, 1)]})
     with (root / "samples" / "step-000002.jsonl").open("a") as file:

@@ -23,7 +23,7 @@ def test_the_files_of_a_run_make_a_report(tmp_path: Path, monkeypatch: pytest.Mo
     assert run["notes"] == []
     assert run["axes"]["step"] == list(range(1, 13))
     assert run["evaluations"]["axes"]["step"] == [0, 6, 12]
-    assert "The run has ended after step 12: done." in run["story"]
+    assert "The run has ended after step 12 of 12: done." in run["story"]
     # Every eighth completion gets no verdict.
     assert "unscored" in [verdict["rule"] for verdict in run["verdicts"]]
     samples = run["samples"]

@@ -10,9 +10,8 @@ from support.report_runs import CONFIG, evaluation, step_record
 from bolt_ray.commands.report.reading import ReadRun
 from bolt_ray.commands.report.series import columns
 from bolt_ray.commands.report.settings import differences
-from bolt_ray.commands.report.words import difference_interval, facts, gains, story
+from bolt_ray.commands.report.words import facts, gains, story
 from bolt_ray.commands.status.condition import Condition, Standing
-from bolt_ray.core.evaluation.pass_at_k import wilson_interval
 
 
 def run_of(**other: object) -> ReadRun:
@@ -48,12 +47,6 @@ def test_what_was_gained(after: float, verdict: str, verb: str) -> None:
     assert (gain.label, gain.before, gain.verdict) == ("Held-out pass@1", "30.0 % [25.0, 35.0]", verdict)
     assert gain.change.endswith("from step 0 to step 40")
     assert f"Held-out pass@1 {verb}" in story(run)
-
-
-def test_the_interval_of_a_difference_is_newcombes() -> None:
-    # Table II of the paper, example (a): 56 of 70 against 48 of 80.
-    better, worse = (56 / 70, *wilson_interval(56, 70)), (48 / 80, *wilson_interval(48, 80))
-    assert difference_interval(worse, better) == pytest.approx((0.0524, 0.3339), abs=5e-5)
 
 
 def test_datasets_have_their_own_gain_and_an_interval_only_where_it_is_known() -> None:

@@ -7,7 +7,7 @@ from itertools import combinations
 
 import pytest
 
-from bolt_ray.core.evaluation.pass_at_k import maj_at_k, pass_at_k, wilson_interval
+from bolt_ray.core.evaluation.pass_at_k import difference_interval, maj_at_k, pass_at_k, wilson_interval
 
 
 def test_pass_at_k_equals_enumeration() -> None:
@@ -84,3 +84,9 @@ def test_wilson_widens_with_confidence_and_refuses_the_impossible() -> None:
     for successes, trials, confidence in ((1, 0, 0.95), (3, 2, 0.95), (-1, 2, 0.95), (1, 2, 1.0)):
         with pytest.raises(ValueError):
             wilson_interval(successes, trials, confidence=confidence)
+
+
+def test_the_interval_of_a_difference_is_newcombes() -> None:
+    # Table II of the paper, example (a): 56 of 70 against 48 of 80.
+    better, worse = (56 / 70, *wilson_interval(56, 70)), (48 / 80, *wilson_interval(48, 80))
+    assert difference_interval(worse, better) == pytest.approx((0.0524, 0.3339), abs=5e-5)

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import io
 import itertools
+import logging
+from pathlib import Path
 
 import pytest
 from rich.console import Console
 
-from bolt_ray.training.telemetry.console import ProgressDisplay, eval_numbers, step_numbers
+from bolt_ray.training.telemetry.console import ProgressDisplay, eval_numbers, open_log, step_numbers
 from bolt_ray.training.telemetry.pace import Pace, duration
 
 RECORD = {
@@ -84,3 +86,21 @@ def test_the_pace_is_that_of_the_last_steps_with_what_lies_between_them() -> Non
 @pytest.mark.parametrize(("seconds", "text"), [(0.4, "0:00"), (59.6, "1:00"), (425, "7:05"), (11225, "3:07:05")])
 def test_times_are_written_shortly(seconds: float, text: str) -> None:
     assert duration(seconds) == text
+
+
+def test_neither_the_log_nor_the_terminal_has_secrets(tmp_path: Path) -> None:
+    printed = io.StringIO()
+    handler = open_log(tmp_path / "run.log")
+    try:
+        display = ProgressDisplay(total_steps=1, first_step=0, console=Console(file=printed))
+        display.say("Warning: https://me:hunter2@judge/ did not answer")
+        try:
+            raise ConnectionError("https://me:hunter2@judge/")
+        except ConnectionError:
+            logging.getLogger("bolt_ray.anything").exception("it failed")
+    finally:
+        logging.getLogger("bolt_ray").removeHandler(handler)
+        handler.close()
+    log = (tmp_path / "run.log").read_text()
+    assert "ConnectionError: https://***@judge/" in log and "Warning: https://***@judge/" in log
+    assert "hunter2" not in log + printed.getvalue()

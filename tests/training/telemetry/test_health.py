@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import re
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from bolt_ray.commands.config import explanation
+from bolt_ray.core.evaluation.pass_at_k import wilson_interval
 from bolt_ray.training.telemetry.health import FIRST_STEPS, LAST_STEPS, RULES, Health, Verdict, judge
 from bolt_ray.training.telemetry.record import read_metrics
 
@@ -39,15 +41,21 @@ WELL = {
 }
 
 
-def run(steps: int = 40, *, then: int = 10, **changed: float) -> list[dict[str, Any]]:
-    """Records of a run that is well, in which from step ``then`` on the metrics given (``a__b`` for a/b) are others."""
+def evaluation(step: int, right: float, *, of: int = 512) -> dict[str, Any]:
+    low, high = wilson_interval(round(right * of), of)
+    return {"step": step, "eval/pass@1": right, "eval/pass@1_low": low, "eval/pass@1_high": high}
+
+
+def run(steps: int = 40, *, then: int = 10, scores: Sequence[float] = (), **changed: float) -> list[dict[str, Any]]:
+    """Records of a run that is well, in which from step ``then`` on the metrics given (``a__b`` for a/b) are others;
+    at the end evaluations with ``scores``."""
     new = {name.replace("__", "/"): value for name, value in changed.items()}
     records = []
     for step in range(1, steps + 1):
         varying = {f"reward/part/{name}": 0.5 + step / 1000 for name in ("math", "format")}
         record = {"step": step} | WELL | varying | (new if step > then else {})
         records.append(record)
-    return records
+    return [*records, *(evaluation(steps, score) for score in scores)]
 
 
 def only(records: list[dict[str, Any]]) -> Verdict:
@@ -55,9 +63,13 @@ def only(records: list[dict[str, Any]]) -> Verdict:
     return verdict
 
 
-FIRED: dict[str, tuple[dict[str, float], str]] = {
+FIRED: dict[str, tuple[dict[str, Any], str]] = {
     "zero-variance groups": ({"reward__zero_std_fraction": 0.9}, "in 57% of the groups"),
     "truncation": ({"completions__truncated_fraction": 0.5}, "30% of the completions are cut"),
+    "evaluation fell": (
+        {"scores": (0.2, 0.5, 0.43)},
+        "the evaluation fell to 43.0%; at step 40 it was 50.0%",
+    ),
     "entropy collapse": ({"policy__entropy": 0.01}, "from 0.5 to 0.01 nats"),
     "rising gap": ({"policy__logprob_gap": 0.02}, "disagree by 0.0067 nats a token, 1e-06 at the start"),
     "v̂ worse than the mean": ({"baseline__variance_reduction_seen": -0.5}, "it explains -30% of their variance"),
@@ -89,6 +101,8 @@ def test_each_rule_sees_what_it_is_for_and_no_other_does(rule: str) -> None:
         {"reward__zero_std_fraction": 0.5},
         {"completions__truncated_fraction": 0.25},
         {"policy__entropy": 0.06},
+        {"scores": (0.5, 0.45)},
+        {"scores": (0.4, 0.5, 0.3, 0.5), "steps": 9},
         {"policy__logprob_gap": 0.004},
         {"policy__logprob_gap": 0.5, "policy__staleness_max": 2.0},
         {"baseline__variance_reduction_seen": 0.0},
@@ -105,7 +119,7 @@ def test_each_rule_sees_what_it_is_for_and_no_other_does(rule: str) -> None:
     ],
     ids=str,
 )
-def test_below_its_limit_nothing_is_said(changed: dict[str, float]) -> None:
+def test_below_its_limit_nothing_is_said(changed: dict[str, Any]) -> None:
     assert judge(run(**changed)) == []
 
 
@@ -168,6 +182,20 @@ def test_runs_that_learned_are_well(algo: str) -> None:
     records = read_metrics(RECORDED / f"{algo}.jsonl")
     assert len(records) == 40 and {"policy/entropy", "time/idle_trainer"} <= set(records[0])
     assert judge(records) == []
+
+
+def test_a_score_is_held_against_the_best_so_far_even_the_last_one_and_after_a_resume() -> None:
+    """Held-out scores of a run at ten times a good learning rate: no step down is clear by itself."""
+    scores = (0.297, 0.310, 0.311, 0.281, 0.277, 0.306, 0.225, 0.250, 0.228)
+    records = [evaluation(0, scores[0], of=1000)]
+    for number, score in enumerate(scores[1:], start=1):
+        records += [{**record, "step": 25 * number} for record in run(25)] + [evaluation(25 * number, score, of=1000)]
+    (verdict,) = judge(records)
+    assert (verdict.rule, verdict.step) == ("evaluation fell", 150)
+    assert "at step 50 it was 31.1%" in verdict.text
+    resumed = Health(records[: len(records) - 26 * 3])
+    assert resumed.verdicts == []
+    assert [found.rule for record in records[-26 * 3 :] for found in resumed.take(record)] == ["evaluation fell"]
 
 
 def test_nothing_is_said_too_soon_or_of_no_metrics() -> None:

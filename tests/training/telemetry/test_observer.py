@@ -71,6 +71,23 @@ def test_an_observer_is_told_everything_in_order(tmp_path: Path) -> None:
     ]
 
 
+def test_an_observer_that_fails_at_what_another_one_says_is_left_out_too(tmp_path: Path) -> None:
+    class Speaker(Observer):
+        def recorded(self, record: Any) -> None:
+            run.say("hello")
+
+    class Deaf(Observer):
+        def said(self, text: str) -> None:
+            raise OSError("no ears")
+
+        def recorded(self, record: Any) -> None:
+            raise OSError("it is gone already")
+
+    run, printed = telemetry(tmp_path, Speaker(), Deaf())
+    run.record({"step": 1})
+    assert printed.getvalue().count("Deaf failed") == 1
+
+
 def test_an_observer_that_fails_is_left_out_after_one_warning(tmp_path: Path) -> None:
     bad, good = Witness(fails_at=2), Witness()
     run, printed = telemetry(tmp_path, bad, good)

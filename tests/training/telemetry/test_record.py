@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import csv
+import math
 from pathlib import Path
+
+import pytest
 
 from bolt_ray.training.run_directory import RunDirectory
 from bolt_ray.training.telemetry.record import MetricsLog, read_metrics
@@ -22,6 +25,27 @@ def test_both_files_hold_the_same_records(tmp_path: Path) -> None:
     log.write({"step": 2, "reward/mean": 0.75})
     assert read_metrics(run.metrics_jsonl) == [{"step": 1, "reward/mean": 0.5}, {"step": 2, "reward/mean": 0.75}]
     assert rows(run) == [{"step": "1", "reward/mean": "0.5"}, {"step": "2", "reward/mean": "0.75"}]
+
+
+def test_a_number_that_is_not_finite_is_left_out_because_json_has_none(tmp_path: Path) -> None:
+    run = RunDirectory(tmp_path)
+    log = MetricsLog(run)
+    diverged = {"step": 1, "reward/mean": 0.5, "policy/gen_kl": math.nan, "optim/grad_norm": math.inf}
+    assert log.write(diverged) == {"step": 1, "reward/mean": 0.5}
+    assert run.metrics_jsonl.read_text() == '{"step": 1, "reward/mean": 0.5}\n'
+    with run.metrics_jsonl.open("a") as file:  # as an earlier version did
+        file.write('{"step": 2, "policy/gen_kl": NaN}\n')
+    assert MetricsLog(run, keep_up_to_step=2).last == {"step": 2, "reward/mean": 0.5}
+    assert run.metrics_jsonl.read_text() == '{"step": 1, "reward/mean": 0.5}\n{"step": 2}\n'
+
+
+def test_a_resume_that_cannot_write_leaves_the_record_as_it_was(tmp_path: Path) -> None:
+    run = RunDirectory(tmp_path)
+    MetricsLog(run).write({"step": 1})
+    (tmp_path / ".metrics.jsonl.part").mkdir()
+    with pytest.raises(OSError):
+        MetricsLog(run, keep_up_to_step=1)
+    assert read_metrics(run.metrics_jsonl) == [{"step": 1}]
 
 
 def test_a_new_column_widens_the_table(tmp_path: Path) -> None:
@@ -71,3 +95,10 @@ def test_what_was_evaluated_is_known_after_a_resume(tmp_path: Path) -> None:
         log.write(record)
     assert log.evaluated == {2, 4}
     assert MetricsLog(run, keep_up_to_step=3).evaluated == {2}
+
+
+def test_a_damaged_line_costs_no_resume(tmp_path: Path) -> None:
+    run = RunDirectory(tmp_path)
+    run.metrics_jsonl.write_bytes(b'{"step": 1}\n{"step": 2, "rew\n\0\0\0\n[3]\n{"step": 4}\n{"st')
+    MetricsLog(run, keep_up_to_step=4)
+    assert read_metrics(run.metrics_jsonl) == [{"step": 1}, {"step": 4}]

@@ -6,6 +6,7 @@ import io
 import json
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -119,6 +120,14 @@ def test_a_row_says_all_that_is_known_of_a_completion() -> None:
     assert (rows[2]["v_hat"], rows[2]["visits"], rows[2]["draw_weight"]) == (0.25, 3, 1.5)
     assert (rows[0]["advantage"], rows[0]["gap"], rows[0]["dropped"]) == (None, None, "stale")
     assert all(list(row) == list(rows[0]) for row in rows), "no key is missing where it is not known"
+
+
+def test_why_a_completion_has_no_reward_is_kept_without_what_it_quotes() -> None:
+    refused = replace(
+        rollout(1, reward=None), reason=UnscoredReason(reward="http", kind="refused", detail="http://me:hunter2@judge/")
+    )
+    (row,) = rows_of(trained_step([refused]))
+    assert row["unscored"] == "http: refused: http://***@judge/"
 
 
 def test_the_gap_is_that_of_the_completion_whatever_the_order() -> None:

@@ -9,7 +9,16 @@ from dataclasses import replace
 from pathlib import Path
 
 import psutil
-from support.sinks import FailingSink, HangingEndSink, HangingSink, KeepingSink, kept, start_of, wait_for
+from support.sinks import (
+    FailingSink,
+    HangingEndSink,
+    HangingServiceSink,
+    HangingSink,
+    KeepingSink,
+    kept,
+    start_of,
+    wait_for,
+)
 
 from bolt_ray.training.telemetry.sinks.processes import PENDING_RECORDS, PENDING_SAMPLES, Sinks
 
@@ -66,6 +75,15 @@ def test_a_sink_that_hangs_is_one_warning_and_its_process_ends(tmp_path: Path) -
     assert len([line for line in said if "it did not end in time" in line]) == 1
     assert said[-1].endswith("records or tables of samples were left out")
     assert len(kept(tmp_path)) == 2
+
+
+def test_with_a_sink_that_hangs_ends_what_it_started(tmp_path: Path) -> None:
+    sinks = Sinks([start_of(HangingServiceSink, tmp_path)], say=lambda text: None, close_s=0.1)
+    sinks.recorded({"step": 1})
+    wait_for(lambda: len(kept(tmp_path)) == 3)
+    service = psutil.Process(kept(tmp_path)[1]["pid"])
+    sinks.close()
+    wait_for(lambda: not service.is_running() or service.status() == psutil.STATUS_ZOMBIE)
 
 
 def test_a_sink_whose_interpreter_does_not_end_is_left(tmp_path: Path) -> None:

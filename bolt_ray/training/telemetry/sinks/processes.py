@@ -8,12 +8,14 @@ from __future__ import annotations
 import json
 import logging
 import os
+import signal
 import subprocess
 import sys
 import threading
 import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict
 from queue import SimpleQueue
 from typing import IO, Any
@@ -128,11 +130,13 @@ class SinkProcess:
         self._queue.put(None)
 
     def wait(self, deadline: float) -> None:
-        """Until the process has ended, or to the deadline (of ``time.monotonic``): then it is killed."""
+        """Until the process has ended, or to the deadline (of ``time.monotonic``): then it is killed, and with it what
+        it started, such as wandb's own service."""
         self._feeder.join(max(0.0, deadline - time.monotonic()))
         if self._feeder.is_alive() and self._process is not None:
             self._failure = "it did not end in time"
-            self._process.kill()
+            with suppress(ProcessLookupError):
+                os.killpg(self._process.pid, signal.SIGKILL)
             self._feeder.join(5.0)
         if self._left_out:
             self.said.append(f"{self._name}: {self._left_out} records or tables of samples were left out")
