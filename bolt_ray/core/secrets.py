@@ -65,6 +65,7 @@ def is_secret(name: str) -> bool:
 
 def _secret_values(environ: Mapping[str, str]) -> list[str]:
     found = {value for name, value in environ.items() if is_secret(name) and len(value) >= _SHORTEST}
+    found = {value for value in found if not value.startswith("/")}  # where a secret lies is none
     return sorted(found, key=len, reverse=True)
 
 

@@ -7,7 +7,9 @@ import pytest
 from bolt_ray.config.tree import walk
 from bolt_ray.core.secrets import is_secret, left_out, masked, masked_text
 
-ENVIRON = {"JUDGE_API_KEY": "swordfish-77", "PIN_TOKEN": "1234", "HOME": "/home/someone", "PWD": "/home/someone"}
+ENVIRON = {"JUDGE_API_KEY": "swordfish-77", "PIN_TOKEN": "1234", "HOME": "/home/someone", "PWD": "/home/someone"} | {
+    "MODEL_CREDENTIALS": "/home/someone/models"
+}
 
 
 def test_a_configuration_is_masked_and_otherwise_the_same() -> None:
@@ -48,6 +50,7 @@ def test_a_configuration_is_masked_and_otherwise_the_same() -> None:
         ("sk-proj-abcdefghijklmnop", "***"),
         ("answer swordfish-77!", "answer ***!"),
         ("in /home/someone/run", "in /home/someone/run"),
+        ("in /home/someone/models", "in /home/someone/models"),
         ("mail me@example.com about https://example.com/a?q=1", "mail me@example.com about https://example.com/a?q=1"),
     ],
 )

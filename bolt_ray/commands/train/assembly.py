@@ -99,7 +99,8 @@ class TrainingAssembly:
         self._processes: Callable[[], list[ProcessInfo]] = list
 
     def train(self) -> LoopOutcome:
-        with ExitStack() as stack:
+        # Telemetry ends last: a service that hangs must not keep what others wait for.
+        with ExitStack() as last, ExitStack() as stack:
             # The slow starters first: they come up while the prompts are read.
             learner = self._learner(stack)
             generators = self.launch_generators(self._config, self._inputs, version=self._version)
@@ -113,7 +114,8 @@ class TrainingAssembly:
             say(self._console, f"All processes are up after {time.monotonic() - self._started:.0f} s")
             self._processes = self._progress.processes = _processes(learner, generators, scorers, shards)
             stack.callback(setattr, self._progress, "processes", list)  # from then on they are ended
-            loop = self._loop(stack, learner, generators, shards, scorers, prompts, problems)
+            telemetry = self._telemetry(last, generators)
+            loop = self._loop(stack, telemetry, learner, generators, shards, scorers, prompts, problems)
             self._set_aside_later()
             self._progress.stage("step")
             stack.callback(self._progress.stage, "stop")
@@ -225,6 +227,7 @@ class TrainingAssembly:
     def _loop(
         self,
         stack: ExitStack,
+        telemetry: Telemetry,
         learner: LearnerGroup,
         generators: GeneratorPool,
         shards: BaselineShards,
@@ -233,7 +236,6 @@ class TrainingAssembly:
         problems: list[DrawnPrompt],
     ) -> TrainingLoop:
         config = self._config
-        telemetry = self._telemetry(stack, generators)
         tokenize = PromptTokenizer.of(str(self._inputs.model_path), config.model)
         service = CompletionService(
             generators=generators, scorers=scorers, opened=tokenize.opened, worked=telemetry.worked

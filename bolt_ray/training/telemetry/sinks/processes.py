@@ -24,7 +24,7 @@ from bolt_ray.core.secrets import masked_text
 from bolt_ray.training.telemetry.observer import Observer
 from bolt_ray.training.telemetry.sinks.sink import SinkStart
 
-CLOSE_S = 60.0
+CLOSE_S = 20.0
 """How long all sinks together may take to end."""
 PENDING_RECORDS, PENDING_SAMPLES = 1_000, 16
 """Records, and tables of samples, that a sink may be behind before further ones are left out."""
