@@ -172,7 +172,7 @@ def test_a_training_that_was_broken_off_leaves_no_outcomes(tmp_path: Path, tiny_
     assert len(run.baseline.pending) == 1
     run.remove_callback(kill)
     run.train()
-    assert sum(each["visits"] for each in evidence(run.baseline.store).values()) == 8
+    assert sum(each["count"] for each in evidence(run.baseline.store).values()) == 8
 
 
 def test_evaluation_never_touches_the_store(tmp_path: Path, tiny_model: Path) -> None:
