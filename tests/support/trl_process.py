@@ -11,6 +11,7 @@ from typing import Any
 
 def train(model: Path, out: Path, *, ranks: int) -> dict[str, Any]:
     """Two runs of as many completions a step, whatever the number of processes; what they end with."""
+    import torch
     from support.trl_runs import by_prompt, evidence, trainer
 
     shared: dict[str, Any] = {
@@ -25,11 +26,13 @@ def train(model: Path, out: Path, *, ranks: int) -> dict[str, Any]:
     constant.train()
     drifting = trainer(model, out / "drifting", num_generations=2, gradient_accumulation_steps=2, **shared)
     drifting.train()
+    own = torch.cat([each["advantages"] for each in drifting._buffered_inputs])
     return {
+        "own": sorted(own.tolist()),
         "constant": evidence(constant.baseline.store),
         "drifting": evidence(drifting.baseline.store),
         "drift": drifting.baseline.store.counters.drift_total,
-        "advantages": list(constant._logs["advantages"]),
+        "advantages": list(drifting._logs["advantages"]),
     }
 
 

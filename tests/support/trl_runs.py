@@ -77,6 +77,21 @@ class Poison(TrainerCallback):
             next(model.parameters()).grad[0] = math.nan
 
 
+class KilledError(Exception):
+    """What ends a run that is killed."""
+
+
+class Kill(TrainerCallback):
+    """Ends the run in the middle of a step."""
+
+    def __init__(self, step: int) -> None:
+        self.step = step
+
+    def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if state.global_step == self.step:
+            raise KilledError
+
+
 def evidence(store: Any) -> dict[str, dict[str, float]]:
     """What a store holds, by key."""
     snapshot = store.snapshot()

@@ -11,7 +11,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from bolt_ray.core.errors import CheckpointError, ConfigError
@@ -32,9 +34,9 @@ class AdaptiveKL:
     def __init__(self, settings: KLSettings) -> None:
         self.settings = settings
         self.controller = kl_controller(settings)
-        self.mean_reward = 0.0
-        self.num_sequences = 0
         self._sums: Tensor | None = None
+        self._new_rewards: list[NDArray[np.float64]] = []
+        self._rewards = np.zeros(0)
 
     @property
     def shaped(self) -> bool:
@@ -43,6 +45,8 @@ class AdaptiveKL:
 
     def term(self, logprobs: Tensor, inputs: Mapping[str, Any], trainer: Any) -> Tensor:
         """β·f(K) of a micro-batch, as it is added to TRL's loss; 0 with no shape, where it is only measured.
+
+        An evaluation's is not counted in the metrics.
 
         Args:
             logprobs: float [B, T] of the completions, with gradient.
@@ -71,8 +75,19 @@ class AdaptiveKL:
             mean = (terms.adapted * present).sum() / present.sum().clamp(min=1.0) / accumulation
         else:
             mean = (token_weights(inputs, trainer)[active] * terms.adapted).sum()
-        self._count(terms)
+        if trainer.model.training:
+            self._count(terms)
         return self.controller.beta * mean
+
+    def see_rewards(self, rewards: NDArray[np.float64]) -> None:
+        """Raw rewards of a generation batch, float64 [n]; NaN where there is none. A step may train on several."""
+        self._new_rewards.append(rewards[np.isfinite(rewards)])
+
+    def take_rewards(self) -> NDArray[np.float64]:
+        """Those scored since the last step; of a step over completions seen before, once more what that step had."""
+        if self._new_rewards:
+            self._rewards, self._new_rewards = np.concatenate(self._new_rewards), []
+        return self._rewards
 
     def take(self, trainer: Any) -> dict[str, float]:
         """``adaptive_kl/*`` of what was seen since the last call, over all processes."""
@@ -92,7 +107,7 @@ class AdaptiveKL:
 
 
 class AdaptiveKLCallback(CheckpointedCallback):
-    """Lets the controller see each step that was not skipped, and sets the trainer's β."""
+    """Lets the controller see each step that was not skipped and had rewards, and sets the trainer's β."""
 
     file_name = KL_FILE
 
@@ -115,12 +130,12 @@ class AdaptiveKLCallback(CheckpointedCallback):
         self._trainer.beta = self._kl.controller.beta
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        metrics = self._kl.take(self._trainer)
-        if not self._steps.last_skipped:
+        metrics, rewards = self._kl.take(self._trainer), self._kl.take_rewards()
+        if not self._steps.last_skipped and rewards.size:
             self._trainer.beta = self._kl.controller.update(
                 kl=metrics.get("adaptive_kl/raw_kl", 0.0),
-                mean_reward=self._kl.mean_reward,
-                num_sequences=self._kl.num_sequences,
+                mean_reward=float(rewards.mean()),
+                num_sequences=rewards.size,
             )
         self._record(metrics | self._kl.controller.metrics())
 

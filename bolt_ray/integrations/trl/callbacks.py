@@ -6,6 +6,7 @@ refreshes the sampler's weights. Each keeps its state in a file of the trainer's
 
 from __future__ import annotations
 
+import inspect
 import json
 import logging
 import math
@@ -23,7 +24,7 @@ from transformers import TrainerCallback
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from bolt_ray.core.curriculum import Curriculum
-from bolt_ray.core.errors import CheckpointError
+from bolt_ray.core.errors import CheckpointError, ConfigError
 from bolt_ray.core.files import write_file_atomically
 from bolt_ray.integrations.trl.baseline import BASELINE_FILE, UnifiedBaseline, quality, row_key
 from bolt_ray.integrations.trl.sampler import DynamicWeightedSampler
@@ -83,6 +84,7 @@ class CheckpointedCallback(TrainerCallback):  # type: ignore[misc]  # Transforme
             named = args.resume_from_checkpoint
             own = Path(args.output_dir) / f"{PREFIX_CHECKPOINT_DIR}-{state.global_step}"
             self.load_checkpoint(named if isinstance(named, str) and Path(named).is_dir() else own)
+        self._loaded = False  # a trainer may be killed and resumed several times
 
     def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         if args.should_save:
@@ -97,7 +99,7 @@ class BaselineUpdateCallback(CheckpointedCallback):
 
     Args:
         baseline: whose outcomes.
-        record: is told the metrics of the store at each logging step; None: of a trainer that logs what `watch` says.
+        record: is told the metrics of the store when the trainer logs; None: of a trainer that logs what `watch` says.
         drift: measures D; None: it is not measured, and evidence fades by rho_max a visit.
     """
 
@@ -116,7 +118,12 @@ class BaselineUpdateCallback(CheckpointedCallback):
         """The same reward function, whose values are the baseline's outcomes: for a plain ``GRPOTrainer``.
 
         One function is watched, the one that says what is right; its values in evaluations are left alone.
+
+        Raises:
+            ConfigError: it is no plain function.
         """
+        if not callable(reward) or inspect.iscoroutinefunction(reward) or isinstance(reward, torch.nn.Module):
+            raise ConfigError("watch: takes a reward function that is not async, and no model")
 
         def watched(*, prompts: list[Any], completions: list[Any], **columns: Any) -> Sequence[float | None]:
             values = reward(prompts=prompts, completions=completions, **columns)
@@ -150,6 +157,8 @@ class BaselineUpdateCallback(CheckpointedCallback):
 
     def on_train_begin(self, args: Any, state: Any, control: Any, model: Any = None, **kwargs: Any) -> None:
         super().on_train_begin(args, state, control)
+        # What a training that was broken off left behind goes when a batch comes that this one trains on.
+        self.baseline.skip()
         self._watched = model
         # Steps are counted anew when a trainer trains a second time.
         self._session = self.baseline.store.counters.num_updates
@@ -172,6 +181,12 @@ class BaselineUpdateCallback(CheckpointedCallback):
         else:
             drift = None if self._drift is None else self._drift.after()
             self.baseline.commit(f"{self._session}/step-{state.global_step}", drift=drift)
+        self._tell(control)
+
+    def on_epoch_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self._tell(control)
+
+    def _tell(self, control: Any) -> None:
         if self._record is not None and control.should_log:
             self._record(self.baseline.metrics() | {"optim/skipped": float(self.last_skipped)})
 
@@ -183,7 +198,7 @@ class CurriculumCallback(CheckpointedCallback):
         baseline: what is known of the prompts; the rows of the data set must be registered there, in their order.
         sampler: what draws by the weights.
         curriculum: how they are formed; its strategy may keep no state of its own (``uncertainty``, ``thompson``, …).
-        record: is told the metrics at each logging step.
+        record: is told the metrics when the trainer logs.
     """
 
     file_name = CURRICULUM_FILE
@@ -228,6 +243,12 @@ class CurriculumCallback(CheckpointedCallback):
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         if state.global_step % self._curriculum.settings.update_freq == 0:
             self._refresh(state)
+        self._tell(control)
+
+    def on_epoch_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self._tell(control)
+
+    def _tell(self, control: Any) -> None:
         if self._record is not None and control.should_log:
             self._record(self._baseline.store.get_curriculum_stats() | self._curriculum.metrics())
 

@@ -78,7 +78,7 @@ class BoltConfigMixin:
         default=None,
         metadata={
             "help": "how these are normalized over the generation batch: token, batch, group or none; in place of "
-            "scale_rewards. Default: token, and none with loss_type dr_grpo"
+            "scale_rewards. Default: token, and none with loss_type dr_grpo or scale_rewards none"
         },
     )
     baseline_reward_range: list[float] | None = field(
@@ -141,8 +141,8 @@ class BoltConfigMixin:
     def advantage_options(self) -> AdvantageOptions:
         if self.baseline_normalize is not None:
             return AdvantageOptions(normalize=self.baseline_normalize)
-        of_dr_grpo = getattr(self, "loss_type", None) == "dr_grpo"
-        return AdvantageOptions(normalize="none") if of_dr_grpo else AdvantageOptions()
+        as_it_is = getattr(self, "loss_type", None) == "dr_grpo" or getattr(self, "scale_rewards", None) == "none"
+        return AdvantageOptions(normalize="none") if as_it_is else AdvantageOptions()
 
     @property
     def kl_settings(self) -> KLSettings:
@@ -183,6 +183,11 @@ class BoltConfigMixin:
             )
         if self.baseline_warm_start is not None and not self.keeps_store:
             raise ConfigError("baseline_warm_start: does nothing without baseline_enabled or curriculum_enabled")
+        if self.use_baseline_advantages and getattr(self, "multi_objective_aggregation", None) == "normalize_then_sum":
+            raise ConfigError(
+                "multi_objective_aggregation: the baseline is of one reward, the weighted sum; leave "
+                "sum_then_normalize, or set use_baseline_advantages=False"
+            )
         # Made once here, for their checks.
         _ = self.baseline_settings, self.curriculum_settings, self.kl_settings
 

@@ -153,9 +153,7 @@ class BoltTrainerMixin(_Trainer):  # type: ignore[misc]  # TRL has no types
         output = super()._generate_and_score_completions(inputs)
         rewards = self._total_rewards()
         if self._bolt_kl is not None:
-            scored = rewards[np.isfinite(rewards)]
-            self._bolt_kl.mean_reward = float(scored.mean()) if scored.size else 0.0
-            self._bolt_kl.num_sequences = scored.size
+            self._bolt_kl.see_rewards(rewards)
         if self._bolt.keeps_store:
             scaled = self.baseline.observe(keys, rewards, version=self.state.global_step)
             self._bolt_record(quality(scaled, read.v_hat))
@@ -229,7 +227,9 @@ class BoltTrainerMixin(_Trainer):  # type: ignore[misc]  # TRL has no types
                 f"kl_adaptation_method: {self._bolt.kl_adaptation_method!r} shapes the KL of each token, and "
                 f"{type(self).__mro__[2].__name__} computes its loss without showing the log-probs; dynamic alone works"
             )
-        return loss if logprobs is None or not self.model.training else loss + kl.term(logprobs, inputs, self)
+        if logprobs is None or not (kl.shaped or self.model.training):
+            return loss
+        return loss + kl.term(logprobs, inputs, self)
 
 
 class BoltGRPOTrainer(BoltTrainerMixin, GRPOTrainer):  # type: ignore[misc]  # TRL has no types

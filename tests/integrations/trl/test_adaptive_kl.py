@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 import torch
-from support.trl_runs import Poison, trainer
+from datasets import Dataset
+from support.trl_runs import Poison, rows, trainer
 from torch import Tensor
 
 from bolt_ray.integrations.trl import BoltGRPOTrainer
@@ -131,3 +132,43 @@ def test_a_skipped_step_does_not_reach_the_controller(tmp_path: Path, tiny_model
     )
     run.train()
     assert run._bolt_kl.controller.state_dict()["step"] == 1
+
+
+def test_the_controller_sees_the_rewards_of_the_whole_step(tmp_path: Path, tiny_model: Path) -> None:
+    """Two generation batches make one step, all right and all wrong; the third step has no reward at all."""
+    calls: list[int] = []
+
+    def by_call(prompts: list[str], **_: Any) -> list[float | None]:
+        calls.append(len(calls))
+        return [float(calls[-1] % 2) if calls[-1] < 4 else None] * len(prompts)
+
+    run = trainer(
+        tiny_model,
+        tmp_path,
+        reward=by_call,
+        data=Dataset.from_list(rows(96)),
+        beta=0.04,
+        kl_adaptation_method="dynamic",
+        gradient_accumulation_steps=2,
+        steps_per_generation=1,
+    )
+    run.train()
+    state = run._bolt_kl.controller.state_dict()
+    assert (len(calls), state["rewards"], state["step"]) == (6, [0.5, 0.5], 2)
+
+
+def test_an_evaluation_has_the_shaped_term_and_is_not_counted(tmp_path: Path, tiny_model: Path) -> None:
+    """Its loss stays comparable with that of the training; the advantages of an evaluation at K = 1 are 0."""
+    run = trainer(
+        tiny_model,
+        tmp_path,
+        beta=1.0,
+        kl_adaptation_method="sigmoid",
+        max_steps=1,
+        per_device_eval_batch_size=8,
+        eval_dataset=Dataset.from_list(rows(8)),
+    )
+    run.train()
+    assert run.evaluate()["eval_loss"] > 1e-6
+    assert run._bolt_kl.take(run) == run._bolt_kl.controller.metrics()
+    assert run.beta == 1.0

@@ -56,6 +56,13 @@ def test_dr_grpo_is_not_normalized(tmp_path: Path) -> None:
     assert config(tmp_path, loss_type="dr_grpo", baseline_normalize="batch").advantage_options.normalize == "batch"
 
 
+def test_who_has_trl_scale_nothing_gets_nothing_scaled(tmp_path: Path) -> None:
+    """The other ways of scale_rewards need groups."""
+    assert config(tmp_path, scale_rewards=False).advantage_options.normalize == "none"
+    assert config(tmp_path, scale_rewards="none", baseline_normalize="token").advantage_options.normalize == "token"
+    assert config(tmp_path, scale_rewards="batch").advantage_options.normalize == "token"
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
@@ -78,6 +85,7 @@ def test_dr_grpo_is_not_normalized(tmp_path: Path) -> None:
         ({"kl_adaptation_method": "dynamic+dynamic", "beta": 0.1}, "names dynamic twice"),
         ({"kl_adaptation_method": "dynamic", "beta": 0.1, "beta_min": 0.2}, "beta_min: 0.2 is above beta 0.1"),
         ({"kl_adaptation_method": "clip", "beta": 0.1, "kl_clip_threshold": 0.0}, "kl_clip_threshold: must be above"),
+        ({"multi_objective_aggregation": "normalize_then_sum"}, "multi_objective_aggregation: the baseline is of one"),
         (
             {"num_generations": 8, "baseline_enabled": False, "curriculum_enabled": False, "baseline_warm_start": "x"},
             "baseline_warm_start: does nothing",

@@ -8,12 +8,12 @@ from typing import Any
 import numpy as np
 import pytest
 from datasets import Dataset
-from support.trl_runs import Poison, by_prompt, evidence, rows, trainer
+from support.trl_runs import Kill, KilledError, Poison, by_prompt, evidence, rows, trainer
 from transformers import TrainerCallback
 from trl import GRPOConfig, GRPOTrainer
 
 from bolt_ray.core.curriculum import Curriculum, CurriculumSettings
-from bolt_ray.core.errors import CheckpointError
+from bolt_ray.core.errors import CheckpointError, ConfigError
 from bolt_ray.integrations.trl import (
     BaselineUpdateCallback,
     CurriculumCallback,
@@ -101,3 +101,34 @@ def test_resuming_what_was_not_saved_with_it_is_refused(tmp_path: Path, tiny_mod
     run = plain(tiny_model, tmp_path, reward=update.watch(by_prompt), callbacks=[update])
     with pytest.raises(CheckpointError, match="written without bolt_ray"):
         run.train(resume_from_checkpoint=True)
+
+
+def test_a_trainer_that_is_killed_twice_resumes_twice(tmp_path: Path, tiny_model: Path) -> None:
+    """What was learned after the checkpoint is forgotten each time."""
+    baseline, update = parts()
+    kill = Kill(2)
+    run = plain(
+        tiny_model,
+        tmp_path,
+        reward=update.watch(by_prompt),
+        callbacks=[update, kill],
+        save_strategy="steps",
+        save_steps=1,
+    )
+    for checkpoint in (None, True, True):
+        with pytest.raises(KilledError):
+            run.train(resume_from_checkpoint=checkpoint)
+    (tmp_path / "checkpoint-2").rename(tmp_path / "later-2")
+    run.remove_callback(kill)
+    run.train(resume_from_checkpoint=True)
+    assert sum(each["visits"] for each in evidence(baseline.store).values()) == 6
+
+
+def test_what_cannot_be_watched_is_refused() -> None:
+    async def score(prompts: list[str], **_: Any) -> list[float]:
+        return [0.0] * len(prompts)
+
+    _, update = parts()
+    for reward in (score, "a/model"):
+        with pytest.raises(ConfigError, match="watch: takes a reward function that is not async"):
+            update.watch(reward)  # type: ignore[arg-type]

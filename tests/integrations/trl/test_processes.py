@@ -33,6 +33,10 @@ def test_two_processes_end_with_the_store_of_one(tmp_path: Path, tiny_model: Pat
     assert first["constant"] == second["constant"] == alone["constant"]
     assert len(alone["constant"]) > 8
     assert first["advantages"] == second["advantages"]
+    # Each trains on the advantages of its own completions, the first half and the second.
+    last = first["advantages"][-16:]
+    assert [first["own"], second["own"]] == [sorted(last[:8]), sorted(last[8:])]
+    assert first["own"] != second["own"]
     # With the policy's drift: the same number on both, and both stores alike.
     assert first["drifting"] == second["drifting"]
     assert first["drift"] == second["drift"] > 0.0

@@ -7,8 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from support.trl_runs import evidence, trainer
-from transformers import TrainerCallback
+from support.trl_runs import Kill, KilledError, evidence, trainer
 
 from bolt_ray.core.errors import CheckpointError
 
@@ -20,21 +19,6 @@ CHANGES: dict[str, Any] = {
     "beta": 0.1,
     "kl_adaptation_method": "clip+dynamic",
 }
-
-
-class KilledError(Exception):
-    """What ends the run."""
-
-
-class Kill(TrainerCallback):
-    """Ends the run in the middle of a step."""
-
-    def __init__(self, step: int) -> None:
-        self.step = step
-
-    def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        if state.global_step == self.step:
-            raise KilledError
 
 
 @pytest.mark.parametrize("step", [1, 4])

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 from datasets import Dataset, IterableDataset
-from support.trl_runs import NUM_ROWS, Poison, by_completion, by_prompt, evidence, rows, trainer
+from support.trl_runs import NUM_ROWS, Kill, KilledError, Poison, by_completion, by_prompt, evidence, rows, trainer
 from transformers import TrainerCallback
 from trl import GRPOConfig, GRPOTrainer
 
@@ -163,6 +163,18 @@ def test_a_trainer_that_trains_again_goes_on_learning(tmp_path: Path, tiny_model
     assert sum(each["visits"] for each in second.values()) == 32
 
 
+def test_a_training_that_was_broken_off_leaves_no_outcomes(tmp_path: Path, tiny_model: Path) -> None:
+    """No step was made with them: the next training of the same trainer does not take them."""
+    kill = Kill(0)
+    run = trainer(tiny_model, tmp_path, max_steps=1, curriculum_enabled=False, callbacks=[kill])
+    with pytest.raises(KilledError):
+        run.train()
+    assert len(run.baseline.pending) == 1
+    run.remove_callback(kill)
+    run.train()
+    assert sum(each["count"] for each in evidence(run.baseline.store).values()) == 8
+
+
 def test_evaluation_never_touches_the_store(tmp_path: Path, tiny_model: Path) -> None:
     run = trainer(
         tiny_model,
@@ -209,6 +221,13 @@ def test_metrics_go_through_trls_logging(tmp_path: Path, tiny_model: Path) -> No
         assert math.isfinite(record[name]), name
     assert record["baseline/num_prompts"] > 8
     assert record["adaptive_kl/current_beta"] == pytest.approx(0.1)
+
+
+def test_metrics_are_there_when_trl_logs_by_epochs(tmp_path: Path, tiny_model: Path) -> None:
+    run = trainer(tiny_model, tmp_path, logging_strategy="epoch")
+    run.train()
+    record = run.state.log_history[0]
+    assert record["baseline/num_prompts"] > 8 and record["curriculum/coverage"] > 0.0
 
 
 def test_without_switches_it_trains_as_trl_does(tmp_path: Path, tiny_model: Path) -> None:
