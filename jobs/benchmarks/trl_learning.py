@@ -158,8 +158,8 @@ class CurveCallback(TrainerCallback):  # type: ignore[misc]  # Transformers has 
     def on_train_begin(self, args: Any, state: Any, control: Any, model: Any = None, **kwargs: Any) -> None:
         rows = [row for row in _read_curve(self._curve) if row["step"] <= state.global_step]
         _write_curve(self._curve, rows)
-        # A resumed trainer counts tokens anew.
-        self._seconds, self._tokens = (rows[-1]["seconds"], rows[-1]["tokens"]) if rows else (0.0, 0.0)
+        seen = float(state.num_input_tokens_seen)  # a resumed trainer counts on, or anew
+        self._seconds, self._tokens = (rows[-1]["seconds"], rows[-1]["tokens"] - seen) if rows else (0.0, 0.0)
         if not rows:
             self._add(state, model)
 
