@@ -256,7 +256,9 @@ def test_prometheus_scrapes_a_run_and_answers_every_query_of_the_dashboard(
     assert len(mirrored) >= 25 and mirrored <= seen
     for expression in expressions():
         answer = watched.ask("query", query=expression)
-        assert answer["result"] or not names_in(expression) <= seen, expression
+        # What an earlier run of this Ray alone had is seen, but has no value now.
+        valued = all(watched.ask("query", query=name)["result"] for name in names_in(expression))
+        assert answer["result"] or not valued, expression
 
 
 def test_wandb_and_tensorboard_have_the_record_of_a_run(tied_run: FinishedRun, resumed_run: FinishedRun) -> None:
