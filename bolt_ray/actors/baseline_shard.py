@@ -11,7 +11,7 @@ import ray
 from numpy.typing import NDArray
 
 from bolt_ray.actors.baseline_journal import ShardJournal
-from bolt_ray.actors.processes import ProcessMonitor
+from bolt_ray.actors.processes import ProcessInfo, ProcessMonitor
 from bolt_ray.core.baseline import BaselineSettings
 from bolt_ray.core.baseline.level import CommitSums, Level
 from bolt_ray.core.baseline.metrics import BaselineTotals
@@ -20,7 +20,7 @@ from bolt_ray.core.baseline.snapshot import BaselineCounters, BaselineSnapshot, 
 from bolt_ray.core.baseline.update import BaselineUpdate
 from bolt_ray.core.baseline.values import PromptValues
 from bolt_ray.core.keys import KeyBatch
-from bolt_ray.core.records import BaselineReading, ProcessInfo, PromptColumns
+from bolt_ray.core.records import BaselineReading, PromptColumns
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

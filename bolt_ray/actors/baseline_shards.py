@@ -22,6 +22,7 @@ import ray
 from numpy.typing import NDArray
 
 from bolt_ray.actors.baseline_shard import BaselineShard, ShardState
+from bolt_ray.actors.processes import ProcessInfo
 from bolt_ray.actors.ray_results import get_result
 from bolt_ray.core.baseline import BaselineSettings
 from bolt_ray.core.baseline.level import Level, LevelTracker
@@ -34,7 +35,7 @@ from bolt_ray.core.baseline.warm_start import RowKey, WarmStartReport, match_pro
 from bolt_ray.core.errors import CheckpointError, RunError, StallError
 from bolt_ray.core.files import fsync_path
 from bolt_ray.core.keys import KeyBatch, encode_keys
-from bolt_ray.core.records import BaselineReading, Outcomes, ProcessInfo, PromptColumns
+from bolt_ray.core.records import BaselineReading, Outcomes, PromptColumns
 
 _REGISTER_BATCH = 1 << 18
 _JOURNAL_PREFIX = "journal-"

@@ -21,9 +21,9 @@ import ray
 from numpy.typing import NDArray
 
 from bolt_ray.actors.engine_series import EngineSeries
-from bolt_ray.actors.processes import ProcessMonitor
+from bolt_ray.actors.processes import ProcessInfo, ProcessMonitor
 from bolt_ray.core.errors import RunError
-from bolt_ray.core.records import Completion, GenerationRequest, ProcessInfo
+from bolt_ray.core.records import Completion, GenerationRequest
 from bolt_ray.engines.profiler import ProfileTarget
 from bolt_ray.engines.settings import SamplingSettings
 from bolt_ray.engines.vllm.engine import VLLMEngine

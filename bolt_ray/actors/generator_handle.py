@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from bolt_ray.core.records import GenerationRequest, ProcessInfo
+from bolt_ray.actors.processes import ProcessInfo
+from bolt_ray.core.records import GenerationRequest
 from bolt_ray.engines.settings import SamplingSettings
 from bolt_ray.engines.weight_buckets import WeightManifest
 

@@ -25,9 +25,10 @@ from ray.exceptions import RayActorError, RayTaskError
 
 from bolt_ray.actors.generator_actor import PollResult, RemoteGenerator
 from bolt_ray.actors.generator_handle import GeneratorHandle, InFlightRequest, WeightUpdate
+from bolt_ray.actors.processes import ProcessInfo
 from bolt_ray.actors.ray_results import first_line, get_result
 from bolt_ray.core.errors import BoltRayError, RunError, StallError, UserError, WeightSyncError
-from bolt_ray.core.records import Completion, GenerationRequest, ProcessInfo
+from bolt_ray.core.records import Completion, GenerationRequest
 from bolt_ray.engines.profiler import ProfileTarget
 from bolt_ray.engines.settings import SamplingSettings
 from bolt_ray.engines.vllm.settings import EngineSettings

@@ -17,8 +17,8 @@ import numpy as np
 import ray
 from numpy.typing import NDArray
 
+from bolt_ray.actors.processes import ProcessInfo
 from bolt_ray.core.errors import RunError
-from bolt_ray.core.records import ProcessInfo
 from bolt_ray.engines.profiler import ProfileTarget
 
 

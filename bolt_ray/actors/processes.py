@@ -11,13 +11,13 @@ import platform
 import sys
 import time
 from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import psutil
 
 from bolt_ray.core.metric_names import declare_metrics
-from bolt_ray.core.records import ProcessInfo, ProcessRole
 from bolt_ray.rewards.sandbox.usage import memory_of_tree
 
 declare_metrics(
@@ -35,10 +35,36 @@ declare_metrics(
     }
 )
 
+ProcessRole = Literal["driver", "generator", "learner", "scorer", "shard"]
+"""What a process of a run does."""
+
 MEASURED_EVERY_S = 5.0
 """A measurement takes half a millisecond, and to find the children of a process with many threads some more."""
 
 CGROUPS = Path("/sys/fs/cgroup")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ProcessInfo:
+    """A process of a run, with its memory when it last answered a call.
+
+    Attributes:
+        role: what it does.
+        name: its own, as ``generator-0``.
+        node: name of its machine.
+        pid: of the process, there.
+        host_bytes: resident memory, with that of the processes it started.
+        gpu_bytes: the most GPU memory that PyTorch ever held for it, on one device; None where it uses none.
+        node_fraction: used share of its machine's memory, or of what its container may use if that is fuller.
+    """
+
+    role: ProcessRole
+    name: str
+    node: str
+    pid: int
+    host_bytes: int
+    gpu_bytes: int | None
+    node_fraction: float
 
 
 class ProcessMonitor:

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 import ray
 
-from bolt_ray.actors.processes import ProcessMonitor
-from bolt_ray.core.records import ProcessInfo, UnscoredReason
+from bolt_ray.actors.processes import ProcessInfo, ProcessMonitor
+from bolt_ray.core.records import UnscoredReason
 from bolt_ray.rewards.protocol import RewardInput
 from bolt_ray.rewards.reward_set import RewardResult, RewardSet
 from bolt_ray.rewards.settings import RewardSettings

@@ -18,11 +18,12 @@ from typing import Any, Self
 import ray
 from ray.exceptions import GetTimeoutError, RayActorError, RayError
 
+from bolt_ray.actors.processes import ProcessInfo
 from bolt_ray.actors.ray_results import cause_of, get_result
 from bolt_ray.actors.scorer_actor import RemoteScorer, ScoredBatch, ScoringRequest, ScoringResult
 from bolt_ray.actors.settings import ScoringSettings
 from bolt_ray.core.errors import BoltRayError, ConfigError, EnvironmentProblem, StallError
-from bolt_ray.core.records import ProcessInfo, UnscoredReason
+from bolt_ray.core.records import UnscoredReason
 from bolt_ray.rewards.settings import RewardSettings
 
 MAX_FAILED_STARTS = 3

@@ -33,9 +33,6 @@ Messages = list[dict[str, str]]
 RequestKind = Literal["train", "eval"]
 """What a completion is for; both kinds share the generators and scorers."""
 
-ProcessRole = Literal["driver", "generator", "learner", "scorer", "shard"]
-"""What a process of a run does."""
-
 DropReason = Literal["stale", "zero_variance", "unscored"]
 """Why a completion is left out of training: older than the staleness bound, of a group whose rewards are all equal, or
 without a reward."""
@@ -379,29 +376,6 @@ class PromptColumns:
     def beta(self) -> NDArray[np.float32]:
         """float32 ``[n]``, beta = (1 - v_hat) * N_eff of the Beta posterior (the weight of failures)."""
         return (np.float32(1.0) - self.v_hat) * self.n_eff
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ProcessInfo:
-    """A process of a run, with its memory when it last answered a call.
-
-    Attributes:
-        role: what it does.
-        name: its own, as ``generator-0``.
-        node: name of its machine.
-        pid: of the process, there.
-        host_bytes: resident memory, with that of the processes it started.
-        gpu_bytes: the most GPU memory that PyTorch ever held for it, on one device; None where it uses none.
-        node_fraction: used share of its machine's memory, or of what its container may use if that is fuller.
-    """
-
-    role: ProcessRole
-    name: str
-    node: str
-    pid: int
-    host_bytes: int
-    gpu_bytes: int | None
-    node_fraction: float
 
 
 def fields_of(record: Completion) -> dict[str, Any]:

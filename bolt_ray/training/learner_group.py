@@ -24,9 +24,10 @@ from bolt_ray.actors.learner_mailbox import (
     StopCommand,
     TrainCommand,
 )
+from bolt_ray.actors.processes import ProcessInfo
 from bolt_ray.actors.ray_results import get_result
 from bolt_ray.core.errors import BoltRayError, RunError, StallError
-from bolt_ray.core.records import ProcessInfo, StepReport, TrainingBatch
+from bolt_ray.core.records import StepReport, TrainingBatch
 from bolt_ray.engines.learner.settings import LearnerSettings
 from bolt_ray.engines.profiler import ProfileTarget
 from bolt_ray.training.learner_worker import PublishedWeights, WorkerSettings, train_worker

@@ -20,10 +20,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from bolt_ray.actors.processes import memory_metrics
+from bolt_ray.actors.processes import ProcessInfo, memory_metrics
 from bolt_ray.core.evaluation.summary import Score
 from bolt_ray.core.metric_names import declare_metrics
-from bolt_ray.core.records import Outcomes, ProcessInfo, StepReport, TrainingBatch
+from bolt_ray.core.records import Outcomes, StepReport, TrainingBatch
 from bolt_ray.rewards.unscored import UnscoredCheck, count_reasons
 from bolt_ray.training.batch import BatchBuilder
 from bolt_ray.training.completion_metrics import RunTotals

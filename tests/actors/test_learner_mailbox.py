@@ -7,8 +7,8 @@ import asyncio
 import pytest
 
 from bolt_ray.actors.learner_mailbox import LearnerMailbox, SaveCommand, StopCommand
+from bolt_ray.actors.processes import ProcessInfo
 from bolt_ray.core.errors import UnhealthyTrainingError
-from bolt_ray.core.records import ProcessInfo
 
 SAVE = SaveCommand(directory="a")
 

@@ -11,12 +11,13 @@ import psutil
 import pytest
 
 from bolt_ray.actors.processes import (
+    ProcessInfo,
     ProcessMonitor,
+    ProcessRole,
     container_fractions,
     memory_metrics,
     node_memory_fraction,
 )
-from bolt_ray.core.records import ProcessInfo, ProcessRole
 
 MIB = 2**20
 

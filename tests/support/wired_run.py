@@ -17,6 +17,7 @@ from rich.console import Console
 from support.effects import Workplace, state_of
 from support.fakes import FakeGenerators, FakeScorers
 
+from bolt_ray.actors.processes import ProcessInfo
 from bolt_ray.actors.scorer_actor import ScoringRequest
 from bolt_ray.commands.shared.inference import launch_generators, start_scorers
 from bolt_ray.commands.shared.inputs import prepare_inputs
@@ -32,7 +33,6 @@ from bolt_ray.core.records import (
     Completion,
     DrawnPrompt,
     Outcomes,
-    ProcessInfo,
     Prompt,
     StepReport,
     TrainingBatch,

@@ -6,31 +6,14 @@ import math
 
 import numpy as np
 import pytest
+from support.rollouts import scored_rollout
 
-from bolt_ray.core.records import Prompt, ScoredRollout
+from bolt_ray.core.records import ScoredRollout
 from bolt_ray.training.baseline_quality import quality_metrics
 
 
 def scored(v_hat: float, *, last_version: int = -1) -> ScoredRollout:
-    return ScoredRollout(
-        request_id=0,
-        token_ids=np.arange(2, dtype=np.int32),
-        logprobs=np.zeros(2, dtype=np.float32),
-        text="",
-        truncated=False,
-        oldest_version=0,
-        newest_version=0,
-        reward=0.0,
-        tracker_reward=0.0,
-        prompt=Prompt(row=0, key="k", prompt="p"),
-        prompt_token_ids=np.array([1], dtype=np.int32),
-        group_id=0,
-        sample_index=0,
-        v_hat=v_hat,
-        n_eff=1.0,
-        last_version=last_version,
-        policy_version=0,
-    )
+    return scored_rollout(v_hat=v_hat, last_version=last_version)
 
 
 def test_prompts_seen_before_are_told_apart() -> None:

@@ -2,37 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
-import numpy as np
 import pytest
+from support.rollouts import scored_rollout
 
 from bolt_ray.core.records import Prompt, ScoredRollout
 from bolt_ray.training.common_answer import MOST_PROMPTS, common_answer
 
-ITEM = ScoredRollout(
-    request_id=0,
-    token_ids=np.arange(2, dtype=np.int32),
-    logprobs=np.zeros(2, dtype=np.float32),
-    text="",
-    truncated=False,
-    oldest_version=0,
-    newest_version=0,
-    reward=0.0,
-    tracker_reward=0.0,
-    prompt=Prompt(row=0, key="k", prompt="p"),
-    prompt_token_ids=np.array([1], dtype=np.int32),
-    group_id=0,
-    sample_index=0,
-    v_hat=0.5,
-    n_eff=1.0,
-    last_version=-1,
-    policy_version=0,
-)
-
 
 def given(key: str, text: str, reward: float) -> ScoredRollout:
-    return replace(ITEM, prompt=replace(ITEM.prompt, key=key), text=text, reward=reward)
+    return scored_rollout(prompt=Prompt(row=0, key=key, prompt="p"), text=text, reward=reward)
 
 
 def test_answers_are_counted_by_prompts_whatever_leads_to_them() -> None:

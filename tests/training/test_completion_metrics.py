@@ -3,35 +3,19 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
-import numpy as np
 import pytest
+from support.rollouts import scored_rollout, unscored_rollout
 
-from bolt_ray.core.records import Prompt, ScoredRollout, UnscoredReason, UnscoredRollout
+from bolt_ray.core.records import Prompt, ScoredRollout
 from bolt_ray.training.completion_metrics import RunTotals, completion_metrics
 from bolt_ray.training.rollout import StepRollouts
 
 
-def completion(tokens: int, *, reward: float = 0.0, source: str = "", truncated: bool = False) -> ScoredRollout:
-    return ScoredRollout(
-        request_id=0,
-        token_ids=np.zeros(tokens, dtype=np.int32),
-        logprobs=np.zeros(tokens, dtype=np.float32),
-        text="",
-        truncated=truncated,
-        oldest_version=3,
-        newest_version=3,
-        reward=reward,
-        tracker_reward=reward,
-        prompt=Prompt(row=0, key="k", prompt="p", source=source),
-        prompt_token_ids=np.zeros(1, dtype=np.int32),
-        group_id=0,
-        sample_index=0,
-        v_hat=0.5,
-        n_eff=2.0,
-        last_version=-1,
-        policy_version=3,
-    )
+def completion(tokens: int, *, source: str = "", **changes: Any) -> ScoredRollout:
+    prompt = Prompt(row=0, key="k", prompt="p", source=source)
+    return scored_rollout(tokens=tokens, prompt=prompt, oldest_version=3, newest_version=3, **changes)
 
 
 def test_lengths_are_described_by_percentiles_and_without_those_cut_off() -> None:
@@ -58,22 +42,7 @@ def test_rewards_are_told_by_source_and_completions_of_two_versions_are_counted(
 
 
 def test_totals_count_what_was_generated_whether_it_was_trained_or_not() -> None:
-    lost = UnscoredRollout(
-        request_id=1,
-        token_ids=np.zeros(5, dtype=np.int32),
-        logprobs=np.zeros(5, dtype=np.float32),
-        text="",
-        truncated=False,
-        oldest_version=3,
-        newest_version=3,
-        reason=UnscoredReason(reward="own", kind="timeout"),
-        prompt=Prompt(row=0, key="k", prompt="p"),
-        group_id=1,
-        sample_index=0,
-        v_hat=0.5,
-        last_version=-1,
-        policy_version=3,
-    )
+    lost = unscored_rollout(request_id=1, tokens=5)
     step = StepRollouts(
         trainable=(completion(2), completion(3)),
         unscored=(lost,),

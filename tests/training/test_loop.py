@@ -15,11 +15,19 @@ import pytest
 from rich.console import Console
 from support.fakes import FakeBaseline, FakeGenerators, FakeScorers, RewardOf, no_two_alike, tokens_of
 
+from bolt_ray.actors.processes import ProcessInfo
 from bolt_ray.actors.scorer_actor import ScoringRequest
 from bolt_ray.core.advantages import AdvantageOptions
 from bolt_ray.core.errors import UnhealthyTrainingError, WeightSyncError
 from bolt_ray.core.evaluation.summary import Score
-from bolt_ray.core.records import DrawnPrompt, Outcomes, ProcessInfo, Prompt, StepReport, TrainingBatch, UnscoredReason
+from bolt_ray.core.records import (
+    DrawnPrompt,
+    Outcomes,
+    Prompt,
+    StepReport,
+    TrainingBatch,
+    UnscoredReason,
+)
 from bolt_ray.engines.settings import SamplingSettings
 from bolt_ray.rewards.unscored import check_unscored
 from bolt_ray.training.batch import BatchBuilder

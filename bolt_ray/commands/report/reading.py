@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import os
-import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,6 +15,7 @@ from bolt_ray.config.loading import read_yaml
 from bolt_ray.core.errors import CheckpointError, ConfigError
 from bolt_ray.core.secrets import masked
 from bolt_ray.training.run_directory import RunDirectory
+from bolt_ray.training.telemetry.record import is_evaluation, read_record
 from bolt_ray.training.telemetry.sample_files import read_samples, sample_files
 from bolt_ray.training.telemetry.state import pid_space, started_ticks
 
@@ -77,47 +76,21 @@ def read_run(path: Path) -> ReadRun:
     if not any(file.is_file() for file in (run.config, run.metrics_jsonl, run.state)):
         raise CheckpointError(f"{path}: not a run of bolt-ray, it has neither config.yaml nor metrics.jsonl")
     notes: list[str] = []
-    records = [record for record in _rows(run.metrics_jsonl, notes) if isinstance(record.get("step"), (int, float))]
+    records, damaged = read_record(run.metrics_jsonl)
+    if damaged:
+        notes.append(f"{run.metrics_jsonl.name}: {damaged:,} lines cannot be read and were left out.")
     records.sort(key=lambda record: float(record["step"]))
     samples, num_samples = _samples(run.samples, notes)
     return ReadRun(
         path=run.root,
         config=masked(_config(run.config, notes), environ=os.environ),
-        steps=[record for record in records if not _is_evaluation(record)],
-        evaluations=[record for record in records if _is_evaluation(record)],
+        steps=[record for record in records if not is_evaluation(record)],
+        evaluations=[record for record in records if is_evaluation(record)],
         samples=samples,
         num_samples=num_samples,
         condition=_condition(run, notes),
         notes=notes,
     )
-
-
-def _is_evaluation(record: Record) -> bool:
-    return "reward/mean" not in record and any(name.startswith("eval/") for name in record)
-
-
-def _rows(path: Path, notes: list[str]) -> Iterator[dict[str, Any]]:
-    """The objects of a JSONL file. A line that is none is noted, unless it is the last: that one is being written."""
-    damaged = 0
-    last_is_damaged = False
-    if path.is_file():
-        with path.open(encoding="utf-8", errors="replace") as lines:
-            for line in lines:
-                try:
-                    row = json.loads(line, object_pairs_hook=_shared_keys)
-                except ValueError:
-                    row = None
-                last_is_damaged = not isinstance(row, dict)
-                damaged += last_is_damaged
-                if isinstance(row, dict):
-                    yield row
-    if damaged > last_is_damaged:
-        notes.append(f"{path.name}: {damaged - last_is_damaged:,} lines cannot be read and were left out.")
-
-
-def _shared_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """A record whose names are the same objects as in all other records: half the memory of a long run."""
-    return {sys.intern(name): value for name, value in pairs}
 
 
 def _samples(directory: Path, notes: list[str]) -> tuple[list[dict[str, Any]], int]:

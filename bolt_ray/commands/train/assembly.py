@@ -22,7 +22,7 @@ from rich.console import Console
 
 from bolt_ray.actors.baseline_shards import BaselineShards
 from bolt_ray.actors.generator_pool import GeneratorPool
-from bolt_ray.actors.processes import ProcessMonitor
+from bolt_ray.actors.processes import ProcessInfo, ProcessMonitor
 from bolt_ray.actors.scorer_pool import ScorerPool
 from bolt_ray.actors.settings import OWN_WARM_START
 from bolt_ray.commands.shared.inference import launch_generators, math_equality, start_scorers
@@ -35,7 +35,7 @@ from bolt_ray.config.resolve import eval_sampling
 from bolt_ray.config.schema import RunConfig
 from bolt_ray.core.curriculum import Curriculum
 from bolt_ray.core.evaluation.summary import Score
-from bolt_ray.core.records import DrawnPrompt, ProcessInfo
+from bolt_ray.core.records import DrawnPrompt
 from bolt_ray.data.ingest.read_plan import source_weights
 from bolt_ray.data.store import PromptStore
 from bolt_ray.engines.tokenizer import PromptTokenizer

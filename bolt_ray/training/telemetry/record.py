@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import math
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -33,7 +34,7 @@ class MetricsLog:
         text = "".join(_line(record) for record in kept)
         write_file_atomically(self._jsonl, lambda file: file.write(text.encode()))
         self._write_table(kept)
-        self.evaluated = {int(record["step"]) for record in kept if _is_evaluation(record)}
+        self.evaluated = {int(record["step"]) for record in kept if is_evaluation(record)}
 
     def write(self, record: Mapping[str, Any]) -> dict[str, Any]:
         """Append one record; ``step`` is its number of finished optimizer steps.
@@ -42,7 +43,7 @@ class MetricsLog:
             what was written: the record without numbers that are not finite, for JSON has none.
         """
         record = _finite(record)
-        if _is_evaluation(record):
+        if is_evaluation(record):
             self.evaluated.add(int(record["step"]))
         with self._jsonl.open("a", encoding="utf-8") as file:
             file.write(_line(record))
@@ -69,21 +70,39 @@ def _line(record: Mapping[str, Any]) -> str:
     return json.dumps(record, allow_nan=False) + "\n"
 
 
-def _is_evaluation(record: Mapping[str, Any]) -> bool:
+def is_evaluation(record: Mapping[str, Any]) -> bool:
+    """Whether a record is one of an evaluation, and not of a step."""
     return any(name.startswith("eval/") for name in record)
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
     """The records of a ``metrics.jsonl``; lines damaged by a crash are left out, and numbers that are not finite."""
-    if not path.exists():
-        return []
-    lines = path.read_bytes().splitlines(keepends=True)
-    return [record for line in lines if line.endswith(b"\n") and (record := _record(line)) is not None]
+    return read_record(path)[0]
+
+
+def read_record(path: Path) -> tuple[list[dict[str, Any]], int]:
+    """The same, and how many lines are damaged: a last one without its end is being written, and is not."""
+    records: list[dict[str, Any]] = []
+    damaged = 0
+    if path.is_file():
+        with path.open("rb") as lines:
+            for line in lines:
+                record = _record(line)
+                if line.endswith(b"\n"):
+                    records += [] if record is None else [record]
+                    damaged += record is None
+    return records, damaged
 
 
 def _record(line: bytes) -> dict[str, Any] | None:
     try:
-        record = json.loads(line)
+        record = json.loads(line, object_pairs_hook=_shared_keys)
     except ValueError:  # a power cut leaves zeros
         return None
-    return _finite(record) if isinstance(record, dict) and "step" in record else None
+    whole = isinstance(record, dict) and isinstance(record.get("step"), int | float)
+    return _finite(record) if whole else None
+
+
+def _shared_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """A record whose names are the same objects as in all other records: half the memory of a long run."""
+    return {sys.intern(name): value for name, value in pairs}

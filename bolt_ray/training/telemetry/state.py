@@ -24,8 +24,8 @@ from statistics import median
 from types import TracebackType
 from typing import Any, Literal
 
+from bolt_ray.actors.processes import ProcessInfo
 from bolt_ray.core.errors import BoltRayError
-from bolt_ray.core.records import ProcessInfo
 from bolt_ray.core.secrets import masked_text
 from bolt_ray.training.interrupts import Interrupted
 from bolt_ray.training.telemetry.console import eval_numbers

@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
+from bolt_ray.actors.processes import ProcessInfo
 from bolt_ray.core.errors import ConfigError
-from bolt_ray.core.records import ProcessInfo
 from bolt_ray.training.interrupts import Interrupted
 from bolt_ray.training.telemetry.health import Verdict
 from bolt_ray.training.telemetry.state import StateWriter, pid_space, started_ticks
