@@ -9,6 +9,7 @@
     │   └── EnvironmentProblem  a missing library, too few resources, no sandbox
     └── RunError              our side failed; exit code 1
         ├── StallError        a wait passed its deadline
+        ├── LearnerLostError  the learner's processes are gone; the last checkpoint is not
         ├── WeightSyncError   generator and learner could not be brought to one version
         └── UnhealthyTrainingError  too many bad steps or unscored completions in a row
 
@@ -53,6 +54,10 @@ class RunError(BoltRayError):
 
 class StallError(RunError):
     """A wait passed its deadline; the message names what was being waited for."""
+
+
+class LearnerLostError(RunError):
+    """A learner rank or its node is gone, stuck or being taken away: training goes back to the last checkpoint."""
 
 
 class WeightSyncError(RunError):
