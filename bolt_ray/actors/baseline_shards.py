@@ -27,6 +27,7 @@ from bolt_ray.actors.ray_results import get_result
 from bolt_ray.core.baseline import BaselineSettings
 from bolt_ray.core.baseline.level import Level, LevelTracker
 from bolt_ray.core.baseline.metrics import BaselineTotals
+from bolt_ray.core.baseline.prompt_features import NUM_FEATURES
 from bolt_ray.core.baseline.settings import level_of
 from bolt_ray.core.baseline.sharded_snapshot import shard_file, write_manifest
 from bolt_ray.core.baseline.snapshot import BaselineCounters
@@ -63,7 +64,7 @@ class BaselineShards:
         self.timeout_s = timeout_s
         self._row_shards: list[NDArray[np.uint16]] = []
         self._row_batches = 0
-        self._tracker = LevelTracker(strength=settings.fixed_strength)
+        self._tracker = LevelTracker(strength=settings.fixed_strength, by_text=settings.learns_texts)
         self._note(self._wait({s: shard.state.remote() for s, shard in enumerate(self._shards)}, "start"))
 
     @classmethod
@@ -128,12 +129,15 @@ class BaselineShards:
         """What an unseen prompt is worth now, by data set, over all shards; every shard is told it with each call."""
         return level_of(self._settings, self._tracker, self._tracked, self._v_hat_units)
 
-    def register(self, keys: Iterable[str], sources: Iterable[str] | None = None) -> int:
+    def register(
+        self, keys: Iterable[str], sources: Iterable[str] | None = None, features: NDArray[np.uint16] | None = None
+    ) -> int:
         """Append rows of the data set, in order; returns the number of the first of them, counted from 0.
 
         Args:
             keys: n keys.
             sources: the names of the data sets they are of, n; None: of the unnamed one.
+            features: uint16 [n, NUM_FEATURES], of their texts (``prompt_features``); None: unknown.
 
         Raises:
             ValueError: data sets are named after the first commit, which may have counted their prompts elsewhere.
@@ -148,9 +152,13 @@ class BaselineShards:
             named = None if names is None else list(itertools.islice(names, len(chunk)))
             numbers = np.zeros(len(chunk), dtype=np.uint16) if named is None else self._tracker.numbers(named)
             places = _places(batch, self.num_shards)
+            start = self.num_rows - first
+            looks = np.zeros((len(chunk), NUM_FEATURES), np.uint16)
+            if features is not None:
+                looks[:] = features[start : start + len(chunk)]
             calls = {
-                s: shard.register.remote(self._row_batches, batch.take(places[s]), numbers[places[s]])
-                for s, shard in enumerate(self._shards)
+                s: shard.register.remote(self._row_batches, batch.take(where), numbers[where], looks[where])
+                for s, (shard, where) in enumerate(zip(self._shards, places.values(), strict=True))
             }
             self._wait(calls, "register prompts")
             self._row_batches += 1

@@ -189,7 +189,7 @@ class TrainingAssembly:
             say=tell,
         )
         # Held-out prompts never get an outcome: the baseline and its curriculum know the others only.
-        shards.register(store.keys().take(rows).to_pylist(), store.source_names(rows))
+        shards.register(store.keys().take(rows).to_pylist(), store.source_names(rows), store.features(rows))
         prompts = self.prompt_stream(
             store=store,
             rows=rows,

@@ -38,7 +38,7 @@ class BaselineStore(PromptValues):
 
     def __init__(self, settings: BaselineSettings | None = None, /, **changes: Any) -> None:
         super().__init__(replace(settings or BaselineSettings(), **changes))
-        self._tracker = LevelTracker(strength=self.settings.fixed_strength)
+        self._tracker = LevelTracker(strength=self.settings.fixed_strength, by_text=self.settings.learns_texts)
 
     @property
     def level(self) -> Level:
@@ -142,9 +142,14 @@ class BaselineStore(PromptValues):
         self.seed(found.keys, found.alpha, found.beta)
         return found.report
 
-    def register(self, keys: Sequence[str] | KeyBatch, sources: Sequence[str] | None = None) -> int:
+    def register(
+        self,
+        keys: Sequence[str] | KeyBatch,
+        sources: Sequence[str] | None = None,
+        features: NDArray[np.uint16] | None = None,
+    ) -> int:
         """As ``add_rows``, with data sets by name."""
-        return self.add_rows(keys, None if sources is None else self._tracker.numbers(sources))
+        return self.add_rows(keys, None if sources is None else self._tracker.numbers(sources), features)
 
     def seed(
         self, keys: Sequence[str] | KeyBatch, alpha: ArrayLike, beta: ArrayLike, *, means: ArrayLike | None = None
