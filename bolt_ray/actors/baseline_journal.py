@@ -250,12 +250,12 @@ def read_log(path: Path) -> Iterator[tuple[int, dict[str, Any], list[NDArray[Any
 
 def _level_header(level: Level) -> dict[str, Any]:
     """A level without the weights of texts, which are an array of the record."""
-    share = None if level.text is None else level.text.share
-    return {"means": level.means, "strength": level.strength, "unseen_count": level.unseen_count, "share": share}
+    header = {"means": level.means, "strength": level.strength, "unseen_count": level.unseen_count}
+    return header if level.text is None else header | {"share": level.text.share}
 
 
 def _level_of(header: dict[str, Any], weights: Sequence[NDArray[np.float32]]) -> Level:
-    share = header.pop("share")
+    share = header.pop("share", None)
     text = None if share is None else TextLevel(weights=weights[0], share=share)
     return Level(**header | {"means": tuple(header["means"]), "text": text})
 

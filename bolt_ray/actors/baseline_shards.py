@@ -27,7 +27,6 @@ from bolt_ray.actors.ray_results import get_result
 from bolt_ray.core.baseline import BaselineSettings
 from bolt_ray.core.baseline.level import Level, LevelTracker
 from bolt_ray.core.baseline.metrics import BaselineTotals
-from bolt_ray.core.baseline.prompt_features import NUM_FEATURES
 from bolt_ray.core.baseline.settings import level_of
 from bolt_ray.core.baseline.sharded_snapshot import shard_file, write_manifest
 from bolt_ray.core.baseline.snapshot import BaselineCounters
@@ -64,7 +63,7 @@ class BaselineShards:
         self.timeout_s = timeout_s
         self._row_shards: list[NDArray[np.uint16]] = []
         self._row_batches = 0
-        self._tracker = LevelTracker(strength=settings.fixed_strength, by_text=settings.learns_texts)
+        self._tracker = LevelTracker(strength=settings.fixed_strength)
         self._note(self._wait({s: shard.state.remote() for s, shard in enumerate(self._shards)}, "start"))
 
     @classmethod
@@ -145,6 +144,8 @@ class BaselineShards:
         first = self.num_rows
         if sources is not None and self._counters.num_updates:
             raise ValueError("prompts of named data sets came after the first commit; register them before it")
+        if features is not None and self._settings.learns_texts:
+            self._tracker.learn_texts()
         remaining = iter(keys)
         names = None if sources is None else iter(sources)
         while chunk := list(itertools.islice(remaining, _REGISTER_BATCH)):
@@ -153,12 +154,12 @@ class BaselineShards:
             numbers = np.zeros(len(chunk), dtype=np.uint16) if named is None else self._tracker.numbers(named)
             places = _places(batch, self.num_shards)
             start = self.num_rows - first
-            looks = np.zeros((len(chunk), NUM_FEATURES), np.uint16)
-            if features is not None:
-                looks[:] = features[start : start + len(chunk)]
+            looks = None if features is None else features[start : start + len(chunk)]
             calls = {
-                s: shard.register.remote(self._row_batches, batch.take(where), numbers[where], looks[where])
-                for s, (shard, where) in enumerate(zip(self._shards, places.values(), strict=True))
+                s: self._shards[s].register.remote(
+                    self._row_batches, batch.take(where), numbers[where], None if looks is None else looks[where]
+                )
+                for s, where in places.items()
             }
             self._wait(calls, "register prompts")
             self._row_batches += 1
@@ -177,16 +178,7 @@ class BaselineShards:
         places = {s: where for s, where in _places(batch, self.num_shards).items() if where.size}
         level = self.level
         calls = {s: self._shards[s].read.remote(batch.take(where), version, level) for s, where in places.items()}
-        merged = BaselineReading(
-            v_hat=np.empty(len(batch)),
-            n_eff=np.empty(len(batch)),
-            last_version=np.empty(len(batch), dtype=np.int64),
-            visits=np.empty(len(batch), dtype=np.int64),
-        )
-        for s, part in self._wait(calls, "read baselines").items():
-            for name in ("v_hat", "n_eff", "last_version", "visits"):
-                getattr(merged, name)[places[s]] = getattr(part, name)
-        return merged
+        return _joined(self._wait(calls, "read baselines"), places, num_prompts=len(batch))
 
     def commit(self, outcomes: Outcomes, *, update_id: str, drift: float | None = None) -> None:
         """Apply the outcomes of one step once; see ``BaselineStore.update_many``.
@@ -358,6 +350,22 @@ def _places(keys: KeyBatch, num_shards: int) -> dict[int, NDArray[np.int64]]:
     """Where among ``keys`` those of each shard are, by shard number."""
     home = keys.shards(num_shards)
     return {s: np.flatnonzero(home == s) for s in range(num_shards)}
+
+
+def _joined(
+    parts: Mapping[int, BaselineReading], places: Mapping[int, NDArray[np.int64]], *, num_prompts: int
+) -> BaselineReading:
+    """The shards' readings as one, in the order of the keys."""
+    joined = BaselineReading(
+        v_hat=np.empty(num_prompts),
+        n_eff=np.empty(num_prompts),
+        last_version=np.empty(num_prompts, dtype=np.int64),
+        visits=np.empty(num_prompts, dtype=np.int64),
+    )
+    for s, part in parts.items():
+        for name in ("v_hat", "n_eff", "last_version", "visits"):
+            getattr(joined, name)[places[s]] = getattr(part, name)
+    return joined
 
 
 def _results(calls: Mapping[int, Any], doing: str, *, timeout_s: float) -> dict[int, Any]:

@@ -107,7 +107,8 @@ class LearnerPart(Part):
 
 
 class ShardsPart(Part):
-    def register(self, keys: Sequence[str], sources: Sequence[str]) -> None:
+    def register(self, keys: Sequence[str], sources: Sequence[str], features: NDArray[np.uint16]) -> None:
+        assert len(features) == len(keys)
         self.calls.append(("register", [len(keys), sorted(set(sources))]))
 
     def warm_start(self, path: Path, *, row_key: Any, allow_pickle: bool) -> WarmStartReport:

@@ -8,7 +8,7 @@ something, the features of that. A visit is all entries of a prompt in one commi
     constant  by ρ_max
 
 or, under ``event``, per policy version (``core.baseline.beta``). The decay factor ρ is that of BOLT and SPO
-(arXiv 2509.13232). At most 42 bytes a prompt, with features 64.
+(arXiv 2509.13232). At most 42 bytes a prompt, and 22 for features.
 """
 
 from __future__ import annotations

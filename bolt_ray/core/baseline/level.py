@@ -128,17 +128,16 @@ class LevelTracker:
 
     Args:
         strength: m, or None to choose it by the errors.
-        by_text: what prompts' texts tell is learned, too.
     """
 
-    def __init__(self, *, strength: float | None, by_text: bool = False) -> None:
+    def __init__(self, *, strength: float | None) -> None:
         self._fixed_strength = strength
         self._numbers: dict[str, int] = {UNNAMED: 0}
         self._rewards = np.zeros(1)
         self._weights = np.zeros(1)
         self._errors = np.zeros(len(STRENGTHS))
         self._judged = 0
-        self._text = TextLevelTracker() if by_text else None
+        self._text: TextLevelTracker | None = None
 
     @property
     def sources(self) -> tuple[str, ...]:
@@ -168,6 +167,10 @@ class LevelTracker:
     def level(self) -> Level:
         text = None if self._text is None else self._text.level()
         return Level(means=tuple(self.means.tolist()), strength=self.strength, unseen_count=0.0, text=text)
+
+    def learn_texts(self) -> None:
+        """From now on what texts tell is learned, too; to be called before prompts are described."""
+        self._text = self._text or TextLevelTracker()
 
     def numbers(self, sources: Sequence[str]) -> NDArray[np.uint16]:
         """uint16 [n]: the numbers of data sets by name; a new name gets the next one."""

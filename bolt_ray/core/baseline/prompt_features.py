@@ -41,7 +41,7 @@ def prompt_text(prompt: str | Sequence[Any]) -> str:
 def _content(content: Any) -> str:
     """A message's text; of one in parts, theirs, without images."""
     if isinstance(content, list):
-        return "\n".join(str(part.get("text", "")) for part in content if isinstance(part, dict))
+        return "\n".join(part["text"] for part in content if isinstance(part, dict) and "text" in part)
     return str(content or "")
 
 
@@ -59,7 +59,7 @@ def prompt_features(texts: Sequence[str]) -> NDArray[np.uint16]:
             f"numbers {min(len(numbers), _MOST)}",
             f"digits {min(max(map(len, numbers), default=0), _MOST)}",
         )
-        row[:3] = [_bucket(xxhash.xxh32_intdigest(name)) for name in shape]
+        row[:3] = [_bucket(xxhash.xxh32_intdigest(name.encode())) for name in shape]
         pieces = _pieces(text)
         row[3 : 3 + pieces.size] = [_bucket(piece) for piece in pieces.tolist()]
     return features
@@ -69,7 +69,7 @@ def _pieces(text: str) -> NDArray[np.uint32]:
     """At most eight hashes of pieces, ascending."""
     words = {word.lower() for word in _WORD.findall(text)}
     if len(words) >= _FEWEST_WORDS:
-        hashes = np.array([xxhash.xxh32_intdigest(word) for word in words], dtype=np.uint32)
+        hashes = np.array([xxhash.xxh32_intdigest(word.encode()) for word in words], dtype=np.uint32)
     else:
         # Begin and end are bytes of their own, which no text in UTF-8 has.
         data = np.frombuffer(b"\xfe" + text.encode("utf-8", "replace") + b"\xff", dtype=np.uint8).astype(np.uint32)

@@ -38,7 +38,7 @@ class BaselineStore(PromptValues):
 
     def __init__(self, settings: BaselineSettings | None = None, /, **changes: Any) -> None:
         super().__init__(replace(settings or BaselineSettings(), **changes))
-        self._tracker = LevelTracker(strength=self.settings.fixed_strength, by_text=self.settings.learns_texts)
+        self._tracker = LevelTracker(strength=self.settings.fixed_strength)
 
     @property
     def level(self) -> Level:
@@ -149,6 +149,8 @@ class BaselineStore(PromptValues):
         features: NDArray[np.uint16] | None = None,
     ) -> int:
         """As ``add_rows``, with data sets by name."""
+        if features is not None and self.settings.learns_texts:
+            self._tracker.learn_texts()
         return self.add_rows(keys, None if sources is None else self._tracker.numbers(sources), features)
 
     def seed(

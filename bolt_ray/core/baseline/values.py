@@ -28,7 +28,7 @@ _DRIFT_EMA = 0.1
 
 
 class PromptValues:
-    """Values of any number of prompts, in columns; at most 64 bytes per prompt besides its key.
+    """Values of any number of prompts, in columns; at most 64 bytes per prompt besides its key, and 22 for features.
 
     A prompt is *tracked* once it has evidence. For one that is only registered, or unknown, reads give the level's.
     The level belongs to the whole store and is given with every call that needs it.
