@@ -213,6 +213,21 @@ class GeneratorPool:
         calls = {handle: handle.actor.score.remote(sequences) for handle in self._live()}
         return self._gather(calls, what="scores", timeout_s=timeout_s)
 
+    def reset(self, version: int) -> None:
+        """Forget requests, completions and weights: the next update brings every generator to ``version``.
+
+        A generator at work, and one with adapters of versions that will be made again, is started anew.
+        """
+        self._backlog.clear()
+        self._finished.clear()
+        adapters = self._update is not None and self._update.adapter is not None
+        self._update, self._first_version = None, version
+        for handle in list(self._handles):
+            if handle.in_flight or adapters or handle.state == "syncing":
+                ray.kill(handle.actor)
+                self._handles.remove(handle)
+                self._handles.append(self._launch())
+
     def close(self) -> None:
         """End every generator; unanswered requests are dropped."""
         for handle in self._handles:

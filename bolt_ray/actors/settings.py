@@ -34,6 +34,15 @@ class ClusterSettings(Settings):
         1.0, "GPUs of a generator and tensor-parallel part, where GPUs are used", unit="GPUs", ge=0
     )
     tensor_parallel_size: int = setting(1, "GPUs one generator spans", ge=1)
+    max_learner_restarts: int = setting(
+        8,
+        "times within failure_window_s that the learner is started again from the last checkpoint, after a rank or its "
+        "node was lost, before the run gives up",
+        ge=0,
+    )
+    failure_window_s: float = setting(
+        3600.0, "what is lost is counted within so long; older losses are forgotten", unit="s", gt=0
+    )
     max_generator_replacements: int = setting(8, "generators replaced in a run before it gives up", ge=0)
 
 

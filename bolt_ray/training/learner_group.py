@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import logging
 import shutil
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import ray
 from numpy.typing import NDArray
+from ray.exceptions import GetTimeoutError, RayActorError, RayError
 from ray.train import FailureConfig, RunConfig, ScalingConfig
+from ray.train.v2._internal.execution.callback import ControllerCallback
 from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from bolt_ray.actors.learner_mailbox import (
     Command,
@@ -25,15 +29,19 @@ from bolt_ray.actors.learner_mailbox import (
     TrainCommand,
 )
 from bolt_ray.actors.processes import ProcessInfo
-from bolt_ray.actors.ray_results import get_result
-from bolt_ray.core.errors import BoltRayError, RunError, StallError
+from bolt_ray.actors.ray_results import first_line, get_result
+from bolt_ray.core.errors import BoltRayError, LearnerLostError, RunError, StallError
 from bolt_ray.core.records import StepReport, TrainingBatch
 from bolt_ray.engines.learner.settings import LearnerSettings
 from bolt_ray.engines.profiler import ProfileTarget
 from bolt_ray.training.learner_worker import PublishedWeights, WorkerSettings, train_worker
 from bolt_ray.training.process_group import ProcessGroupConfig
 
+log = logging.getLogger(__name__)
+
 POLL_S = 0.05
+END_S = 30.0
+"""How long a group that was killed may take to be gone."""
 
 NOT_NEEDED = ("DatasetsCallback", "PlacementGroupCleanerCallback")
 """Parts of Ray Train that start a process each: for datasets handed to the workers, which get none, and for placement
@@ -44,7 +52,19 @@ class LeanTrainer(DataParallelTrainer):  # type: ignore[misc]  # Ray Train has n
     """Starts two processes less, about 4 s of CPU time on a laptop; where Ray Train has other names, it starts them."""
 
     def _create_default_callbacks(self) -> list[Any]:
-        return [part for part in super()._create_default_callbacks() if type(part).__name__ not in NOT_NEEDED]
+        mailbox = self.train_loop_config["settings"].mailbox
+        made = [part for part in super()._create_default_callbacks() if type(part).__name__ not in NOT_NEEDED]
+        return [*made, _TellsOfController(mailbox)]
+
+
+class _TellsOfController(ControllerCallback):  # type: ignore[misc]
+    """Hands the group's controller, which owns the ranks, to the mailbox: killed, it takes them along."""
+
+    def __init__(self, mailbox: Any) -> None:
+        self._mailbox = mailbox
+
+    def after_controller_start(self, train_run_context: Any) -> None:
+        self._mailbox.set_controller.remote(ray.get_runtime_context().current_actor)
 
 
 class LearnerGroup:
@@ -52,6 +72,9 @@ class LearnerGroup:
 
     ``fit`` blocks, so it runs in its own thread; when it ends early, the call that waits raises its error. ``idle`` is
     called while a command runs: generation continues there when staleness allows.
+
+    A group whose rank is gone or stuck is lost as a whole: nothing of it is started again, for a new process would
+    hold other weights. Its calls raise ``LearnerLostError``, and another group goes on from a checkpoint.
     """
 
     def __init__(
@@ -83,9 +106,11 @@ class LearnerGroup:
             shutil.rmtree(adapters, ignore_errors=True)
             adapters.mkdir(parents=True)
         self._world_size = world_size
-        self._mailbox: Any = RemoteLearnerMailbox.options(num_cpus=0.01, max_concurrency=world_size * 4 + 8).remote(
-            world_size=world_size
-        )
+        # On the driver's node, which the run cannot outlive anyway.
+        here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+        self._mailbox: Any = RemoteLearnerMailbox.options(
+            num_cpus=0, max_concurrency=world_size * 4 + 8, scheduling_strategy=here
+        ).remote(world_size=world_size)
         worker = WorkerSettings(
             mailbox=self._mailbox,
             learner=settings,
@@ -104,10 +129,13 @@ class LearnerGroup:
             run_config=RunConfig(
                 name=run_name,
                 storage_path=str(storage_path),
-                failure_config=FailureConfig(max_failures=0),
+                # The second one is endless by default.
+                failure_config=FailureConfig(max_failures=0, max_preemption_failures=0),
             ),
         )
         self._processes: tuple[ProcessInfo, ...] = ()
+        self._started = False
+        self._stuck = False
         self._error: BaseException | None = None
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._fit, args=(trainer,), name="ray-train-fit", daemon=True)
@@ -119,13 +147,20 @@ class LearnerGroup:
         return self._processes
 
     def wait_ready(self, *, timeout_s: float, idle: Callable[[], None] = lambda: None) -> None:
-        """Wait until every rank has loaded its model."""
+        """Wait until every rank has loaded its model.
+
+        Raises:
+            StallError: they did not within ``timeout_s``.
+            LearnerLostError: a rank's process died.
+            BoltRayError: raised by a rank.
+        """
         self._wait(
             self._mailbox.wait_ready.remote(),
             what="the learner ranks to start",
             timeout_s=timeout_s,
             idle=idle,
         )
+        self._started = True
 
     def train(self, batch: TrainingBatch, *, timeout_s: float, idle: Callable[[], None]) -> StepReport:
         command = TrainCommand(batch=ray.put(batch), profile=self._profile(batch.step + 1))
@@ -155,24 +190,56 @@ class LearnerGroup:
         self._call(command, what="the learner's checkpoint", timeout_s=timeout_s)
 
     def close(self, *, timeout_s: float = 60.0) -> None:
-        """Stop the ranks and wait for Ray Train; a group that no longer answers is left to Ray's shutdown."""
-        if not self._ended.is_set():
+        """Stop the ranks and wait for Ray Train; a group that does not stop by itself is killed."""
+        if self._started and not self._stuck and not self._ended.is_set():
             self._mailbox.call.remote(StopCommand())
             self._ended.wait(timeout_s)
+        if not self._ended.is_set():
+            self._kill()
         ray.kill(self._mailbox)
 
+    def _kill(self) -> None:
+        """End the ranks with the controller that owns them, wherever they are."""
+        try:
+            controllers = ray.get(self._mailbox.controller.remote(), timeout=END_S)
+        except (RayError, GetTimeoutError):
+            log.warning("the learner's mailbox does not say who owns the ranks; they end with Ray")
+            return
+        for controller in controllers:
+            ray.kill(controller)
+        if not self._ended.wait(END_S):
+            log.warning("the learner's processes are not gone after %.0f s", END_S)
+
     def _call(self, command: Command, *, what: str, timeout_s: float, idle: Callable[[], None] = lambda: None) -> Any:
-        """Rank 0's result of ``command``, which the mailbox has as a reference."""
-        reply: Reply = self._wait(self._mailbox.call.remote(command), what=what, timeout_s=timeout_s, idle=idle)
+        """Rank 0's result of ``command``, which the mailbox has as a reference.
+
+        Raises:
+            LearnerLostError: a rank is gone or did not answer within ``timeout_s``, or the mailbox is.
+            BoltRayError: raised by a rank.
+        """
+        try:
+            reply: Reply = self._wait(self._mailbox.call.remote(command), what=what, timeout_s=timeout_s, idle=idle)
+        except StallError as error:
+            self._stuck = True
+            raise LearnerLostError(str(error)) from error
         self._processes = reply.processes
-        return None if reply.result is None else get_result(reply.result[0])
+        if reply.result is None:
+            return None
+        try:
+            return get_result(reply.result[0])
+        except RayError as error:
+            raise LearnerLostError(f"learner rank 0 is gone with its answer to {what}: {first_line(error)}") from error
 
     def _wait(self, ref: Any, *, what: str, timeout_s: float, idle: Callable[[], None]) -> Any:
         deadline = time.monotonic() + timeout_s
         while True:
             done, _ = ray.wait([ref], timeout=POLL_S)
             if done:
-                return get_result(ref)
+                try:
+                    return get_result(ref)
+                except RayActorError as error:
+                    reason = f"the learner's mailbox is gone while waiting for {what}: {first_line(error)}"
+                    raise LearnerLostError(reason) from error
             if self._ended.is_set():
                 raise self._failure(what)
             if time.monotonic() > deadline:
@@ -180,17 +247,18 @@ class LearnerGroup:
             idle()
 
     def _failure(self, what: str) -> BoltRayError:
-        cause: BaseException | None = self._error
-        while cause is not None and not isinstance(cause, BoltRayError):
-            worker_errors = getattr(cause, "worker_failures", None)
-            cause = (
-                next(iter(worker_errors.values()))
-                if worker_errors
-                else (cause.__cause__ or getattr(cause, "cause", None))
-            )
-        if cause is not None:
-            return cause
-        return RunError(f"the learner ended while waiting for {what}: {self._error!r}")
+        """What ended the group: its own error where a rank raised one, else that it is lost."""
+        errors = getattr(self._error, "worker_failures", None) or {0: self._error}
+        chains = {rank: list(_causes(error)) for rank, error in errors.items()}
+        causes = [cause for chain in chains.values() for cause in chain]
+        own = next((cause for cause in causes if isinstance(cause, BoltRayError)), None)
+        if own is not None:
+            return own
+        reasons = "; ".join(f"rank {rank}: {first_line(chain[-1])}" for rank, chain in chains.items() if chain)
+        text = f"the learner ended while waiting for {what}: {reasons}"
+        # What a rank raises while it is built, it would raise again.
+        died = any(isinstance(cause, RayActorError) for cause in causes)
+        return LearnerLostError(text) if self._started or died else RunError(text)
 
     def _fit(self, trainer: LeanTrainer) -> None:
         try:
@@ -199,3 +267,11 @@ class LearnerGroup:
             self._error = error
         finally:
             self._ended.set()
+
+
+def _causes(error: BaseException | None) -> Iterator[BaseException]:
+    """An error and what it was raised from, the way Python, Ray and Ray Train keep that."""
+    while error is not None:
+        yield error
+        kept = (getattr(error, name, None) for name in ("__cause__", "cause", "health_check_failure", "_base_exc"))
+        error = next((cause for cause in kept if isinstance(cause, BaseException)), None)

@@ -53,6 +53,10 @@ declare_metrics(
             "mean |Δ log p| by which this version moved the policy on the compared tokens, without policy/rounding",
         ),
         "time/eval": ("s", "one evaluation"),
+        "cluster/learner_restarts": (
+            "times",
+            "the learner was lost and started again from a checkpoint, since the run or its resume began",
+        ),
     }
 )
 
@@ -124,6 +128,7 @@ class TrainingLoop:
         totals: RunTotals,
         processes: Callable[[], Sequence[ProcessInfo]],
         first_step: int = 0,
+        learner_restarts: int = 0,
         initial_score: Score | None = None,
     ) -> None:
         """``max_steps``: optimizer steps in all, those before a resume included; ``step_timeout_s``: deadline of one;
@@ -149,6 +154,7 @@ class TrainingLoop:
         self._totals = totals
         self._processes = processes
         self._step = first_step
+        self._learner_restarts = learner_restarts
         self._saved_at = first_step if first_step else -1
         self._initial_score = initial_score
 
@@ -225,6 +231,7 @@ class TrainingLoop:
         record.update(
             step_metrics(before, ServiceTotals.of(self._service), timer.seconds, num_sequences=batch.num_sequences)
         )
+        record["cluster/learner_restarts"] = float(self._learner_restarts)
         record |= self._service.engine_metrics() | memory_metrics(self._processes()) | self._totals.add(rollouts)
         head = {"step": self._step, "policy_version": self._rollout.version, **self._totals.times()}
         self._telemetry.trained(

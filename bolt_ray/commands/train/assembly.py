@@ -15,7 +15,6 @@ from contextlib import ExitStack
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from rich.console import Console
@@ -25,11 +24,12 @@ from bolt_ray.actors.generator_pool import GeneratorPool
 from bolt_ray.actors.processes import ProcessInfo, ProcessMonitor
 from bolt_ray.actors.scorer_pool import ScorerPool
 from bolt_ray.actors.settings import OWN_WARM_START
-from bolt_ray.commands.shared.inference import launch_generators, math_equality, start_scorers
+from bolt_ray.commands.shared.inference import math_equality
 from bolt_ray.commands.shared.inputs import RunInputs
 from bolt_ray.commands.shared.prompts import heldout_problems, open_store, prompt_doubts, store_row_keys
 from bolt_ray.commands.shared.references import verify_references
 from bolt_ray.commands.shared.say import say
+from bolt_ray.commands.train.fleet import Fleet
 from bolt_ray.commands.train.observers import start_telemetry
 from bolt_ray.config.resolve import eval_sampling
 from bolt_ray.config.schema import RunConfig
@@ -49,6 +49,7 @@ from bolt_ray.training.evaluator import Evaluator
 from bolt_ray.training.interrupts import InterruptFlag
 from bolt_ray.training.learner_group import LearnerGroup
 from bolt_ray.training.loop import LoopOutcome, TrainingLoop
+from bolt_ray.training.recovery import StartingPoint
 from bolt_ray.training.rollout import RolloutLoop
 from bolt_ray.training.run_directory import RunDirectory, set_aside_later
 from bolt_ray.training.telemetry.notices import Notices
@@ -61,13 +62,15 @@ log = logging.getLogger(__name__)
 
 
 class TrainingAssembly:
-    """Starts every part, connects them, and ends them in the reverse order."""
+    """One attempt: starts what a lost learner takes along, connects it with the fleet, and ends it in reverse order.
+
+    Attributes:
+        began: whether it came to the training loop.
+    """
 
     # What the parts are made by.
     learner_group = LearnerGroup
-    launch_generators = staticmethod(launch_generators)
     start_shards = BaselineShards.start
-    start_scorers = staticmethod(start_scorers)
     open_store = staticmethod(open_store)
     verify_references = staticmethod(verify_references)
     prompt_stream = CurriculumPrompts
@@ -75,12 +78,12 @@ class TrainingAssembly:
 
     def __init__(
         self,
+        start: StartingPoint,
         *,
         config: RunConfig,
         run: RunDirectory,
         inputs: RunInputs,
-        checkpoint: Path | None,
-        state: dict[str, Any] | None,
+        fleet: Fleet,
         interrupts: InterruptFlag,
         console: Console,
         progress: StateWriter,
@@ -88,13 +91,14 @@ class TrainingAssembly:
         self._config = config
         self._run = run
         self._inputs = inputs
-        self._checkpoint = checkpoint
-        self._state = state
+        self._fleet = fleet
+        self._start = start
+        self._checkpoint = start.checkpoint
+        self._state = start.state
         self._interrupts = interrupts
         self._console = console
         self._progress = progress
-        self._version = int(state["version"]) if state else 0
-        self._first_step = int(state["step"]) if state else 0
+        self.began = False
         self._started = time.monotonic()
         self._processes: Callable[[], list[ProcessInfo]] = list
 
@@ -103,11 +107,9 @@ class TrainingAssembly:
         with ExitStack() as last, ExitStack() as stack:
             # The slow starters first: they come up while the prompts are read.
             learner = self._learner(stack)
-            generators = self.launch_generators(self._config, self._inputs, version=self._version)
-            stack.callback(generators.close)
+            generators = self._fleet.generators(version=self._start.version)
             shards = self._shards(stack)
-            scorers = self.start_scorers(self._config, self._inputs)
-            stack.callback(scorers.close)
+            scorers = self._fleet.scorers()
             prompts, problems = self._prompts(stack, shards)
             generators.wait_ready(idle=self._interrupts.check)
             learner.wait_ready(timeout_s=self._config.deadlines.startup_s, idle=self._interrupts.check)
@@ -117,6 +119,8 @@ class TrainingAssembly:
             telemetry = self._telemetry(last, generators)
             loop = self._loop(stack, telemetry, learner, generators, shards, scorers, prompts, problems)
             self._set_aside_later()
+            self.began = True
+            self._interrupts.at_once = False
             self._progress.stage("step")
             stack.callback(self._progress.stage, "stop")
             return loop.run()
@@ -176,7 +180,7 @@ class TrainingAssembly:
             heldout_rows = np.arange(heldout.num_rows, dtype=np.int64)
         problem_rows = heldout_rows[: config.eval.num_problems]
         tell = partial(say, self._console)
-        if self._checkpoint is None:
+        if self._checkpoint is None and not self._start.restarts:
             verify = partial(self.verify_references, config=config, inputs=inputs, say=tell)
             verify(store, rows, evaluation=False)
             verify(heldout, problem_rows, evaluation=True)
@@ -250,7 +254,7 @@ class TrainingAssembly:
             or config.curriculum.allocate_rollouts,
             seed=config.seed,
             stall_s=config.deadlines.generation_s + config.deadlines.startup_s,
-            version=self._version,
+            version=self._start.version,
             check=self._interrupts.check,
         )
         if self._state is not None:
@@ -266,7 +270,7 @@ class TrainingAssembly:
             ended=partial(telemetry.worked, "driver"),
         )
         first = prompts.first_token_ids(NUM_PROBES)
-        sync.run(self._version, [ParityProbe(token_ids=token_ids) for token_ids in first if len(token_ids) >= 2])
+        sync.run(self._start.version, [ParityProbe(token_ids=token_ids) for token_ids in first if len(token_ids) >= 2])
         same_answers = math_equality(config)
         stack.callback(same_answers.close)
         evaluator = Evaluator(
@@ -298,7 +302,8 @@ class TrainingAssembly:
             check_scores=partial(check_unscored, max_unscored_fraction=config.scoring.max_unscored_fraction),
             totals=RunTotals(telemetry.last, started=self._started),
             processes=self._processes,
-            first_step=self._first_step,
+            first_step=self._start.step,
+            learner_restarts=self._start.restarts,
             initial_score=Score(**self._state["initial_score"])
             if self._state and self._state["initial_score"]
             else None,
@@ -310,7 +315,7 @@ class TrainingAssembly:
             stack,
             self._config,
             self._run,
-            first_step=self._first_step,
+            first_step=self._start.step,
             resumed=self._state is not None,
             progress=self._progress,
             console=self._console,
