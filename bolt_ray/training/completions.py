@@ -179,7 +179,7 @@ class CompletionService:
         completions = self._generators.poll(patience)
         if completions:
             self.generated_tokens += sum(len(completion.token_ids) for completion in completions)
-            self._scorers.submit([self._to_score(completion) for completion in completions])
+            self._scorers.submit([scored for each in completions if (scored := self._to_score(each)) is not None])
         for result in self._scorers.poll(timeout_s if waits_for_scores else 0.0):
             self._finish(result)
         self.generating_clock.mark(self._generators.outstanding > 0)
@@ -213,8 +213,12 @@ class CompletionService:
         """``engine/*`` of the generators since the last call."""
         return self._generators.take_statistics().metrics()
 
-    def _to_score(self, completion: Completion) -> ScoringRequest:
+    def _to_score(self, completion: Completion) -> ScoringRequest | None:
+        """What the scorers get of it; None for one that the generators gave up."""
         request, prompt = self._prompts.pop(completion.request_id)
+        if isinstance(completion, UnscoredCompletion):
+            self._done[request.kind].append(completion)
+            return None
         self._completions[completion.request_id] = (request.kind, completion)
         prefill = self._opened(request.token_ids)
         scored = reward_input(prompt, completion, kind=request.kind, prefill=prefill)

@@ -193,7 +193,14 @@ class GeneratorsPart(FakeGenerators):
         return super().completed(request, truncated=request.request_id % 3 == 0)
 
     def update_weights(
-        self, manifest: Any, buckets: Any, version: int, *, probes: Sequence[Sequence[int]], timeout_s: float
+        self,
+        manifest: Any,
+        buckets: Any,
+        version: int,
+        *,
+        probes: Sequence[Sequence[int]],
+        doubt: Any,
+        timeout_s: float,
     ) -> list[list[NDArray[np.float32]]]:
         self.calls.append(("update_weights", timeout_s))
         self.version = version

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from bolt_ray.actors.generator_pool import GeneratorPool, GeneratorResources
+from bolt_ray.actors.generator_pool import GeneratorPool
+from bolt_ray.actors.generator_resources import GeneratorResources
 from bolt_ray.actors.scorer_pool import ScorerPool
 from bolt_ray.commands.shared.inputs import RunInputs
 from bolt_ray.config.resolve import engine_settings
@@ -20,7 +21,7 @@ def launch_generators(
     """Launch the generators and return at once; ``wait_ready`` waits for them. The caller closes the pool."""
     cluster = config.cluster
     return launch(
-        num_generators=cluster.num_generators,
+        cluster=cluster,
         engine=engine_settings(config, model_path=str(inputs.model_path), context_tokens=inputs.context_tokens),
         sampling=config.sampling,
         resources=GeneratorResources(
@@ -31,7 +32,6 @@ def launch_generators(
         policy_version=version,
         startup_s=config.deadlines.startup_s,
         stall_s=config.deadlines.generation_s,
-        max_replacements=cluster.max_generator_replacements,
     )
 
 

@@ -1,0 +1,197 @@
+"""How many generators there are: which are wanted, which are lost, which go with their machine.
+
+launch ─▶ placing ─▶ starting ─▶ syncing ─▶ live ─▶ lost: replaced, counted within a window of time
+              └── fails: tried again, ever later          └▶ draining: replaced elsewhere, not counted
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from typing import Any, NoReturn, Protocol
+
+from bolt_ray.actors.cluster_watch import ClusterWatch
+from bolt_ray.actors.generator_handle import GeneratorHandle
+from bolt_ray.actors.ray_runtime import RayRuntime
+from bolt_ray.actors.settings import ClusterSettings
+from bolt_ray.core.budget import Budget
+from bolt_ray.core.errors import RunError, StallError
+
+RETRY_S = 2.0
+LONGEST_RETRY_S = 60.0
+"""A start that failed is tried again after ``RETRY_S``, then twice as long each time, up to this."""
+DRAIN_S = 30.0
+"""How long a generator on a machine that is taken away may go on where nobody says when that happens."""
+HAND_BACK_S = 10.0
+"""So long before its machine goes a generator hands back what it has not finished."""
+
+log = logging.getLogger(__name__)
+
+
+class Resources(Protocol):
+    """Makes generators."""
+
+    def actor(self, name: str) -> Any:
+        """A generator that has yet to start."""
+
+    def __str__(self) -> str:
+        """What one asks for."""
+
+
+class GeneratorFleet:
+    """See the module's picture. Knows nothing of requests and weights.
+
+    Attributes:
+        handles: all generators, those that start and those that go included.
+        lost: why each generator lost so far was lost.
+    """
+
+    def __init__(
+        self,
+        *,
+        cluster: ClusterSettings,
+        resources: Resources,
+        startup_s: float,
+        runtime: RayRuntime,
+        watch: ClusterWatch,
+    ) -> None:
+        self.handles: list[GeneratorHandle] = []
+        self.lost: list[str] = []
+        self._wanted = cluster.num_generators
+        self._resources = resources
+        self._startup_s = startup_s
+        self._runtime = runtime
+        self._watch = watch
+        self._budget = Budget(cluster.max_generator_replacements, window_s=cluster.failure_window_s, now=runtime.now)
+        self._launched = 0
+        self._ever_live = False
+        self._failed_starts = 0
+        self._last_failure = ""
+        self._next_launch = runtime.now()
+        self._looked_at = self._live_at = runtime.now()
+
+    @property
+    def live(self) -> list[GeneratorHandle]:
+        """Those that generate, also those that will go."""
+        return [handle for handle in self.handles if handle.generating]
+
+    @property
+    def proven(self) -> bool:
+        """Whether any generator ever started: after that a failure is the machine's, not the user's."""
+        return self._ever_live
+
+    def look(self) -> None:
+        """Begin a round: time during which nobody looked counts against no generator."""
+        now = self._runtime.now()
+        absent, self._looked_at = now - self._looked_at, now
+        self._live_at += absent
+        for handle in self.handles:
+            handle.active_at += absent
+
+    def looked(self) -> None:
+        """End a round."""
+        self._looked_at = self._runtime.now()
+
+    def fill(self) -> None:
+        """Launch what is missing, unless the last start failed just now."""
+        staying = sum(handle.state != "draining" for handle in self.handles)
+        if self._runtime.now() < self._next_launch:
+            return
+        for _ in range(self._wanted - staying):
+            actor = self._resources.actor(f"generator-{self._launched}")
+            self._launched += 1
+            self.handles.append(GeneratorHandle(actor=actor, call=actor.hello.remote(), active_at=self._runtime.now()))
+
+    def went_live(self, handle: GeneratorHandle) -> None:
+        """A generator is up, with the current weights."""
+        handle.state = "live"
+        self._failed_starts = 0
+        self._ever_live = True
+
+    def remove(self, handle: GeneratorHandle) -> None:
+        """End a generator."""
+        self.handles.remove(handle)
+        self._runtime.kill(handle.actor)
+
+    def replace(self, handle: GeneratorHandle, reason: str, *, unanswered: int) -> None:
+        """End a generator that failed; ``fill`` makes another.
+
+        Raises:
+            RunError: too many were lost.
+        """
+        self.remove(handle)
+        started = handle.state == "live"
+        if handle.state == "draining":
+            log.warning("a generator whose machine is taken away ended early: %s", reason)
+            return
+        log.warning("a generator is replaced: %s", reason)
+        self.lost.append(reason)
+        self._last_failure = reason
+        if not started:
+            self._failed_starts += 1
+            pause = min(LONGEST_RETRY_S, RETRY_S * 2 ** (self._failed_starts - 1))
+            self._next_launch = self._runtime.now() + pause
+        # Beside others that work a start may fail as often as it will.
+        if (started or not self.live) and not self._budget.spend():
+            raise RunError(
+                f"{self._budget.spent} generators had to be replaced, more than the {self._budget.limit} allowed "
+                f"within {self._budget.window_s:g} s (cluster.max_generator_replacements); the last, with "
+                f"{unanswered} requests unanswered: {reason}"
+            )
+
+    def drain(self, *, elsewhere: Callable[[GeneratorHandle], None]) -> None:
+        """Let those whose machine is being taken away go; ``elsewhere`` moves what one has not finished."""
+        going = self._watch.draining()
+        now = self._runtime.now()
+        for handle in list(self.handles):
+            if handle.process is None or (handle.state != "draining" and handle.process.node_id not in going):
+                continue
+            if handle.state == "live":
+                left = self._watch.seconds_left(handle.process.node_id)
+                handle.state = "draining"
+                handle.finish_by = now + (DRAIN_S if left is None else left - HAND_BACK_S)
+                log.warning(
+                    "%s finishes its %d requests: its machine %s is being taken away",
+                    handle.process.name,
+                    len(handle.in_flight),
+                    handle.process.node,
+                )
+            if handle.state != "draining" or not handle.in_flight or now >= handle.finish_by:
+                elsewhere(handle)
+                self.remove(handle)
+
+    def close(self) -> None:
+        """End all of them; no other comes."""
+        self._wanted = 0
+        for handle in list(self.handles):
+            self.remove(handle)
+
+    def check_starts(self) -> list[tuple[GeneratorHandle, str]]:
+        """Those whose start takes too long, with what to say of it.
+
+        Raises:
+            StallError: no generator was live for that long.
+        """
+        now = self._runtime.now()
+        if self.live:
+            self._live_at = now
+        elif now - self._live_at > self._startup_s:
+            self._none_started(now - self._live_at)
+        late = []
+        for handle in self.handles:
+            waited = now - handle.active_at
+            if waited > self._startup_s and handle.state in ("starting", "syncing"):
+                doing = "starting its engine" if handle.state == "starting" else "loading weights"
+                late.append((handle, f"still {doing} after {waited:.0f} s"))
+        return late
+
+    def _none_started(self, waited: float) -> NoReturn:
+        last = f"; the last one failed: {self._last_failure}" if self._last_failure else ""
+        if any(handle.state != "placing" for handle in self.handles):
+            raise StallError(
+                f"a generator did not start within {waited:.0f} s (deadlines.startup_s), and there is no other{last}"
+            )
+        raise StallError(
+            f"a generator did not start within {waited:.0f} s (deadlines.startup_s): Ray has no place for it, which "
+            f"asks for {self._resources} on one machine; are they free?{last}"
+        )
