@@ -16,7 +16,12 @@ from bolt_ray.actors.ray_runtime import RayRuntime
 from bolt_ray.actors.settings import ClusterSettings
 from bolt_ray.core.budget import Budget
 from bolt_ray.core.errors import RunError, StallError
+from bolt_ray.core.metric_names import declare_metrics
 
+LOOK_S = 1.0
+"""How often to look whether room for more was found."""
+TAKEN_S = 30.0
+"""A generator for which room was found and that has no place after so long came too late."""
 RETRY_S = 2.0
 LONGEST_RETRY_S = 60.0
 """A start that failed is tried again after ``RETRY_S``, then twice as long each time, up to this."""
@@ -25,7 +30,25 @@ DRAIN_S = 30.0
 HAND_BACK_S = 10.0
 """So long before its machine goes a generator hands back what it has not finished."""
 
+declare_metrics(
+    {
+        "cluster/generators_live": ("generators", "that generate"),
+        "cluster/generators_wanted": ("generators", "that there are to be, where the cluster has room"),
+        "cluster/nodes_draining": ("nodes", "of the cluster that are being taken away"),
+    }
+)
+
 log = logging.getLogger(__name__)
+
+
+class Room(Protocol):
+    """Room for one more generator."""
+
+    def found(self) -> bool:
+        """Whether Ray has it."""
+
+    def release(self) -> None:
+        """Want it no more, or take it."""
 
 
 class Resources(Protocol):
@@ -33,6 +56,9 @@ class Resources(Protocol):
 
     def actor(self, name: str) -> Any:
         """A generator that has yet to start."""
+
+    def ask_room(self) -> Room:
+        """Ask for room for one more."""
 
     def __str__(self) -> str:
         """What one asks for."""
@@ -43,6 +69,7 @@ class GeneratorFleet:
 
     Attributes:
         handles: all generators, those that start and those that go included.
+        wanted: how many of them a run has by itself, without those that join where there is room.
         lost: why each generator lost so far was lost.
     """
 
@@ -52,14 +79,20 @@ class GeneratorFleet:
         cluster: ClusterSettings,
         resources: Resources,
         startup_s: float,
+        stall_s: float,
         runtime: RayRuntime,
         watch: ClusterWatch,
     ) -> None:
         self.handles: list[GeneratorHandle] = []
         self.lost: list[str] = []
-        self._wanted = cluster.num_generators
+        self.wanted = cluster.num_generators
+        self._most = max(cluster.num_generators, cluster.max_generators or 0)
+        self._rooms: list[Room] = []
+        self._start_with = cluster.min_generators
+        self._start_after_s = cluster.start_after_s
         self._resources = resources
         self._startup_s = startup_s
+        self._stall_s = stall_s
         self._runtime = runtime
         self._watch = watch
         self._budget = Budget(cluster.max_generator_replacements, window_s=cluster.failure_window_s, now=runtime.now)
@@ -67,7 +100,7 @@ class GeneratorFleet:
         self._ever_live = False
         self._failed_starts = 0
         self._last_failure = ""
-        self._next_launch = runtime.now()
+        self._next_launch = self._grow_at = runtime.now()
         self._looked_at = self._live_at = runtime.now()
 
     @property
@@ -92,15 +125,74 @@ class GeneratorFleet:
         """End a round."""
         self._looked_at = self._runtime.now()
 
+    def enough(self, waited_s: float) -> bool:
+        """Whether a run may start with those that are live ``waited_s`` after the first was launched.
+
+        Raises:
+            StallError: too few are live, and it is too late for more.
+        """
+        if waited_s >= self._start_after_s and len(self.live) >= self._start_with:
+            return True
+        if waited_s > max(self._startup_s, self._start_after_s):
+            raise StallError(
+                f"{len(self.live)} of {self.wanted} generators are up after {waited_s:.0f} s (deadlines.startup_s), "
+                f"and cluster.min_generators is {self._start_with}"
+            )
+        return False
+
     def fill(self) -> None:
         """Launch what is missing, unless the last start failed just now."""
-        staying = sum(handle.state != "draining" for handle in self.handles)
-        if self._runtime.now() < self._next_launch:
+        if self._runtime.now() >= self._next_launch:
+            for _ in range(self.wanted - len(self._staying)):
+                self._launch()
+
+    def grow(self) -> None:
+        """Let more join, where there is room for them; where there is none it stays asked for.
+
+        Only room that is found is taken: a generator that waits for some would take what the next process of the run
+        to be replaced leaves.
+        """
+        now = self._runtime.now()
+        if now < self._grow_at or len(self._staying) < self.wanted:
             return
-        for _ in range(self._wanted - staying):
-            actor = self._resources.actor(f"generator-{self._launched}")
-            self._launched += 1
-            self.handles.append(GeneratorHandle(actor=actor, call=actor.hello.remote(), active_at=self._runtime.now()))
+        self._grow_at = now + LOOK_S
+        for room in [room for room in self._rooms if room.found()]:
+            self._rooms.remove(room)
+            room.release()
+            self._launch()
+        for handle in self._staying[self.wanted :]:
+            if handle.state == "placing" and now - handle.active_at > TAKEN_S:
+                self.remove(handle)
+        while len(self._rooms) + len(self._staying) < self._most:
+            self._rooms.append(self._resources.ask_room())
+        while self._rooms and len(self._rooms) + len(self._staying) > self._most:
+            self._rooms.pop().release()
+
+    def shrink(self) -> None:
+        """Give up the room of those that joined, for a process of the run that needs it more."""
+        for room in self._rooms:
+            room.release()
+        self._rooms = []
+        # Those that work stay before those that start.
+        for handle in sorted(self._staying, key=lambda handle: not handle.generating)[self.wanted :]:
+            self.remove(handle)
+
+    def _launch(self) -> None:
+        actor = self._resources.actor(f"generator-{self._launched}")
+        self._launched += 1
+        self.handles.append(GeneratorHandle(actor=actor, call=actor.hello.remote(), active_at=self._runtime.now()))
+
+    @property
+    def _staying(self) -> list[GeneratorHandle]:
+        return [handle for handle in self.handles if handle.state != "draining"]
+
+    def metrics(self) -> dict[str, float]:
+        """``cluster/*``."""
+        return {
+            "cluster/generators_live": float(len(self.live)),
+            "cluster/generators_wanted": float(self._most),
+            "cluster/nodes_draining": float(len(self._watch.draining())),
+        }
 
     def went_live(self, handle: GeneratorHandle) -> None:
         """A generator is up, with the current weights."""
@@ -162,12 +254,13 @@ class GeneratorFleet:
 
     def close(self) -> None:
         """End all of them; no other comes."""
-        self._wanted = 0
+        self.wanted = self._most = 0
+        self.shrink()
         for handle in list(self.handles):
             self.remove(handle)
 
-    def check_starts(self) -> list[tuple[GeneratorHandle, str]]:
-        """Those whose start takes too long, with what to say of it.
+    def late(self) -> list[tuple[GeneratorHandle, str]]:
+        """Those whose start takes too long, or that generate nothing, with what to say of it.
 
         Raises:
             StallError: no generator was live for that long.
@@ -180,7 +273,9 @@ class GeneratorFleet:
         late = []
         for handle in self.handles:
             waited = now - handle.active_at
-            if waited > self._startup_s and handle.state in ("starting", "syncing"):
+            if handle.generating and handle.in_flight and waited > self._stall_s:
+                late.append((handle, f"no token for {waited:.0f} s with {len(handle.in_flight)} requests waiting"))
+            elif handle.state in ("starting", "syncing") and waited > self._startup_s:
                 doing = "starting its engine" if handle.state == "starting" else "loading weights"
                 late.append((handle, f"still {doing} after {waited:.0f} s"))
         return late

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
+from bolt_ray.actors.generator_actor import PollResult
+from bolt_ray.actors.pace import Pace
 from bolt_ray.actors.processes import ProcessInfo
-from bolt_ray.core.records import GenerationRequest
+from bolt_ray.core.records import Completion, GenerationRequest
 from bolt_ray.engines.settings import SamplingSettings
 from bolt_ray.engines.weight_buckets import WeightManifest
+
+LONG_POLL_S = 1.0
 
 State = Literal["placing", "starting", "syncing", "live", "draining"]
 
@@ -85,6 +89,7 @@ class GeneratorHandle:
         finish_by: when a draining one has to hand back what it has not finished.
         load: tokens its requests in flight can come to.
         process: what it said of itself last.
+        pace: how fast it is.
     """
 
     actor: Any
@@ -97,6 +102,7 @@ class GeneratorHandle:
     finish_by: float = 0.0
     load: int = 0
     process: ProcessInfo | None = None
+    pace: Pace = field(default_factory=Pace)
     in_flight: dict[int, InFlightRequest] = field(default_factory=dict)
     submits: dict[Any, list[int]] = field(default_factory=dict)
 
@@ -116,6 +122,24 @@ class GeneratorHandle:
         if request is not None:
             self.load -= request.num_tokens
         return request
+
+    def collect(self, result: PollResult, *, now: float) -> list[Completion]:
+        """What a poll brought, under the requests' own ids, without what was taken back meanwhile; asks again."""
+        completions = [
+            replace(completion, request_id=answered.request.request_id)
+            for completion in result.completions
+            if (answered := self.remove(completion.request_id)) is not None
+        ]
+        self.process = result.process
+        if result.progress != self.progress or not self.in_flight:
+            self.progress, self.active_at = result.progress, now
+        self.pace.see(now, tokens=result.progress, requests=len(self.in_flight))
+        self.poll()
+        return completions
+
+    def poll(self) -> None:
+        """Ask for what is finished."""
+        self.call = self.actor.poll.remote(LONG_POLL_S)
 
     def remove_all(self) -> list[InFlightRequest]:
         """Take all requests off it, the oldest first."""

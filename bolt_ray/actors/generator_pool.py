@@ -13,23 +13,20 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from typing import Any
 
-import numpy as np
 from ray.exceptions import GetTimeoutError, RayActorError, RayTaskError
 
 from bolt_ray.actors.cluster_watch import ClusterWatch
-from bolt_ray.actors.generator_actor import PollResult
 from bolt_ray.actors.generator_fleet import GeneratorFleet, Resources
-from bolt_ray.actors.generator_handle import Doubt, GeneratorHandle, InFlightRequest, Scores, WeightUpdate, no_doubt
+from bolt_ray.actors.generator_handle import LONG_POLL_S, Doubt, GeneratorHandle, Scores, WeightUpdate, no_doubt
 from bolt_ray.actors.processes import ProcessInfo
 from bolt_ray.actors.ray_results import first_line
 from bolt_ray.actors.ray_runtime import RayRuntime
-from bolt_ray.actors.request_queue import RequestQueue
+from bolt_ray.actors.request_queue import RequestQueue, given_up
 from bolt_ray.actors.settings import ClusterSettings
-from bolt_ray.core.errors import BoltRayError, StallError, UserError, WeightSyncError
-from bolt_ray.core.records import Completion, GenerationRequest, UnscoredCompletion, UnscoredReason
+from bolt_ray.core.errors import BoltRayError, UserError, WeightSyncError
+from bolt_ray.core.records import Completion, GenerationRequest
 from bolt_ray.engines.profiler import ProfileTarget
 from bolt_ray.engines.settings import SamplingSettings
 from bolt_ray.engines.vllm.settings import EngineSettings
@@ -37,7 +34,6 @@ from bolt_ray.engines.vllm.statistics import EngineStatistics
 from bolt_ray.engines.vllm.weights import CorruptedEngineError
 from bolt_ray.engines.weight_buckets import WeightManifest
 
-LONG_POLL_S = 1.0
 WAIT_S = 0.05
 
 log = logging.getLogger(__name__)
@@ -69,17 +65,15 @@ class GeneratorPool:
             startup_s: longest start of a generator.
             stall_s: longest time a generator with work may show no progress.
         """
-        self._cluster = cluster
         self._engine = engine
         self._sampling = sampling
         self._first_version = policy_version
-        self._startup_s = startup_s
-        self._stall_s = stall_s
         self._runtime = runtime or RayRuntime()
         self._fleet = GeneratorFleet(
             cluster=cluster,
             resources=resources,
             startup_s=startup_s,
+            stall_s=stall_s,
             runtime=self._runtime,
             watch=watch or ClusterWatch(),
         )
@@ -120,6 +114,10 @@ class GeneratorPool:
         taken, self._statistics = self._statistics, EngineStatistics()
         return taken
 
+    def metrics(self) -> dict[str, float]:
+        """``cluster/*``."""
+        return self._fleet.metrics()
+
     def profile(self, target: ProfileTarget | None) -> None:
         """Let every live generator record what it does, or end that; not waited for."""
         for handle in self._fleet.live:
@@ -133,21 +131,15 @@ class GeneratorPool:
             StallError: they did not start in time.
             RunError: they failed too often.
         """
-        wanted, enough = self._cluster.num_generators, self._cluster.min_generators
         began = self._runtime.now()
-        while self.num_live < wanted:
+        while self.num_live < self._fleet.wanted:
             waited = self._runtime.now() - began
-            if waited >= self._cluster.start_after_s and self.num_live >= enough:
+            if self._fleet.enough(waited):
                 say(
-                    f"Starting with {self.num_live} of {wanted} generators after {waited:.0f} s "
-                    f"(cluster.start_after_s); the others join when they are up"
+                    f"Starting with {self.num_live} of {self._fleet.wanted} generators after {waited:.0f} s "
+                    "(cluster.start_after_s); the others join when they are up"
                 )
                 return
-            if waited > max(self._startup_s, self._cluster.start_after_s):
-                raise StallError(
-                    f"{self.num_live} of {wanted} generators are up after {waited:.0f} s (deadlines.startup_s), and "
-                    f"cluster.min_generators is {enough}"
-                )
             self._advance(WAIT_S)
             idle()
 
@@ -177,7 +169,7 @@ class GeneratorPool:
         """Forget all that was asked, answered and sent; the next update brings every generator to its weights.
 
         For a training that goes back to a checkpoint of policy ``version``. Until that update no generator that has
-        other weights gets a request.
+        other weights gets a request, and none of those that joined stays: the learner may need their room.
         """
         self._queue.clear()
         self._finished = []
@@ -189,6 +181,7 @@ class GeneratorPool:
                 handle.actor.abort.remote(list(handle.in_flight))
             handle.remove_all()
             handle.submits.clear()
+        self._fleet.shrink()
 
     def update_weights(
         self,
@@ -235,7 +228,8 @@ class GeneratorPool:
     def score(self, sequences: Sequence[Sequence[int]], *, timeout_s: float) -> list[Scores]:
         """``VLLMEngine.score`` from every live generator."""
         calls = {handle: handle.actor.score.remote(sequences) for handle in self._fleet.live}
-        return list(self._gather(calls, what="scores", timeout_s=timeout_s).values())
+        found = _gather(calls, runtime=self._runtime, what="scores", timeout_s=timeout_s, failed=self._replace)
+        return list(found.values())
 
     def close(self) -> None:
         """End every generator; unanswered requests are dropped."""
@@ -244,14 +238,17 @@ class GeneratorPool:
         self._update = None
 
     def _dispatch(self) -> None:
-        """Give what waits to the live generators that have the current weights."""
-        if not len(self._queue):
-            return
+        """Give what waits to the live generators that have the current weights, and what the slow have to the idle."""
         takers = [h for h in self._fleet.handles if h.state == "live" and h.update is self._update]
-        idle = {handle for handle in takers if not handle.in_flight}
+        if not len(self._queue):
+            idle = [handle for handle in takers if not handle.in_flight]
+            for handle, tickets in self._queue.take_from_slow(takers, idle=idle).items():
+                log.info("%d requests of a slow generator go to others", len(tickets))
+                handle.actor.abort.remote(tickets)
+            takers = idle
         for batch in self._queue.give(takers):
             handle = batch.handle
-            if handle in idle:
+            if len(handle.in_flight) == len(batch.requests):
                 handle.active_at = self._runtime.now()
             call = handle.actor.submit.remote(list(batch.requests.values()), batch.sampling)
             handle.submits[call] = list(batch.requests)
@@ -261,12 +258,16 @@ class GeneratorPool:
         self._fleet.look()
         self._fleet.drain(elsewhere=self._queue.hand_back)
         self._fleet.fill()
+        if self.outstanding:
+            # Before there is work, other processes of the run may still wait for their place.
+            self._fleet.grow()
         calls = {ref: handle for handle in self._fleet.handles for ref in (handle.call, *handle.submits)}
         for ref in self._runtime.ready(list(calls), timeout_s=min(timeout_s, LONG_POLL_S)):
             handle = calls[ref]
             if handle in self._fleet.handles:
                 self._react(handle, ref)
-        self._replace_stalled()
+        for handle, why in self._fleet.late():
+            self._replace(handle, why)
         self._dispatch()
         self._fleet.looked()
 
@@ -286,7 +287,8 @@ class GeneratorPool:
         if ref in handle.submits:
             del handle.submits[ref]
         elif handle.generating:
-            self._collect(handle, reply)
+            self._finished += handle.collect(reply, now=self._runtime.now())
+            self._statistics += reply.statistics
         else:
             self._bring_up(handle, reply)
 
@@ -311,59 +313,26 @@ class GeneratorPool:
                 return
         if self._update is None or handle.update is self._update:
             self._fleet.went_live(handle)
-            handle.call = handle.actor.poll.remote(LONG_POLL_S)
+            handle.poll()
         else:
             handle.state, handle.update = "syncing", self._update
             handle.call = self._update.send(handle.actor)
 
-    def _collect(self, handle: GeneratorHandle, result: PollResult) -> None:
-        for completion in result.completions:
-            if (answered := handle.remove(completion.request_id)) is not None:
-                self._finished.append(replace(completion, request_id=answered.request.request_id))
-        self._statistics += result.statistics
-        handle.process = result.process
-        if result.progress != handle.progress or not handle.in_flight:
-            handle.progress, handle.active_at = result.progress, self._runtime.now()
-        handle.call = handle.actor.poll.remote(LONG_POLL_S)
-
-    def _replace_stalled(self) -> None:
-        for handle, why in self._fleet.check_starts():
-            self._replace(handle, why)
-        now = self._runtime.now()
-        for handle in self._fleet.live:
-            waited = now - handle.active_at
-            if handle.in_flight and waited > self._stall_s:
-                self._replace(handle, f"no token for {waited:.0f} s with {len(handle.in_flight)} requests waiting")
-
     def _replace(self, handle: GeneratorHandle, reason: str) -> None:
         unanswered = len(handle.in_flight)
         if handle.state == "live":
-            self._finished += [self._given_up(request, reason) for request in self._queue.lost(handle)]
+            version = self.version
+            self._finished += [given_up(request, reason, version=version) for request in self._queue.lost(handle)]
         else:
             self._queue.hand_back(handle)
         self._fleet.replace(handle, reason, unanswered=unanswered)
 
-    def _given_up(self, request: InFlightRequest, reason: str) -> UnscoredCompletion:
-        lost = request.losses + 1
-        log.warning("request %d is given up: %d generators were lost over it", request.request.request_id, lost)
-        return UnscoredCompletion(
-            request_id=request.request.request_id,
-            token_ids=np.zeros(0, dtype=np.int32),
-            logprobs=np.zeros(0, dtype=np.float32),
-            text="",
-            truncated=False,
-            oldest_version=self.version,
-            newest_version=self.version,
-            reason=UnscoredReason(
-                reward="generator", kind="lost", detail=f"{lost} generators were lost over it; the last: {reason}"
-            ),
-        )
-
     def _apply(self, update: WeightUpdate, timeout_s: float) -> list[Scores]:
         before, self._update = self._update, update
         calls = {handle: update.send(handle.actor) for handle in self._fleet.live}
+        what = f"the weights of version {update.version}"
         try:
-            found = self._gather(calls, what=f"the weights of version {update.version}", timeout_s=timeout_s)
+            found = _gather(calls, runtime=self._runtime, what=what, timeout_s=timeout_s, failed=self._replace)
             for handle, scores in found.items():
                 handle.update, handle.scores = update, scores
             while not (up_to_date := [handle for handle in self._fleet.live if handle.update is update]):
@@ -373,20 +342,28 @@ class GeneratorPool:
             raise
         return [handle.scores for handle in up_to_date]
 
-    def _gather(self, calls: dict[GeneratorHandle, Any], *, what: str, timeout_s: float) -> dict[GeneratorHandle, Any]:
-        """The replies of ``calls``; generators that fail or do not answer in time are replaced."""
-        deadline = self._runtime.now() + timeout_s
-        replies: dict[GeneratorHandle, Any] = {}
-        for handle, ref in calls.items():
-            left = max(0.0, deadline - self._runtime.now())
-            try:
-                replies[handle] = self._runtime.result(ref, timeout_s=left)
-            except GetTimeoutError:
-                self._replace(handle, f"no answer about {what} in {timeout_s:.0f} s")
-            except _GENERATOR_ERRORS as error:
-                if isinstance(error, UserError | WeightSyncError) and not isinstance(error, CorruptedEngineError):
-                    raise
-                self._replace(handle, first_line(error))
-            else:
-                handle.active_at = self._runtime.now()
-        return replies
+
+def _gather(
+    calls: dict[GeneratorHandle, Any],
+    *,
+    runtime: RayRuntime,
+    what: str,
+    timeout_s: float,
+    failed: Callable[[GeneratorHandle, str], None],
+) -> dict[GeneratorHandle, Any]:
+    """The replies of ``calls``; ``failed`` hears of generators that fail or do not answer in time."""
+    deadline = runtime.now() + timeout_s
+    replies: dict[GeneratorHandle, Any] = {}
+    for handle, ref in calls.items():
+        left = max(0.0, deadline - runtime.now())
+        try:
+            replies[handle] = runtime.result(ref, timeout_s=left)
+        except GetTimeoutError:
+            failed(handle, f"no answer about {what} in {timeout_s:.0f} s")
+        except _GENERATOR_ERRORS as error:
+            if isinstance(error, UserError | WeightSyncError) and not isinstance(error, CorruptedEngineError):
+                raise
+            failed(handle, first_line(error))
+        else:
+            handle.active_at = runtime.now()
+    return replies

@@ -2,7 +2,8 @@
 
     add ─▶ queue ─give─▶ generators with room ─▶ answered
              ▲                    │
-             └──── hand_back ─────┤ its machine is taken away: nobody's fault
+             ├── take_from_slow ──┤ others have nothing to do
+             ├──── hand_back ─────┤ its machine is taken away: nobody's fault
              └──── lost ──────────┘ any of them may be to blame ─▶ given up, when it can be no other
 
 A generator gets only as many as it can work on, so that one that is slow holds few and one that joins finds some.
@@ -11,16 +12,22 @@ A generator gets only as many as it can work on, so that one that is slow holds 
 from __future__ import annotations
 
 import itertools
+import logging
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+import numpy as np
+
 from bolt_ray.actors.generator_handle import GeneratorHandle, InFlightRequest
-from bolt_ray.core.records import GenerationRequest
+from bolt_ray.core.records import GenerationRequest, UnscoredCompletion, UnscoredReason
 from bolt_ray.engines.settings import SamplingSettings
 
 NARROWED_BY = 8
 """After each loss a generator gets this many times fewer of the suspects."""
+
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -79,6 +86,23 @@ class RequestQueue:
         self._waiting.extendleft(reversed(stay))
         return list(batches.values())
 
+    def take_from_slow(
+        self, handles: Sequence[GeneratorHandle], *, idle: Sequence[GeneratorHandle]
+    ) -> dict[GeneratorHandle, list[int]]:
+        """Take back what each slow generator has, for those that have nothing to do.
+
+        What it made of it so far is lost: only one that is slower by far is slow.
+
+        Returns:
+            The tickets taken back from each.
+        """
+        taken: dict[GeneratorHandle, list[int]] = {}
+        for handle in handles:
+            if handle.in_flight and any(handle.pace.slower_than(other.pace) for other in idle):
+                taken[handle] = [*handle.in_flight]
+                self.hand_back(handle)
+        return taken
+
     def hand_back(self, handle: GeneratorHandle) -> None:
         """Take back what a generator has not answered; it comes first."""
         self._waiting.extendleft(reversed(handle.remove_all()))
@@ -109,3 +133,21 @@ class RequestQueue:
             return True
         suspects = sum(request.losses >= 2 for request in handle.in_flight.values())
         return suspects < max(1, waiting.suspects // NARROWED_BY)
+
+
+def given_up(held: InFlightRequest, reason: str, *, version: int) -> UnscoredCompletion:
+    """The answer to a request over which generators were lost, the last for ``reason``: no tokens, and why."""
+    losses = held.losses + 1
+    log.warning("request %d is given up: %d generators were lost over it", held.request.request_id, losses)
+    return UnscoredCompletion(
+        request_id=held.request.request_id,
+        token_ids=np.zeros(0, dtype=np.int32),
+        logprobs=np.zeros(0, dtype=np.float32),
+        text="",
+        truncated=False,
+        oldest_version=version,
+        newest_version=version,
+        reason=UnscoredReason(
+            reward="generator", kind="lost", detail=f"{losses} generators were lost over it; the last: {reason}"
+        ),
+    )

@@ -54,6 +54,12 @@ class ClusterSettings(Settings):
         Settings.__post_init__(self)
         if self.min_generators > self.num_generators:
             raise SettingError("min_generators", f"{self.min_generators} is above num_generators {self.num_generators}")
+        if self.tensor_parallel_size > 1 and self.gpus_per_generator % 1:
+            raise SettingError(
+                "gpus_per_generator",
+                f"{self.gpus_per_generator:g} beside tensor_parallel_size {self.tensor_parallel_size}: each part of "
+                "an engine that spans several GPUs has whole ones",
+            )
         if self.max_generators is not None and self.max_generators < self.num_generators:
             raise SettingError("max_generators", f"{self.max_generators} is below num_generators {self.num_generators}")
 

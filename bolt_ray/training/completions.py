@@ -49,6 +49,7 @@ class Generators(Protocol):
     @property
     def replacements(self) -> Sequence[str]: ...
     def take_statistics(self) -> EngineStatistics: ...
+    def metrics(self) -> dict[str, float]: ...
     def submit(self, requests: Sequence[GenerationRequest], sampling: SamplingSettings | None = None) -> None: ...
     def poll(self, timeout_s: float) -> list[Completion]: ...
 
@@ -210,8 +211,8 @@ class CompletionService:
         return self._scorers.restarts
 
     def engine_metrics(self) -> dict[str, float]:
-        """``engine/*`` of the generators since the last call."""
-        return self._generators.take_statistics().metrics()
+        """``engine/*`` of the generators since the last call, and ``cluster/*``."""
+        return self._generators.take_statistics().metrics() | self._generators.metrics()
 
     def _to_score(self, completion: Completion) -> ScoringRequest | None:
         """What the scorers get of it; None for one that the generators gave up."""

@@ -3,84 +3,22 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
 from dataclasses import replace
 
-import numpy as np
 import pytest
+from support.fake_pool import answers, collect, make_pool, pass_time, ready_pool, requests, texts, update
 from support.fake_ray import NEVER, FakeRay, Plan
-from support.settings import engine_settings
 
-from bolt_ray.actors.cluster_watch import ClusterWatch
-from bolt_ray.actors.generator_handle import Scores
-from bolt_ray.actors.generator_pool import GeneratorPool
-from bolt_ray.actors.settings import ClusterSettings
 from bolt_ray.core.errors import ModelError, RunError, StallError, WeightSyncError
-from bolt_ray.core.records import Completion, GenerationRequest, UnscoredCompletion
-from bolt_ray.engines.settings import SamplingSettings
+from bolt_ray.core.records import UnscoredCompletion
 from bolt_ray.engines.vllm.weights import CorruptedEngineError
-
-ENGINE = engine_settings(model_dir="model", max_num_seqs=8)
-SAMPLING = SamplingSettings(max_new_tokens=4)
-PROBES = [[1, 2, 3]]
-
-
-def requests(count: int, *, start: int = 0) -> list[GenerationRequest]:
-    numbers = range(start, start + count)
-    return [
-        GenerationRequest(request_id=n, kind="train", token_ids=np.array([n, 1], dtype=np.int32), seed=100 + n)
-        for n in numbers
-    ]
-
-
-def make_pool(ray: FakeRay, *, draining: dict[str, int] | None = None, **cluster: object) -> GeneratorPool:
-    return GeneratorPool(
-        cluster=ClusterSettings(**({"max_generator_replacements": 2} | cluster)),  # type: ignore[arg-type]
-        engine=ENGINE,
-        sampling=SAMPLING,
-        resources=ray,
-        startup_s=100.0,
-        stall_s=50.0,
-        runtime=ray,
-        watch=ClusterWatch(lambda: {} if draining is None else draining, now=ray.now),
-    )
-
-
-def ready(ray: FakeRay, **cluster: object) -> GeneratorPool:
-    pool = make_pool(ray, **cluster)
-    pool.wait_ready()
-    return pool
-
-
-def collect(pool: GeneratorPool) -> list[Completion]:
-    done: list[Completion] = []
-    while pool.outstanding:
-        done += pool.poll(1.0)
-    return done
-
-
-def texts(done: Sequence[Completion]) -> list[tuple[int, str]]:
-    return sorted((each.request_id, each.text) for each in done)
-
-
-def answers(count: int, *, start: int = 0) -> list[tuple[int, str]]:
-    """Each by its own prompt and seed, whichever generator it came from."""
-    return [(n, f"{n}:{100 + n}:4") for n in range(start, start + count)]
-
-
-def update(pool: GeneratorPool, version: int, *, off: float = 0.0) -> list[Scores]:
-    def doubt(scores: Scores) -> str | None:
-        return None if abs(scores[0][0] + version) < 0.5 else f"off by {scores[0][0] + version:.1f}"
-
-    return pool.update_weights(None, [], version, probes=PROBES, doubt=doubt, timeout_s=20.0)  # type: ignore[arg-type]
-
 
 # A sync
 
 
 def test_the_only_generator_may_die_before_a_sync_and_its_replacement_is_synced() -> None:
     ray = FakeRay(Plan(lives_s=10.0))
-    pool = ready(ray)
+    pool = ready_pool(ray)
     pool.submit(requests(3))
     collect(pool)
     ray.clock = ray.made[0].dies_at
@@ -95,7 +33,7 @@ def test_the_only_generator_may_die_before_a_sync_and_its_replacement_is_synced(
 
 def test_a_sync_without_any_generator_waits_no_longer_than_a_start_may_take() -> None:
     ray = FakeRay(Plan(lives_s=10.0), Plan(placed_s=NEVER))
-    pool = ready(ray)
+    pool = ready_pool(ray)
     ray.clock += 10.0
     began = ray.clock
     with pytest.raises(StallError, match=r"no place for it, which asks for 1 CPUs .* the last one failed: .* died"):
@@ -117,7 +55,7 @@ def test_weights_that_the_only_replacement_refuses_end_the_sync() -> None:
             return made
 
     ray = Refusing(Plan(lives_s=10.0))
-    pool = ready(ray)
+    pool = ready_pool(ray)
     ray.clock += 10.0
     with pytest.raises(WeightSyncError, match="other weights"):
         update(pool, 1)
@@ -126,14 +64,13 @@ def test_weights_that_the_only_replacement_refuses_end_the_sync() -> None:
 
 def test_a_late_joiner_whose_log_probs_differ_gets_no_request() -> None:
     ray = FakeRay(Plan(), Plan(lives_s=20.0), Plan(off=3.0), Plan())
-    pool = ready(ray, num_generators=2)
+    pool = ready_pool(ray, num_generators=2)
     update(pool, 1)
     ray.clock += 30.0
     pool.submit(requests(4))
     collect(pool)
-    while pool.num_live < 2:
-        pool.poll(0.0)
-        ray.clock += 0.5
+    pass_time(pool, ray, 150.0)
+    assert pool.num_live == 2
     assert "off by 3.0" in pool.replacements[1]
     assert ray.made[2].seen == []
     assert [made.version for made in ray.made[2:]] == [1, 1]
@@ -148,18 +85,17 @@ def test_a_late_joiner_whose_log_probs_differ_gets_no_request() -> None:
 def test_the_first_start_that_fails_is_the_users_error() -> None:
     ray = FakeRay(Plan(error=ModelError("no such model")))
     with pytest.raises(ModelError, match="no such model"):
-        ready(ray)
+        ready_pool(ray)
 
 
 def test_a_replacement_that_fails_to_start_is_tried_again_ever_later() -> None:
     full = Plan(error=ModelError("free memory on device is less than desired"))
     ray = FakeRay(Plan(), Plan(lives_s=10.0), *[full] * 6, Plan())
-    pool = ready(ray, num_generators=2)
+    pool = ready_pool(ray, num_generators=2)
     pool.submit(requests(400))
     assert texts(collect(pool)) == answers(400)
-    while pool.num_live < 2:
-        pool.poll(0.0)
-        ray.clock += 0.5
+    pass_time(pool, ray, 150.0)
+    assert pool.num_live == 2
     launched = [made.born for made in ray.made[2:]]
     pauses = [round(later - earlier - 5.0) for earlier, later in itertools.pairwise(launched)]
     assert pauses[:4] == [2, 4, 8, 16]
@@ -170,7 +106,7 @@ def test_a_replacement_that_fails_to_start_is_tried_again_ever_later() -> None:
 def test_without_any_other_generator_failed_starts_end_the_run_with_their_reason() -> None:
     full = Plan(error=ModelError("free memory on device is less than desired"))
     ray = FakeRay(Plan(lives_s=10.0), *[full] * 6)
-    pool = ready(ray)
+    pool = ready_pool(ray)
     pool.submit(requests(40))
     with pytest.raises(
         RunError, match=r"3 generators had to be replaced, more than the 2 allowed within .*free memory"
@@ -200,9 +136,7 @@ def test_a_run_starts_with_what_is_there_and_says_so() -> None:
     assert texts(collect(pool)) == answers(1000)
     assert ray.made[2].seen == []
     ray.clock += 300.0
-    for _ in range(40):
-        pool.poll(0.0)
-        ray.clock += 0.5
+    pass_time(pool, ray, 20.0)
     assert pool.num_live == 3
 
 
@@ -218,7 +152,7 @@ def test_too_few_generators_are_an_error_that_names_the_setting() -> None:
 
 def test_losses_are_counted_within_a_window_of_time() -> None:
     ray = FakeRay(*[Plan(lives_s=100.0)] * 20)
-    pool = ready(ray, failure_window_s=150.0)
+    pool = ready_pool(ray, failure_window_s=150.0)
     pool.submit(requests(3000))
     assert texts(collect(pool)) == answers(3000)
     assert len(pool.replacements) > 3
@@ -227,7 +161,7 @@ def test_losses_are_counted_within_a_window_of_time() -> None:
 def test_a_request_that_ends_two_generators_is_given_up_with_the_reason() -> None:
     poisoned = Plan(poisons=frozenset({5}))
     ray = FakeRay(*[poisoned] * 10)
-    pool = ready(ray, max_generator_replacements=8)
+    pool = ready_pool(ray, max_generator_replacements=8)
     pool.submit(requests(1, start=5))
     (given_up,) = collect(pool)
     assert isinstance(given_up, UnscoredCompletion)
@@ -243,7 +177,7 @@ def test_a_request_that_ends_two_generators_is_given_up_with_the_reason() -> Non
 def test_among_many_the_one_that_ends_generators_is_found_and_the_others_are_answered() -> None:
     poisoned = Plan(poisons=frozenset({17}))
     ray = FakeRay(*[poisoned] * 20)
-    pool = ready(ray, num_generators=2, max_generator_replacements=8)
+    pool = ready_pool(ray, num_generators=2, max_generator_replacements=8)
     pool.submit(requests(40))
     done = collect(pool)
     assert texts(done) == [(n, "" if n == 17 else text) for n, text in answers(40)]
@@ -253,14 +187,14 @@ def test_among_many_the_one_that_ends_generators_is_found_and_the_others_are_ans
 
 def test_two_generators_killed_from_outside_cost_no_request() -> None:
     ray = FakeRay(Plan(lives_s=6.0), Plan(lives_s=6.5))
-    pool = ready(ray, max_generator_replacements=8)
+    pool = ready_pool(ray, max_generator_replacements=8)
     pool.submit(requests(8))
     assert texts(collect(pool)) == answers(8)
 
 
 def test_a_generator_without_a_token_within_its_deadline_is_replaced() -> None:
     ray = FakeRay(Plan(request_s=NEVER))
-    pool = ready(ray)
+    pool = ready_pool(ray)
     pool.submit(requests(3))
     assert texts(collect(pool)) == answers(3)
     assert pool.replacements[0].startswith("no token for 5")
@@ -271,7 +205,7 @@ def test_a_generator_without_a_token_within_its_deadline_is_replaced() -> None:
 
 def test_a_reset_forgets_requests_answers_and_weights() -> None:
     ray = FakeRay(Plan(request_s=1.0), Plan(request_s=30.0))
-    pool = ready(ray, num_generators=2)
+    pool = ready_pool(ray, num_generators=2)
     update(pool, 4)
     pool.submit(requests(16))
     pool.poll(1.5)
@@ -290,7 +224,7 @@ def test_a_reset_forgets_requests_answers_and_weights() -> None:
 
 def test_an_answer_to_what_a_reset_took_back_is_not_taken_for_the_new_one() -> None:
     ray = FakeRay(Plan(request_s=3.0))
-    pool = ready(ray)
+    pool = ready_pool(ray)
     ray.made[0].abort.remote = lambda tickets: None  # type: ignore[attr-defined]
     pool.submit(requests(1))
     pool.poll(1.0)
@@ -339,7 +273,7 @@ def test_what_a_draining_generator_has_not_finished_in_time_goes_elsewhere() -> 
 
 def test_a_corrupted_engine_is_replaced() -> None:
     ray = FakeRay(Plan(), Plan())
-    pool = ready(ray, num_generators=2)
+    pool = ready_pool(ray, num_generators=2)
 
     def corrupted(probes: object) -> list[object]:
         raise CorruptedEngineError("failed half way")

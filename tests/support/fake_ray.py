@@ -43,6 +43,7 @@ class FakeRay(RayRuntime):
         self.plans = plans
         self.made: list[FakeGenerator] = []
         self.killed: list[str] = []
+        self.rooms: list[FakeRoom] = []
 
     def actor(self, name: str) -> FakeGenerator:
         """As `GeneratorResources.actor`."""
@@ -50,6 +51,10 @@ class FakeRay(RayRuntime):
         plan = self.plans[number] if number < len(self.plans) else Plan()
         self.made.append(FakeGenerator(self, name, plan))
         return self.made[-1]
+
+    def ask_room(self) -> FakeRoom:
+        self.rooms.append(FakeRoom())
+        return self.rooms[-1]
 
     def __str__(self) -> str:
         return "1 CPUs and 0 GPUs"
@@ -77,6 +82,20 @@ class FakeRay(RayRuntime):
         self.killed.append(actor.name)
 
 
+@dataclass
+class FakeRoom:
+    """Room that a test gives, or not."""
+
+    there: bool = False
+    released: bool = False
+
+    def found(self) -> bool:
+        return self.there
+
+    def release(self) -> None:
+        self.released = True
+
+
 @dataclass(frozen=True, kw_only=True)
 class Plan:
     """How a generator behaves.
@@ -85,6 +104,7 @@ class Plan:
         placed_s, start_s, update_s: until it has a place, is up, has loaded an update.
         error: what its start raises.
         request_s: seconds of one completion, any number of them at a time.
+        tokens_s: of each request, that a poll tells of.
         lives_s: after so long it dies by itself.
         node: where it runs.
         off: added to its log-probs of probes.
@@ -96,6 +116,7 @@ class Plan:
     update_s: float = 1.0
     error: Exception | None = None
     request_s: float = 2.0
+    tokens_s: float = 10.0
     lives_s: float = NEVER
     node: str = "node"
     off: float = 0.0
@@ -129,7 +150,8 @@ class FakeGenerator:
     running: dict[int, _Running] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        self.born = self.ray.clock
+        self.born = self._polled_at = self.ray.clock
+        self.tokens = 0.0
         self.dies_at = self.born + self.plan.lives_s
         calls = (self.hello, self.start, self.submit, self.poll, self.abort, self.update_weights, self.update_adapter)
         for call in (*calls, self.score, self.profile):
@@ -202,12 +224,14 @@ class FakeGenerator:
         )
 
     def _poll(self) -> PollResult:
+        self.tokens += self.plan.tokens_s * len(self.running) * (self.ray.clock - self._polled_at)
+        self._polled_at = self.ray.clock
         done = [ticket for ticket, each in self.running.items() if each.ends_at <= self.ray.clock]
         completions = [self._completion(ticket, self.running.pop(ticket)) for ticket in done]
         stuck = bool(self.running) and all(each.ends_at == NEVER for each in self.running.values())
         return PollResult(
             completions=completions,
-            progress=0 if stuck else int(10 * self.ray.clock),
+            progress=0 if stuck else int(self.tokens),
             statistics=EngineStatistics(generated_tokens=len(done)),
             process=self._info(),
         )

@@ -177,7 +177,7 @@ class GeneratorsPart(FakeGenerators):
     def close(self) -> None:
         """Nothing runs."""
 
-    def wait_ready(self, *, idle: Callable[[], None]) -> None:
+    def wait_ready(self, *, idle: Callable[[], None], say: Callable[[str], None]) -> None:
         """Ready."""
 
     def profile(self, target: ProfileTarget | None) -> None:

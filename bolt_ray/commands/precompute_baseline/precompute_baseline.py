@@ -192,7 +192,7 @@ class _Precomputation:
 
     def _bring_up(self, generators: GeneratorPool) -> None:
         started = time.monotonic()
-        generators.wait_ready(idle=self.interrupts.check)
+        generators.wait_ready(idle=self.interrupts.check, say=partial(say, self.console))
         if self.adapter is not None:
             path = str(self.adapter.absolute())
             generators.update_adapter(path, ADAPTER_VERSION, timeout_s=self.config.deadlines.sync_s)

@@ -8,6 +8,7 @@ from bolt_ray.actors.generator_pool import GeneratorPool
 from bolt_ray.actors.generator_resources import GeneratorResources
 from bolt_ray.actors.scorer_pool import ScorerPool
 from bolt_ray.commands.shared.inputs import RunInputs
+from bolt_ray.commands.shared.resources import RAY_DATA_CPUS
 from bolt_ray.config.resolve import engine_settings
 from bolt_ray.config.schema import RunConfig
 from bolt_ray.data.ingest.read_plan import source_names
@@ -28,6 +29,7 @@ def launch_generators(
             num_cpus=cluster.cpus_per_generator,
             num_gpus=cluster.gpus_per_generator * cluster.tensor_parallel_size if config.uses_gpu else 0.0,
             num_threads=max(1, int(cluster.cpus_per_generator)),
+            spare_cpus=RAY_DATA_CPUS,
         ),
         policy_version=version,
         startup_s=config.deadlines.startup_s,
