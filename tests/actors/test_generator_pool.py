@@ -154,6 +154,7 @@ def test_every_request_is_answered_once_under_its_id(served: Served) -> None:
     assert 0 < statistics.metrics()["engine/running"] <= 32
     assert 0 < statistics.metrics()["engine/kv_usage"] < 1
     assert [process.name for process in served.pool.processes] == ["generator-0", "generator-1"]
+    assert {process.node_id for process in served.pool.processes} == {ray.get_runtime_context().get_node_id()}
     assert all(process.host_bytes > 100 * 2**20 for process in served.pool.processes), "PyTorch and vLLM are loaded"
 
 

@@ -169,13 +169,14 @@ class _Precomputation:
             stack.callback(prompts.close)
             service = CompletionService(generators=generators, scorers=scorers, opened=tokenize.opened)
             total = len(file) + rows.size
+            most_generators = config.cluster.max_generators or config.cluster.num_generators
             display = stack.enter_context(_Display(service=service, total=total, done=len(file), console=self.console))
             scorer = PromptScorer(
                 service=service,
                 prompts=prompts,
                 num_samples=self.num_samples,
                 seed=config.seed,
-                max_in_flight=min(MAX_IN_FLIGHT, 2 * config.generator.max_num_seqs * config.cluster.num_generators),
+                max_in_flight=min(MAX_IN_FLIGHT, 2 * config.generator.max_num_seqs * most_generators),
                 skip_truncated=bool(config.baseline.skip_truncated),
                 stall_s=config.deadlines.generation_s + config.deadlines.startup_s,
                 save=file.append,
