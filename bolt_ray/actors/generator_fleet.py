@@ -274,10 +274,14 @@ class GeneratorFleet:
         for handle in self.handles:
             waited = now - handle.active_at
             if handle.generating and handle.in_flight and waited > self._stall_s:
-                late.append((handle, f"no token for {waited:.0f} s with {len(handle.in_flight)} requests waiting"))
+                why = f"no token for {waited:.0f} s with {len(handle.in_flight)} requests waiting"
+                self._runtime.show(handle.process, why=why)
+                late.append((handle, why))
             elif handle.state in ("starting", "syncing") and waited > self._startup_s:
                 doing = "starting its engine" if handle.state == "starting" else "loading weights"
-                late.append((handle, f"still {doing} after {waited:.0f} s"))
+                why = f"still {doing} after {waited:.0f} s"
+                self._runtime.show(handle.process, why=why)
+                late.append((handle, why))
         return late
 
     def _none_started(self, waited: float) -> NoReturn:

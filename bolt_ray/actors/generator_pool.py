@@ -96,6 +96,11 @@ class GeneratorPool:
         return len(self._queue) + sum(len(handle.in_flight) for handle in self._fleet.handles) + len(self._finished)
 
     @property
+    def progress(self) -> int:
+        """Changes with every token of any generator."""
+        return sum(handle.progress for handle in self._fleet.handles)
+
+    @property
     def num_live(self) -> int:
         return len(self._fleet.live)
 
@@ -280,7 +285,7 @@ class GeneratorPool:
                 for ticket in handle.submits.pop(ref):
                     handle.remove(ticket)
                 raise
-            if not handle.generating and not self._fleet.live and self._is_fatal(error):
+            if not handle.generating and not self._fleet.live and _is_fatal(error, proven=self._fleet.proven):
                 raise
             self._replace(handle, first_line(error))
             return
@@ -291,12 +296,6 @@ class GeneratorPool:
             self._statistics += reply.statistics
         else:
             self._bring_up(handle, reply)
-
-    def _is_fatal(self, error: Exception) -> bool:
-        """Whether another generator would fail the same way: none ever started, or none takes the weights."""
-        if isinstance(error, WeightSyncError):
-            return not isinstance(error, CorruptedEngineError)
-        return isinstance(error, UserError) and not self._fleet.proven
 
     def _bring_up(self, handle: GeneratorHandle, reply: Any) -> None:
         """The next part of a generator's start; the last gives it requests, once it has the current weights."""
@@ -341,6 +340,13 @@ class GeneratorPool:
             self._update = before
             raise
         return [handle.scores for handle in up_to_date]
+
+
+def _is_fatal(error: Exception, *, proven: bool) -> bool:
+    """Whether another generator would fail the same way: it takes no such weights, or none was ever ``proven``."""
+    if isinstance(error, WeightSyncError):
+        return not isinstance(error, CorruptedEngineError)
+    return isinstance(error, UserError) and not proven
 
 
 def _gather(

@@ -8,7 +8,9 @@ from typing import Any
 
 import ray
 
+from bolt_ray.actors.processes import ProcessInfo
 from bolt_ray.actors.ray_results import get_result
+from bolt_ray.actors.stacks import log_stacks
 
 
 class RayRuntime:
@@ -30,6 +32,10 @@ class RayRuntime:
     def result(self, ref: Any, *, timeout_s: float | None = None) -> Any:
         """See `get_result`."""
         return get_result(ref, timeout_s=timeout_s)
+
+    def show(self, process: ProcessInfo | None, *, why: str) -> None:
+        """Write into the log what a process is doing that is waited for in vain."""
+        log_stacks([] if process is None else [process], why=why)
 
     def kill(self, actor: Any) -> None:
         """End an actor's process."""

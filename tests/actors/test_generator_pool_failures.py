@@ -198,6 +198,7 @@ def test_a_generator_without_a_token_within_its_deadline_is_replaced() -> None:
     pool.submit(requests(3))
     assert texts(collect(pool)) == answers(3)
     assert pool.replacements[0].startswith("no token for 5")
+    assert ray.shown == [f"generator-0: {pool.replacements[0]}"]
 
 
 # Going back

@@ -44,6 +44,7 @@ class FakeRay(RayRuntime):
         self.made: list[FakeGenerator] = []
         self.killed: list[str] = []
         self.rooms: list[FakeRoom] = []
+        self.shown: list[str] = []
 
     def actor(self, name: str) -> FakeGenerator:
         """As `GeneratorResources.actor`."""
@@ -76,6 +77,10 @@ class FakeRay(RayRuntime):
         if ref.owner.dies_at <= self.clock and ref.owner.dies_at <= ref.at():
             raise RayActorError(error_msg=f"{ref.owner.name} died")
         return ref.value()
+
+    def show(self, process: ProcessInfo | None, *, why: str) -> None:
+        assert process is not None
+        self.shown.append(f"{process.name}: {why}")
 
     def kill(self, actor: FakeGenerator) -> None:
         actor.dies_at = min(actor.dies_at, self.clock)
