@@ -211,7 +211,7 @@ class GeneratorsPart(FakeGenerators):
         self.calls.append(("reset", version))
         self.waiting.clear()
 
-    def wait_ready(self, *, idle: Callable[[], None]) -> None:
+    def wait_ready(self, *, idle: Callable[[], None], say: Callable[[str], None]) -> None:
         """Ready."""
 
     def profile(self, target: ProfileTarget | None) -> None:
@@ -227,7 +227,14 @@ class GeneratorsPart(FakeGenerators):
         return super().completed(request, truncated=request.request_id % 3 == 0)
 
     def update_weights(
-        self, manifest: Any, buckets: Any, version: int, *, probes: Sequence[Sequence[int]], timeout_s: float
+        self,
+        manifest: Any,
+        buckets: Any,
+        version: int,
+        *,
+        probes: Sequence[Sequence[int]],
+        doubt: Any,
+        timeout_s: float,
     ) -> list[list[NDArray[np.float32]]]:
         self.calls.append(("update_weights", timeout_s))
         self.version = version

@@ -111,7 +111,7 @@ class TrainingAssembly:
             shards = self._shards(stack)
             scorers = self._fleet.scorers()
             prompts, problems = self._prompts(stack, shards)
-            generators.wait_ready(idle=self._interrupts.check)
+            generators.wait_ready(idle=self._interrupts.check, say=partial(say, self._console))
             learner.wait_ready(timeout_s=self._config.deadlines.startup_s, idle=self._interrupts.check)
             say(self._console, f"All processes are up after {time.monotonic() - self._started:.0f} s")
             self._processes = self._progress.processes = _processes(learner, generators, scorers, shards)
