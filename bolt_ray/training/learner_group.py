@@ -19,6 +19,7 @@ from ray.train.v2._internal.execution.callback import ControllerCallback
 from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+from bolt_ray.actors.cluster_watch import ClusterWatch
 from bolt_ray.actors.learner_mailbox import (
     Command,
     PublishCommand,
@@ -92,16 +93,19 @@ class LearnerGroup:
         adapters: Path | None = None,
         adapters_kept: int = 2,
         profile: Callable[[int], ProfileTarget | None] = lambda step: None,
+        watch: ClusterWatch | None = None,
     ) -> None:
         """
         Args:
             profile: what is recorded of a step, counted from 1.
             adapters: directory through which the generators get LoRA adapters; None publishes all weights.
             adapters_kept: the newest adapters that stay there, for the requests that still use them.
+            watch: knows which nodes are about to go; default: the cluster's.
         """
         self._adapters = adapters
         self._adapters_kept = adapters_kept
         self._profile = profile
+        self._watch = watch or ClusterWatch()
         if adapters is not None:
             shutil.rmtree(adapters, ignore_errors=True)
             adapters.mkdir(parents=True)
@@ -145,6 +149,12 @@ class LearnerGroup:
     def processes(self) -> tuple[ProcessInfo, ...]:
         """The ranks', as of the last command."""
         return self._processes
+
+    def leaving(self) -> str:
+        """Which ranks are on nodes that the cluster takes away, in words; "" for none."""
+        draining = self._watch.draining()
+        names = [f"{process.name} on {process.node}" for process in self._processes if process.node_id in draining]
+        return f"the cluster takes away the node of {', '.join(names)}" if names else ""
 
     def wait_ready(self, *, timeout_s: float, idle: Callable[[], None] = lambda: None) -> None:
         """Wait until every rank has loaded its model.

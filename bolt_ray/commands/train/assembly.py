@@ -39,7 +39,7 @@ from bolt_ray.core.records import DrawnPrompt
 from bolt_ray.data.ingest.read_plan import source_weights
 from bolt_ray.data.store import PromptStore
 from bolt_ray.engines.tokenizer import PromptTokenizer
-from bolt_ray.rewards.unscored import check_unscored
+from bolt_ray.rewards.unscored import UnscoredWatch
 from bolt_ray.training.batch import BatchBuilder
 from bolt_ray.training.checkpoints import write_checkpoint
 from bolt_ray.training.completion_metrics import RunTotals
@@ -255,7 +255,7 @@ class TrainingAssembly:
             seed=config.seed,
             stall_s=config.deadlines.generation_s + config.deadlines.startup_s,
             version=self._start.version,
-            check=self._interrupts.check,
+            check=lambda: loop.check(),
         )
         if self._state is not None:
             rollout.load_state_dict(self._state["rollout"], redraw=prompts.redraw)
@@ -299,7 +299,12 @@ class TrainingAssembly:
             notices=_notices(config, builder, telemetry),
             interrupts=self._interrupts,
             save=lambda step: self._save(step, loop, learner, shards, rollout, prompts),
-            check_scores=partial(check_unscored, max_unscored_fraction=config.scoring.max_unscored_fraction),
+            max_masked_steps=config.train.max_bad_steps,
+            unscored=UnscoredWatch(
+                max_unscored_fraction=config.scoring.max_unscored_fraction,
+                patience_s=config.scoring.unscored_patience_s,
+                worked_before=self._start.step > 0,
+            ),
             totals=RunTotals(telemetry.last, started=self._started),
             processes=self._processes,
             first_step=self._start.step,
