@@ -153,7 +153,7 @@ class LearnerGroup:
     def leaving(self) -> str:
         """Which ranks are on nodes that the cluster takes away, in words; "" for none."""
         draining = self._watch.draining()
-        names = [f"{process.name} on {process.node}" for process in self._processes if process.node_id in draining]
+        names = [f"{process.name} ({process.node})" for process in self._processes if process.node_id in draining]
         return f"the cluster takes away the node of {', '.join(names)}" if names else ""
 
     def wait_ready(self, *, timeout_s: float, idle: Callable[[], None] = lambda: None) -> None:
@@ -251,24 +251,10 @@ class LearnerGroup:
                     reason = f"the learner's mailbox is gone while waiting for {what}: {first_line(error)}"
                     raise LearnerLostError(reason) from error
             if self._ended.is_set():
-                raise self._failure(what)
+                raise what_ended(self._error, waiting_for=what, started=self._started)
             if time.monotonic() > deadline:
                 raise StallError(f"waited {timeout_s:.0f} s for {what}; the learner ranks did not answer")
             idle()
-
-    def _failure(self, what: str) -> BoltRayError:
-        """What ended the group: its own error where a rank raised one, else that it is lost."""
-        errors = getattr(self._error, "worker_failures", None) or {0: self._error}
-        chains = {rank: list(_causes(error)) for rank, error in errors.items()}
-        causes = [cause for chain in chains.values() for cause in chain]
-        own = next((cause for cause in causes if isinstance(cause, BoltRayError)), None)
-        if own is not None:
-            return own
-        reasons = "; ".join(f"rank {rank}: {first_line(chain[-1])}" for rank, chain in chains.items() if chain)
-        text = f"the learner ended while waiting for {what}: {reasons}"
-        # What a rank raises while it is built, it would raise again.
-        died = any(isinstance(cause, RayActorError) for cause in causes)
-        return LearnerLostError(text) if self._started or died else RunError(text)
 
     def _fit(self, trainer: LeanTrainer) -> None:
         try:
@@ -277,6 +263,25 @@ class LearnerGroup:
             self._error = error
         finally:
             self._ended.set()
+
+
+def what_ended(error: BaseException | None, *, waiting_for: str, started: bool) -> BoltRayError:
+    """Why a group is no more: the error of the project that a rank raised, or else that it is lost.
+
+    Args:
+        error: of Ray Train.
+        started: whether it has been at work; what a rank raises while it is built, it would raise again.
+    """
+    errors = getattr(error, "worker_failures", None) or {0: error}
+    chains = {rank: list(_causes(each)) for rank, each in errors.items()}
+    causes = [cause for chain in chains.values() for cause in chain]
+    own = next((cause for cause in causes if isinstance(cause, BoltRayError)), None)
+    if own is not None:
+        return own
+    reasons = "; ".join(f"rank {rank}: {first_line(chain[-1])}" for rank, chain in chains.items() if chain)
+    text = f"the learner ended while waiting for {waiting_for}: {reasons}"
+    died = any(isinstance(cause, RayActorError) for cause in causes)
+    return LearnerLostError(text) if started or died else RunError(text)
 
 
 def _causes(error: BaseException | None) -> Iterator[BaseException]:

@@ -34,6 +34,7 @@ from bolt_ray.commands.train.observers import start_telemetry
 from bolt_ray.config.resolve import eval_sampling
 from bolt_ray.config.schema import RunConfig
 from bolt_ray.core.curriculum import Curriculum
+from bolt_ray.core.errors import LearnerLostError, StallError
 from bolt_ray.core.evaluation.summary import Score
 from bolt_ray.core.records import DrawnPrompt
 from bolt_ray.data.ingest.read_plan import source_weights
@@ -112,7 +113,7 @@ class TrainingAssembly:
             scorers = self._fleet.scorers()
             prompts, problems = self._prompts(stack, shards)
             generators.wait_ready(idle=self._interrupts.check)
-            learner.wait_ready(timeout_s=self._config.deadlines.startup_s, idle=self._interrupts.check)
+            self._wait_for(learner)
             say(self._console, f"All processes are up after {time.monotonic() - self._started:.0f} s")
             self._processes = self._progress.processes = _processes(learner, generators, scorers, shards)
             stack.callback(setattr, self._progress, "processes", list)  # from then on they are ended
@@ -124,6 +125,15 @@ class TrainingAssembly:
             self._progress.stage("step")
             stack.callback(self._progress.stage, "stop")
             return loop.run()
+
+    def _wait_for(self, learner: LearnerGroup) -> None:
+        """Until its ranks are there. Once they had room, its lack is a loss like the first: it may come back."""
+        try:
+            learner.wait_ready(timeout_s=self._config.deadlines.startup_s, idle=self._interrupts.check)
+        except StallError as error:
+            if not self._start.restarts:
+                raise
+            raise LearnerLostError(str(error)) from error
 
     def _set_aside_later(self) -> None:
         """Only now, when steps after the checkpoint are about to be trained again."""
@@ -305,7 +315,7 @@ class TrainingAssembly:
                 patience_s=config.scoring.unscored_patience_s,
                 worked_before=self._start.step > 0,
             ),
-            totals=RunTotals(telemetry.last, started=self._started),
+            totals=RunTotals(telemetry.last, started=self._counted_from(telemetry)),
             processes=self._processes,
             first_step=self._start.step,
             learner_restarts=self._start.restarts,
@@ -314,6 +324,14 @@ class TrainingAssembly:
             else None,
         )
         return loop
+
+    def _counted_from(self, telemetry: Telemetry) -> float:
+        """Since when time is to be added to that of the records kept; an attempt that was lost took time too."""
+        if not self._start.restarts:
+            return self._started
+        if "time/at" not in telemetry.last:
+            return self._start.since
+        return time.monotonic() - (time.time() - float(telemetry.last["time/at"]))
 
     def _telemetry(self, stack: ExitStack, generators: GeneratorPool) -> Telemetry:
         return self.start_telemetry(
