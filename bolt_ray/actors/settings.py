@@ -89,7 +89,13 @@ class ScoringSettings(Settings):
         ge=0,
     )
     max_unscored_fraction: float = setting(
-        0.5, "the run stops when a larger share of completions gets no verdict", ge=0, le=1
+        0.5, "a step of which a larger share gets no verdict is made again after a pause", ge=0, le=1
+    )
+    unscored_patience_s: float = setting(
+        900.0,
+        "how long such a step is made again, in growing pauses, of a run that trained steps before; then the run stops",
+        unit="s",
+        ge=0,
     )
 
 

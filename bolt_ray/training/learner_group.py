@@ -19,6 +19,7 @@ from ray.train.v2._internal.execution.callback import ControllerCallback
 from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+from bolt_ray.actors.cluster_watch import ClusterWatch
 from bolt_ray.actors.learner_mailbox import (
     Command,
     PublishCommand,
@@ -92,16 +93,19 @@ class LearnerGroup:
         adapters: Path | None = None,
         adapters_kept: int = 2,
         profile: Callable[[int], ProfileTarget | None] = lambda step: None,
+        watch: ClusterWatch | None = None,
     ) -> None:
         """
         Args:
             profile: what is recorded of a step, counted from 1.
             adapters: directory through which the generators get LoRA adapters; None publishes all weights.
             adapters_kept: the newest adapters that stay there, for the requests that still use them.
+            watch: knows which nodes are about to go; default: the cluster's.
         """
         self._adapters = adapters
         self._adapters_kept = adapters_kept
         self._profile = profile
+        self._watch = watch or ClusterWatch()
         if adapters is not None:
             shutil.rmtree(adapters, ignore_errors=True)
             adapters.mkdir(parents=True)
@@ -145,6 +149,12 @@ class LearnerGroup:
     def processes(self) -> tuple[ProcessInfo, ...]:
         """The ranks', as of the last command."""
         return self._processes
+
+    def leaving(self) -> str:
+        """Which ranks are on nodes that the cluster takes away, in words; "" for none."""
+        draining = self._watch.draining()
+        names = [f"{process.name} ({process.node})" for process in self._processes if process.node_id in draining]
+        return f"the cluster takes away the node of {', '.join(names)}" if names else ""
 
     def wait_ready(self, *, timeout_s: float, idle: Callable[[], None] = lambda: None) -> None:
         """Wait until every rank has loaded its model.
@@ -241,24 +251,10 @@ class LearnerGroup:
                     reason = f"the learner's mailbox is gone while waiting for {what}: {first_line(error)}"
                     raise LearnerLostError(reason) from error
             if self._ended.is_set():
-                raise self._failure(what)
+                raise what_ended(self._error, waiting_for=what, started=self._started)
             if time.monotonic() > deadline:
                 raise StallError(f"waited {timeout_s:.0f} s for {what}; the learner ranks did not answer")
             idle()
-
-    def _failure(self, what: str) -> BoltRayError:
-        """What ended the group: its own error where a rank raised one, else that it is lost."""
-        errors = getattr(self._error, "worker_failures", None) or {0: self._error}
-        chains = {rank: list(_causes(error)) for rank, error in errors.items()}
-        causes = [cause for chain in chains.values() for cause in chain]
-        own = next((cause for cause in causes if isinstance(cause, BoltRayError)), None)
-        if own is not None:
-            return own
-        reasons = "; ".join(f"rank {rank}: {first_line(chain[-1])}" for rank, chain in chains.items() if chain)
-        text = f"the learner ended while waiting for {what}: {reasons}"
-        # What a rank raises while it is built, it would raise again.
-        died = any(isinstance(cause, RayActorError) for cause in causes)
-        return LearnerLostError(text) if self._started or died else RunError(text)
 
     def _fit(self, trainer: LeanTrainer) -> None:
         try:
@@ -267,6 +263,25 @@ class LearnerGroup:
             self._error = error
         finally:
             self._ended.set()
+
+
+def what_ended(error: BaseException | None, *, waiting_for: str, started: bool) -> BoltRayError:
+    """Why a group is no more: the error of the project that a rank raised, or else that it is lost.
+
+    Args:
+        error: of Ray Train.
+        started: whether it has been at work; what a rank raises while it is built, it would raise again.
+    """
+    errors = getattr(error, "worker_failures", None) or {0: error}
+    chains = {rank: list(_causes(each)) for rank, each in errors.items()}
+    causes = [cause for chain in chains.values() for cause in chain]
+    own = next((cause for cause in causes if isinstance(cause, BoltRayError)), None)
+    if own is not None:
+        return own
+    reasons = "; ".join(f"rank {rank}: {first_line(chain[-1])}" for rank, chain in chains.items() if chain)
+    text = f"the learner ended while waiting for {waiting_for}: {reasons}"
+    died = any(isinstance(cause, RayActorError) for cause in causes)
+    return LearnerLostError(text) if started or died else RunError(text)
 
 
 def _causes(error: BaseException | None) -> Iterator[BaseException]:

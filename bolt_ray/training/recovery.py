@@ -8,8 +8,9 @@ Weights, optimizer, baseline, curriculum, stream and requests in flight go back 
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -31,11 +32,13 @@ class StartingPoint:
         checkpoint: what it goes on from; None: the first weights.
         state: of the checkpoint, as `read_checkpoint` gives it; None with none.
         restarts: attempts of this process before it.
+        since: when the first of these began, on the clock of ``time.monotonic``.
     """
 
     checkpoint: Path | None
     state: dict[str, Any] | None
     restarts: int = 0
+    since: float = field(default_factory=time.monotonic)
 
     @property
     def step(self) -> int:
@@ -74,6 +77,9 @@ def train_with_recovery(
         cluster: says how often.
         say: says a line to the user.
 
+    Returns:
+        How the last attempt ended; after others its ``seconds`` are those of all, with the starts between them.
+
     Raises:
         RunError: the learner was lost too often.
         CheckpointError: the run's checkpoints are all damaged.
@@ -84,7 +90,8 @@ def train_with_recovery(
     while True:
         attempt = make_attempt(start)
         try:
-            return attempt.train()
+            outcome = attempt.train()
+            return replace(outcome, seconds=time.monotonic() - start.since) if start.restarts else outcome
         except LearnerLostError as error:
             log.warning("the learner is lost", exc_info=True)
             if not budget.spend():
@@ -107,4 +114,4 @@ def _next_start(start: StartingPoint, run: RunDirectory, *, own: bool, say: Call
             say(f"Warning: {path.name} cannot be used: {why}")
         if checkpoint is None and (refused or start.checkpoint is not None):
             raise CheckpointError(f"{run.checkpoints}: the learner is lost, and no checkpoint can be read")
-    return StartingPoint(checkpoint=checkpoint, state=state, restarts=start.restarts + 1)
+    return replace(start, checkpoint=checkpoint, state=state, restarts=start.restarts + 1)

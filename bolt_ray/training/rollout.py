@@ -114,6 +114,13 @@ class RolloutLoop:
             del self._in_flight[request_id]
         self._in_training = frozenset()
 
+    def put_back(self) -> None:
+        """The completions of the step under way are not trained: they are made again, with the same seeds."""
+        self._reissue.extendleft(
+            self._in_flight.pop(request_id).planned for request_id in sorted(self._in_training, reverse=True)
+        )
+        self._in_training = frozenset()
+
     def pump(self, timeout_s: float = 0.0) -> None:
         """Dispatch up to the capacity and move what is done."""
         self._dispatch()

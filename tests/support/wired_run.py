@@ -97,6 +97,9 @@ class LearnerPart(Part):
             logprobs_before=batch.behavior_logprobs,
         )
 
+    def leaving(self) -> str:
+        return ""
+
     def publish(self, *, version: int, probes: Sequence[NDArray[np.int32]], timeout_s: float) -> PublishedWeights:
         self.calls.append(("publish", timeout_s))
         logprobs = [np.zeros(len(probe) - 1, dtype=np.float32) for probe in probes]

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -59,7 +61,9 @@ def test_each_attempt_goes_on_from_the_newest_checkpoint(tmp_path: Path) -> None
         return lost()
 
     attempts = Attempts(run, lost, four_steps, lambda: DONE)
-    assert attempts.go() == DONE
+    outcome = attempts.go(StartingPoint(checkpoint=None, state=None, since=time.monotonic() - 100.0))
+    assert outcome == replace(DONE, seconds=outcome.seconds)
+    assert 100.0 < outcome.seconds < 200.0, "of all attempts"
     assert attempts.starts == [(None, 0, 0), (None, 0, 1), ("step-000004", 4, 2)]
     assert attempts.said == [
         "Warning: the learner is lost and starts again from the first weights: rank 1 died",

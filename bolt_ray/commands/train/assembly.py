@@ -34,12 +34,13 @@ from bolt_ray.commands.train.observers import start_telemetry
 from bolt_ray.config.resolve import eval_sampling
 from bolt_ray.config.schema import RunConfig
 from bolt_ray.core.curriculum import Curriculum
+from bolt_ray.core.errors import LearnerLostError, StallError
 from bolt_ray.core.evaluation.summary import Score
 from bolt_ray.core.records import DrawnPrompt
 from bolt_ray.data.ingest.read_plan import source_weights
 from bolt_ray.data.store import PromptStore
 from bolt_ray.engines.tokenizer import PromptTokenizer
-from bolt_ray.rewards.unscored import check_unscored
+from bolt_ray.rewards.unscored import UnscoredWatch
 from bolt_ray.training.batch import BatchBuilder
 from bolt_ray.training.checkpoints import write_checkpoint
 from bolt_ray.training.completion_metrics import RunTotals
@@ -112,7 +113,7 @@ class TrainingAssembly:
             scorers = self._fleet.scorers()
             prompts, problems = self._prompts(stack, shards)
             generators.wait_ready(idle=self._interrupts.check, say=partial(say, self._console))
-            learner.wait_ready(timeout_s=self._config.deadlines.startup_s, idle=self._interrupts.check)
+            self._wait_for(learner)
             say(self._console, f"All processes are up after {time.monotonic() - self._started:.0f} s")
             self._processes = self._progress.processes = _processes(learner, generators, scorers, shards)
             stack.callback(setattr, self._progress, "processes", list)  # from then on they are ended
@@ -124,6 +125,15 @@ class TrainingAssembly:
             self._progress.stage("step")
             stack.callback(self._progress.stage, "stop")
             return loop.run()
+
+    def _wait_for(self, learner: LearnerGroup) -> None:
+        """Until its ranks are there. Once they had room, its lack is a loss like the first: it may come back."""
+        try:
+            learner.wait_ready(timeout_s=self._config.deadlines.startup_s, idle=self._interrupts.check)
+        except StallError as error:
+            if not self._start.restarts:
+                raise
+            raise LearnerLostError(str(error)) from error
 
     def _set_aside_later(self) -> None:
         """Only now, when steps after the checkpoint are about to be trained again."""
@@ -255,7 +265,7 @@ class TrainingAssembly:
             seed=config.seed,
             stall_s=config.deadlines.generation_s + config.deadlines.startup_s,
             version=self._start.version,
-            check=self._interrupts.check,
+            check=lambda: loop.check(),
         )
         if self._state is not None:
             rollout.load_state_dict(self._state["rollout"], redraw=prompts.redraw)
@@ -299,8 +309,13 @@ class TrainingAssembly:
             notices=_notices(config, builder, telemetry),
             interrupts=self._interrupts,
             save=lambda step: self._save(step, loop, learner, shards, rollout, prompts),
-            check_scores=partial(check_unscored, max_unscored_fraction=config.scoring.max_unscored_fraction),
-            totals=RunTotals(telemetry.last, started=self._started),
+            max_masked_steps=config.train.max_bad_steps,
+            unscored=UnscoredWatch(
+                max_unscored_fraction=config.scoring.max_unscored_fraction,
+                patience_s=config.scoring.unscored_patience_s,
+                worked_before=self._start.step > 0,
+            ),
+            totals=RunTotals(telemetry.last, started=self._counted_from(telemetry)),
             processes=self._processes,
             first_step=self._start.step,
             learner_restarts=self._start.restarts,
@@ -309,6 +324,14 @@ class TrainingAssembly:
             else None,
         )
         return loop
+
+    def _counted_from(self, telemetry: Telemetry) -> float:
+        """Since when time is to be added to that of the records kept; an attempt that was lost took time too."""
+        if not self._start.restarts:
+            return self._started
+        if "time/at" not in telemetry.last:
+            return self._start.since
+        return time.monotonic() - (time.time() - float(telemetry.last["time/at"]))
 
     def _telemetry(self, stack: ExitStack, generators: GeneratorPool) -> Telemetry:
         return self.start_telemetry(

@@ -342,3 +342,14 @@ def test_ctrl_c_saves_and_leaves_by_130(ray_cluster: None, write_config: Callabl
     done = json.loads((checkpoint / "state.json").read_text())["step"]
     assert done >= 2
     assert [record["step"] for record in steps_of(run)] == list(range(1, done + 1))
+
+
+def test_a_signal_in_the_start_up_leaves_by_130(write_config: Callable[..., Path], tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "bolt_ray.cli", "train", str(write_config())]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    wait_for((tmp_path / "run" / "state.json").exists)
+    process.send_signal(signal.SIGTERM)
+    output, _ = process.communicate(timeout=200)
+    assert process.returncode == 130, output
+    assert "Traceback" not in output and "interrupted" in output
+    assert json.loads((tmp_path / "run" / "state.json").read_text())["ended"] == "interrupted"

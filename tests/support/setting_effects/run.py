@@ -249,6 +249,7 @@ EFFECTS: tuple[Effect, ...] = (
     effect("scoring.memory_mb", 512, scorer_limits),
     effect("scoring.check_references", 1, references),
     effect("scoring.max_unscored_fraction", 0.1, left("problem")),
+    effect("scoring.unscored_patience_s", 60.0, loop("_steps", "_unscored", "_patience_s")),
     # where metrics go
     effect("logging.wandb", True, sinks),
     effect("logging.wandb", "offline", sinks, logging__wandb=True),
