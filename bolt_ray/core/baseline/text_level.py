@@ -57,6 +57,13 @@ class TextLevel:
     weights: NDArray[np.float32]
     share: float
 
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, TextLevel):
+            return NotImplemented
+        return self.share == other.share and np.array_equal(self.weights, other.weights)
+
+    __hash__ = None  # type: ignore[assignment]
+
     def offsets(self, features: NDArray[np.uint16]) -> NDArray[np.float64]:
         """float64 [n]: z of features, uint16 [n, 11]."""
         return np.asarray(self.weights[features].sum(axis=1, dtype=np.float64) / _norms(features))
