@@ -115,10 +115,8 @@ class Generator:
         def drop() -> None:
             self._withdrawn.update(self._running.abort(request_ids))
             with self._changed:
-                held = {completion.request_id for completion in self._finished}
-                self._finished = [
-                    completion for completion in self._finished if completion.request_id not in request_ids
-                ]
+                held = {each.request_id for each in self._finished} & self._withdrawn
+                self._finished = [each for each in self._finished if each.request_id not in held]
                 self._withdrawn -= held
 
         self._on_engine_thread(drop)

@@ -20,8 +20,8 @@ from bolt_ray.core.metric_names import declare_metrics
 
 LOOK_S = 1.0
 """How often to look whether room for more was found."""
-TAKEN_S = 30.0
-"""A generator for which room was found and that has no place after so long came too late."""
+TAKEN_S = 120.0
+"""A generator for which room was found and whose process is not there after so long came too late."""
 RETRY_S = 2.0
 LONGEST_RETRY_S = 60.0
 """A start that failed is tried again after ``RETRY_S``, then twice as long each time, up to this."""
@@ -153,7 +153,7 @@ class GeneratorFleet:
         to be replaced leaves.
         """
         now = self._runtime.now()
-        if now < self._grow_at or len(self._staying) < self.wanted:
+        if now < max(self._grow_at, self._next_launch) or len(self._staying) < self.wanted:
             return
         self._grow_at = now + LOOK_S
         for room in [room for room in self._rooms if room.found()]:
@@ -285,6 +285,8 @@ class GeneratorFleet:
         return late
 
     def _none_started(self, waited: float) -> NoReturn:
+        for handle in self.handles:
+            self._runtime.show(handle.process, why=f"no generator for {waited:.0f} s")
         last = f"; the last one failed: {self._last_failure}" if self._last_failure else ""
         if any(handle.state != "placing" for handle in self.handles):
             raise StallError(

@@ -70,9 +70,9 @@ class RequestQueue:
         """Put each request on the generator with the smallest load that has room for it, the oldest first."""
         batches: dict[tuple[GeneratorHandle, SamplingSettings], Batch] = {}
         stay: list[InFlightRequest] = []
-        while self._waiting and any(len(handle.in_flight) < self._room for handle in handles):
+        while self._waiting and (free := [handle for handle in handles if len(handle.in_flight) < self._room]):
             waiting = self._waiting.popleft()
-            takers = [handle for handle in handles if self._takes(handle, waiting)]
+            takers = [handle for handle in free if _takes(handle, waiting)]
             if not takers:
                 stay.append(waiting)
                 continue
@@ -126,13 +126,13 @@ class RequestQueue:
         )
         return given_up
 
-    def _takes(self, handle: GeneratorHandle, waiting: InFlightRequest) -> bool:
-        if len(handle.in_flight) >= self._room:
-            return False
-        if waiting.losses < 2:
-            return True
-        suspects = sum(request.losses >= 2 for request in handle.in_flight.values())
-        return suspects < max(1, waiting.suspects // NARROWED_BY)
+
+def _takes(handle: GeneratorHandle, waiting: InFlightRequest) -> bool:
+    """Whether a generator may have a request that others were lost over, beside those of the kind that it has."""
+    if waiting.losses < 2:
+        return True
+    suspects = sum(request.losses >= 2 for request in handle.in_flight.values())
+    return suspects < max(1, waiting.suspects // NARROWED_BY)
 
 
 def given_up(held: InFlightRequest, reason: str, *, version: int) -> UnscoredCompletion:

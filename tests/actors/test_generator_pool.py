@@ -211,6 +211,7 @@ def test_after_going_back_the_same_requests_are_answered_by_the_next_weights_onl
     assert {(c.oldest_version, c.newest_version) for c in done} == {(version, version)}
     assert max(len(completion.token_ids) for completion in done) <= 10, "the others were to have up to a hundred"
     assert served.pool.replacements == ()
+    _wait_for_two(served.pool)
 
 
 def test_room_is_found_where_there_is_some_and_asked_for_where_there_is_none(ray_cluster: None) -> None:

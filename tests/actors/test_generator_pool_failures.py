@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import time
 from dataclasses import replace
 
 import pytest
@@ -270,6 +271,21 @@ def test_what_a_draining_generator_has_not_finished_in_time_goes_elsewhere() -> 
     assert texts(collect(pool)) == answers(8)
     assert 30.0 <= ray.clock - began <= 36.0
     assert pool.replacements == ()
+
+
+def test_a_machine_that_goes_at_once_leaves_no_time_to_finish() -> None:
+    soon = {"a": int((time.time() + 5.0) * 1000)}
+    going: dict[str, int] = {}
+    ray = FakeRay(Plan(node="a", request_s=500.0), Plan(node="b"))
+    pool = make_pool(ray, draining=going, max_generator_replacements=0)
+    pool.wait_ready()
+    pool.submit(requests(8))
+    pool.poll(0.5)
+    going |= soon
+    ray.clock += 2.0
+    assert pool.poll(0.0) == []
+    assert ray.killed == ["generator-0"]
+    assert texts(collect(pool)) == answers(8)
 
 
 def test_a_corrupted_engine_is_replaced() -> None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from support.fake_pool import answers, collect, make_pool, pass_time, ready_pool, requests, texts, update
 from support.fake_ray import NEVER, FakeRay, Plan
 
+from bolt_ray.core.errors import ModelError
+
 
 def test_generators_join_where_room_is_found_and_at_the_current_version() -> None:
     ray = FakeRay()
@@ -16,7 +18,7 @@ def test_generators_join_where_room_is_found_and_at_the_current_version() -> Non
     assert [room.released for room in ray.rooms] == [False, False]
     assert len(ray.made) == 1
     ray.rooms[1].there = True
-    while pool.num_live < 2:
+    for _ in range(10):
         done += pool.poll(1.0)
     update(pool, 2)
     assert pool.metrics() == {
@@ -54,6 +56,20 @@ def test_a_joiner_that_is_lost_comes_back_by_room_that_is_found_only() -> None:
     assert len(pool.replacements) == 1
     assert len(ray.made) == 2
     assert len(ray.rooms) == 2
+
+
+def test_a_joiner_that_cannot_start_is_tried_again_ever_later() -> None:
+    full = Plan(error=ModelError("free memory on device is less than desired"))
+    ray = FakeRay(Plan(), *[full] * 50)
+    pool = ready_pool(ray, max_generators=2)
+    pool.submit(requests(1000))
+    began = ray.clock
+    for _ in range(100):
+        pool.poll(1.0)
+        for room in ray.rooms:
+            room.there = True
+    assert 90.0 < ray.clock - began < 110.0
+    assert 4 <= len(pool.replacements) <= 6
 
 
 def test_a_reset_gives_back_the_room_of_those_that_joined() -> None:

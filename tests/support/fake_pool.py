@@ -48,9 +48,12 @@ def ready_pool(ray: FakeRay, **cluster: object) -> GeneratorPool:
 
 
 def collect(pool: GeneratorPool) -> list[Completion]:
+    """All that is outstanding; whatever happens, what was asked for is either outstanding or answered."""
+    asked = pool.outstanding
     done: list[Completion] = []
     while pool.outstanding:
         done += pool.poll(1.0)
+        assert pool.outstanding + len(done) == asked
     return done
 
 

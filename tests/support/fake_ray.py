@@ -79,8 +79,8 @@ class FakeRay(RayRuntime):
         return ref.value()
 
     def show(self, process: ProcessInfo | None, *, why: str) -> None:
-        assert process is not None
-        self.shown.append(f"{process.name}: {why}")
+        if process is not None:
+            self.shown.append(f"{process.name}: {why}")
 
     def kill(self, actor: FakeGenerator) -> None:
         actor.dies_at = min(actor.dies_at, self.clock)
