@@ -14,6 +14,7 @@ from bolt_ray.core.correction_options import MODES
 from bolt_ray.core.curriculum import STRATEGIES
 from bolt_ray.core.kl_options import ADAPTATIONS, CONTROLLERS, ESTIMATORS
 from bolt_ray.core.losses import AGGREGATIONS, LOSSES
+from bolt_ray.core.metric_names import is_declared
 from bolt_ray.rewards.registry import REWARDS
 from bolt_ray.training.telemetry.health import RULES
 
@@ -36,7 +37,8 @@ def name_of(page: Path) -> str:
 
 
 def paths_in(text: str) -> list[str]:
-    return [found.rstrip(".") for found in _PATH.findall(text)]
+    """Without the metrics that are named like one."""
+    return [path for found in _PATH.findall(text) if not is_declared(path := found.rstrip("."))]
 
 
 def missing(path: str) -> str | None:

@@ -17,6 +17,7 @@ from typing import Any, Protocol
 from bolt_ray.actors.settings import ClusterSettings
 from bolt_ray.core.budget import Budget
 from bolt_ray.core.errors import CheckpointError, LearnerLostError, RunError
+from bolt_ray.core.evaluation.summary import Score
 from bolt_ray.training.checkpoints import newest_usable
 from bolt_ray.training.loop import LoopOutcome
 from bolt_ray.training.run_directory import RunDirectory
@@ -49,6 +50,12 @@ class StartingPoint:
     def version(self) -> int:
         """The policy's."""
         return int(self.state["version"]) if self.state else 0
+
+    @property
+    def initial_score(self) -> Score | None:
+        """Of the evaluation before the first step; None if there is none yet."""
+        score = self.state["initial_score"] if self.state else None
+        return None if score is None else Score(**score)
 
 
 class Attempt(Protocol):

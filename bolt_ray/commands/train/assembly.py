@@ -35,7 +35,6 @@ from bolt_ray.config.resolve import eval_sampling
 from bolt_ray.config.schema import RunConfig
 from bolt_ray.core.curriculum import Curriculum
 from bolt_ray.core.errors import LearnerLostError, StallError
-from bolt_ray.core.evaluation.summary import Score
 from bolt_ray.core.records import DrawnPrompt
 from bolt_ray.data.ingest.read_plan import source_weights
 from bolt_ray.data.store import PromptStore
@@ -94,8 +93,6 @@ class TrainingAssembly:
         self._inputs = inputs
         self._fleet = fleet
         self._start = start
-        self._checkpoint = start.checkpoint
-        self._state = start.state
         self._interrupts = interrupts
         self._console = console
         self._progress = progress
@@ -137,9 +134,11 @@ class TrainingAssembly:
 
     def _set_aside_later(self) -> None:
         """Only now, when steps after the checkpoint are about to be trained again."""
-        if self._checkpoint is not None:
-            for later in set_aside_later(self._run, self._checkpoint):
-                say(self._console, f"Going on from {self._checkpoint.name}: {later.name} keeps a later checkpoint")
+        if self._start.checkpoint is not None:
+            for later in set_aside_later(self._run, self._start.checkpoint):
+                say(
+                    self._console, f"Going on from {self._start.checkpoint.name}: {later.name} keeps a later checkpoint"
+                )
 
     def _learner(self, stack: ExitStack) -> LearnerGroup:
         cluster = self._config.cluster
@@ -155,7 +154,7 @@ class TrainingAssembly:
             # A name of its own per attempt: a snapshot torn by a crash must not meet the next attempt.
             run_name=f"{self._run.root.name}-{uuid.uuid4().hex[:8]}",
             collective_timeout_s=self._config.deadlines.step_s,
-            restore_from=None if self._checkpoint is None else self._checkpoint / "learner",
+            restore_from=None if self._start.checkpoint is None else self._start.checkpoint / "learner",
             num_threads=max(1, int(cluster.cpus_per_learner)),
             adapters=self._run.root / "adapters" if self._config.model.use_peft else None,
             adapters_kept=self._config.rollout.max_staleness + 2,
@@ -190,7 +189,7 @@ class TrainingAssembly:
             heldout_rows = np.arange(heldout.num_rows, dtype=np.int64)
         problem_rows = heldout_rows[: config.eval.num_problems]
         tell = partial(say, self._console)
-        if self._checkpoint is None and not self._start.restarts:
+        if self._start.checkpoint is None and not self._start.restarts:
             verify = partial(self.verify_references, config=config, inputs=inputs, say=tell)
             verify(store, rows, evaluation=False)
             verify(heldout, problem_rows, evaluation=True)
@@ -214,9 +213,9 @@ class TrainingAssembly:
             draws_dir=self._run.draws,
         )
         stack.callback(prompts.close)
-        if self._checkpoint is not None and self._state is not None:
-            shards.restore(self._checkpoint / "baseline")
-            prompts.load_state_dict(self._state["prompts"])
+        if self._start.checkpoint is not None and self._start.state is not None:
+            shards.restore(self._start.checkpoint / "baseline")
+            prompts.load_state_dict(self._start.state["prompts"])
         elif config.baseline.warm_start not in (None, OWN_WARM_START):
             self._warm_start(shards, store)
         say(self._console, f"{store.report()}; {len(problems):,} held-out problems")
@@ -267,8 +266,8 @@ class TrainingAssembly:
             version=self._start.version,
             check=lambda: loop.check(),
         )
-        if self._state is not None:
-            rollout.load_state_dict(self._state["rollout"], redraw=prompts.redraw)
+        if self._start.state is not None:
+            rollout.load_state_dict(self._start.state["rollout"], redraw=prompts.redraw)
         max_gap = config.generator.max_logprob_gap
         assert max_gap is not None, "resolve() sets it"
         sync = WeightSync(
@@ -310,28 +309,14 @@ class TrainingAssembly:
             interrupts=self._interrupts,
             save=lambda step: self._save(step, loop, learner, shards, rollout, prompts),
             max_masked_steps=config.train.max_bad_steps,
-            unscored=UnscoredWatch(
-                max_unscored_fraction=config.scoring.max_unscored_fraction,
-                patience_s=config.scoring.unscored_patience_s,
-                worked_before=self._start.step > 0,
-            ),
-            totals=RunTotals(telemetry.last, started=self._counted_from(telemetry)),
+            unscored=_unscored_watch(config, self._start),
+            totals=RunTotals(telemetry.last, started=_counted_from(self._start, telemetry, started=self._started)),
             processes=self._processes,
             first_step=self._start.step,
             learner_restarts=self._start.restarts,
-            initial_score=Score(**self._state["initial_score"])
-            if self._state and self._state["initial_score"]
-            else None,
+            initial_score=self._start.initial_score,
         )
         return loop
-
-    def _counted_from(self, telemetry: Telemetry) -> float:
-        """Since when time is to be added to that of the records kept; an attempt that was lost took time too."""
-        if not self._start.restarts:
-            return self._started
-        if "time/at" not in telemetry.last:
-            return self._start.since
-        return time.monotonic() - (time.time() - float(telemetry.last["time/at"]))
 
     def _telemetry(self, stack: ExitStack, generators: GeneratorPool) -> Telemetry:
         return self.start_telemetry(
@@ -339,7 +324,7 @@ class TrainingAssembly:
             self._config,
             self._run,
             first_step=self._start.step,
-            resumed=self._state is not None,
+            resumed=self._start.state is not None,
             progress=self._progress,
             console=self._console,
             profile_generators=generators.profile,
@@ -387,6 +372,27 @@ def _processes(
     driver = ProcessMonitor("driver", "driver")
     pools = (learner, generators, scorers, shards)
     return lambda: [driver.info(), *(process for pool in pools for process in pool.processes)]
+
+
+def _counted_from(start: StartingPoint, telemetry: Telemetry, *, started: float) -> float:
+    """Since when time is added to that of the records kept: an attempt that was lost took time too.
+
+    Args:
+        started: when this attempt was.
+    """
+    if not start.restarts:
+        return started
+    if "time/at" not in telemetry.last:
+        return start.since
+    return time.monotonic() - (time.time() - float(telemetry.last["time/at"]))
+
+
+def _unscored_watch(config: RunConfig, start: StartingPoint) -> UnscoredWatch:
+    return UnscoredWatch(
+        max_unscored_fraction=config.scoring.max_unscored_fraction,
+        patience_s=config.scoring.unscored_patience_s,
+        worked_before=start.step > 0,
+    )
 
 
 def _batch_builder(config: RunConfig) -> BatchBuilder:
