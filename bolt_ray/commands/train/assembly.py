@@ -134,11 +134,9 @@ class TrainingAssembly:
 
     def _set_aside_later(self) -> None:
         """Only now, when steps after the checkpoint are about to be trained again."""
-        if self._start.checkpoint is not None:
-            for later in set_aside_later(self._run, self._start.checkpoint):
-                say(
-                    self._console, f"Going on from {self._start.checkpoint.name}: {later.name} keeps a later checkpoint"
-                )
+        if (checkpoint := self._start.checkpoint) is not None:
+            for later in set_aside_later(self._run, checkpoint):
+                say(self._console, f"Going on from {checkpoint.name}: {later.name} keeps a later checkpoint")
 
     def _learner(self, stack: ExitStack) -> LearnerGroup:
         cluster = self._config.cluster
