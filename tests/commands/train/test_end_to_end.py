@@ -131,7 +131,7 @@ def recovered_run(tied_run: FinishedRun, tmp_path_factory: pytest.TempPathFactor
     directory = tmp_path_factory.mktemp("recovered")
     run = directory / "run"
     (directory / "loss.py").write_text(DEADLY_LOSS.format(run=str(run)))
-    changed = [f"run_dir={run}", f"loss.type={directory}/loss.py:deadly", "logging.wandb=null"]
+    changed = [f"run_dir={run}", f"loss.type={directory}/loss.py:deadly", "logging.wandb=false"]
     config = load_config(tied_run.config_path, changed)
     return FinishedRun(config=config, config_path=tied_run.config_path, root=run, outcome=train(config))
 
