@@ -142,6 +142,11 @@ class LearnerMailbox:
         await self._all_ready.wait()
         self._check()
 
+    async def late(self) -> list[int]:
+        """The ranks that are waited for: those that have not registered, or not answered the last command."""
+        answered = self._ready if self._call is None else self._call.answers
+        return [rank for rank in range(self._world_size) if rank not in answered]
+
     async def call(self, command: Command) -> Reply:
         """Give ``command`` to every rank and return when all have answered.
 

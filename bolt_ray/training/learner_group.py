@@ -253,8 +253,16 @@ class LearnerGroup:
             if self._ended.is_set():
                 raise what_ended(self._error, waiting_for=what, started=self._started)
             if time.monotonic() > deadline:
-                raise StallError(f"waited {timeout_s:.0f} s for {what}; the learner ranks did not answer")
+                raise StallError(f"waited {timeout_s:.0f} s for {what}; no answer from {self._late()}")
             idle()
+
+    def _late(self) -> str:
+        """The ranks that are waited for, in words."""
+        try:
+            ranks: list[int] = ray.get(self._mailbox.late.remote(), timeout=END_S)
+        except (RayError, GetTimeoutError):
+            return "the learner's mailbox"
+        return f"learner rank {', '.join(map(str, ranks))}"
 
     def _fit(self, trainer: LeanTrainer) -> None:
         try:
