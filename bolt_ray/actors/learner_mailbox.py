@@ -129,18 +129,19 @@ class LearnerMailbox:
         """Keep the handle of the actor that owns the ranks."""
         self._controller = controller
 
-    async def controller(self) -> Any:
+    async def controller(self) -> list[Any]:
         """The actor that owns the ranks, in a list; an empty one before it has started."""
         return [] if self._controller is None else [self._controller]
 
-    async def wait_ready(self) -> None:
-        """Return when every rank has registered.
+    async def wait_ready(self) -> list[Any]:
+        """Return when every rank has registered, with the actor that owns them.
 
         Raises:
             LearnerLostError: one of them started twice.
         """
         await self._all_ready.wait()
         self._check()
+        return await self.controller()
 
     async def late(self) -> list[int]:
         """The ranks that are waited for: those that have not registered, or not answered the last command."""

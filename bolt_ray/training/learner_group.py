@@ -138,6 +138,7 @@ class LearnerGroup:
             ),
         )
         self._processes: tuple[ProcessInfo, ...] = ()
+        self._controllers: list[Any] = []
         self._started = False
         self._stuck = False
         self._error: BaseException | None = None
@@ -164,12 +165,8 @@ class LearnerGroup:
             LearnerLostError: a rank's process died.
             BoltRayError: raised by a rank.
         """
-        self._wait(
-            self._mailbox.wait_ready.remote(),
-            what="the learner ranks to start",
-            timeout_s=timeout_s,
-            idle=idle,
-        )
+        ready = self._mailbox.wait_ready.remote()
+        self._controllers = self._wait(ready, what="the learner ranks to start", timeout_s=timeout_s, idle=idle)
         self._started = True
 
     def train(self, batch: TrainingBatch, *, timeout_s: float, idle: Callable[[], None]) -> StepReport:
@@ -211,7 +208,7 @@ class LearnerGroup:
     def _kill(self) -> None:
         """End the ranks with the controller that owns them, wherever they are."""
         try:
-            controllers = ray.get(self._mailbox.controller.remote(), timeout=END_S)
+            controllers = self._controllers or ray.get(self._mailbox.controller.remote(), timeout=END_S)
         except (RayError, GetTimeoutError):
             log.warning("the learner's mailbox does not say who owns the ranks; they end with Ray")
             return
