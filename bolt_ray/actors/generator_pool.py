@@ -124,6 +124,11 @@ class GeneratorPool:
         return len(self._backlog) + sum(len(handle.in_flight) for handle in self._handles) + len(self._finished)
 
     @property
+    def progress(self) -> int:
+        """Changes with every token of any generator."""
+        return sum(handle.progress for handle in self._handles)
+
+    @property
     def num_live(self) -> int:
         return sum(handle.state == "live" for handle in self._handles)
 

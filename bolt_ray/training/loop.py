@@ -9,7 +9,8 @@
     (7) curriculum refreshed when due    PromptStream
     (8) metrics, checkpoint, evaluation when due
 
-A step that fails or is skipped leaves (5) and (6) undone.
+A step that fails, or whose loss or gradient is not finite, leaves (5) to (7) undone; one of which every completion is
+masked leaves out (5) alone: it moved nothing, and its completions were scored all the same.
 """
 
 from __future__ import annotations
@@ -174,6 +175,7 @@ class TrainingLoop:
             interrupted = True
             self._telemetry.say(f"{signal}: saving step {self._step} and shutting down")
         self._checkpoint()
+        self._telemetry.say(f"Completions: {self._rollout.account}")
         return LoopOutcome(
             steps=self._step,
             initial_score=self._initial_score,
@@ -192,6 +194,8 @@ class TrainingLoop:
         self._notices.of_unscored(rollouts, reasons)
         self._check_scores(num_scored=len(rollouts.trainable), reasons=reasons)
         batch, advantages = self._builder.build(rollouts, step=self._step)
+        trained = zip(rollouts.trainable, batch.active.tolist(), strict=True)
+        self._rollout.leave_out((item.request_id for item, active in trained if not active), "masked")
         outcomes = self._builder.outcomes(rollouts)
         record = self._builder.metrics(rollouts, advantages, version=version)
         self._notices.of_batch(advantages, record)
@@ -203,10 +207,15 @@ class TrainingLoop:
         record.update(report.metrics)
         self._notices.of_update(record)
         self._step += 1
+        drift: float | None = 0.0
         if report.skipped:
-            why = "the loss or a gradient was not finite" if batch.active.any() else "every completion of it is masked"
+            masked = not batch.active.any()
+            why = "every completion of it is masked" if masked else "the loss or a gradient was not finite"
             log.warning("step %d was skipped: %s", self._step, why)
             record["optim/skipped"] = 1.0
+            if not masked:
+                drift = None
+                self._rollout.leave_out((item.request_id for item in rollouts.trainable), "skipped")
             self._rollout.release(version)
         else:
             with timer.phase("sync"):
@@ -215,13 +224,16 @@ class TrainingLoop:
                     choose_probes(batch, report),
                     rounding=report.metrics.get("policy/rounding", 0.0),
                 )
+            drift = synced.drift
             record |= {"policy/sync_gap": synced.gap, "policy/drift": synced.drift}
+        if drift is not None:
             with timer.phase("baseline"):
-                self._baseline.commit(outcomes, update_id=f"step-{self._step}", drift=synced.drift)
+                self._baseline.commit(outcomes, update_id=f"step-{self._step}", drift=drift)
             with timer.phase("curriculum"):
                 self._curriculum.after_step(self._step, rollouts, version=report.policy_version)
         record.update(self._baseline.metrics())
         record.update(self._curriculum.metrics())
+        record.update(self._rollout.metrics())
         record.update(
             step_metrics(before, ServiceTotals.of(self._service), timer.seconds, num_sequences=batch.num_sequences)
         )

@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
+from bolt_ray.actors.processes import ProcessInfo
 from bolt_ray.actors.scorer_actor import ScoringRequest, ScoringResult
 from bolt_ray.core.records import BaselineReading, Completion, GenerationRequest, UnscoredReason
 from bolt_ray.engines.vllm.statistics import EngineStatistics
@@ -64,6 +65,8 @@ class FakeGenerators:
         self.waiting: list[GenerationRequest] = []
         self.seen: list[GenerationRequest] = []
         self.replacements: list[str] = []
+        self.processes: Sequence[ProcessInfo] = ()
+        self.progress = 0
         self._begun_at: dict[int, int] = {}
         self._counted = 0
 
@@ -98,6 +101,7 @@ class FakeScorers:
 
     def __init__(self, reward_of: RewardOf = lambda request: 1.0, *, shaping: float = 0.0, slope: float = 0.0) -> None:
         self.restarts = 0
+        self.processes: Sequence[ProcessInfo] = ()
         self.seen: list[ScoringRequest] = []
         self._reward_of = reward_of
         self._shaping = shaping
