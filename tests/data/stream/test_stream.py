@@ -236,7 +236,12 @@ def failing(kind: str) -> Tokenize:
     [
         ("refuse", 120.0, ModelError, "^the tokenizer has no chat template$"),
         ("fail", 120.0, RunError, "the prompts of window 0 failed: KeyError: 'eos'"),
-        ("sleep", 0.3, StallError, r"nothing came within 0\.3 s while waiting for the prompts of window 0"),
+        (
+            "sleep",
+            0.3,
+            StallError,
+            r"waited for the prompts of window 0 since \S+ \(0 s\), and Ray Data gave nothing",
+        ),
     ],
 )
 def test_failures_reach_the_consumer(
