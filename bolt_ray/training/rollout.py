@@ -243,8 +243,8 @@ class RolloutLoop:
             return
         prompts = [request.drawn.prompt for request in planned]
         known = self._baseline.read([prompt.key for prompt in prompts], self._version)
-        for request in dispatched(planned, known, version=self._version):
-            self._in_flight[self._planned.popleft().request_id] = request
+        for sent in dispatched(planned, known, version=self._version):
+            self._in_flight[self._planned.popleft().request_id] = sent
         self._service.submit([generation_request(request) for request in planned], prompts)
 
     def _arrive(self, outcome: Outcome) -> None:
