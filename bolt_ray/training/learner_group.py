@@ -24,6 +24,7 @@ from bolt_ray.actors.learner_mailbox import (
     StopCommand,
     TrainCommand,
 )
+from bolt_ray.actors.learner_stall import tell_stall
 from bolt_ray.actors.processes import ProcessInfo
 from bolt_ray.actors.ray_results import get_result
 from bolt_ray.core.errors import BoltRayError, RunError, StallError
@@ -108,6 +109,7 @@ class LearnerGroup:
             ),
         )
         self._processes: tuple[ProcessInfo, ...] = ()
+        self._mailbox_process: ProcessInfo | None = None
         self._error: BaseException | None = None
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._fit, args=(trainer,), name="ray-train-fit", daemon=True)
@@ -126,6 +128,7 @@ class LearnerGroup:
             timeout_s=timeout_s,
             idle=idle,
         )
+        self._mailbox_process = get_result(self._mailbox.process.remote(), timeout_s=timeout_s)
 
     def train(self, batch: TrainingBatch, *, timeout_s: float, idle: Callable[[], None]) -> StepReport:
         command = TrainCommand(batch=ray.put(batch), profile=self._profile(batch.step + 1))
@@ -176,7 +179,8 @@ class LearnerGroup:
             if self._ended.is_set():
                 raise self._failure(what)
             if time.monotonic() > deadline:
-                raise StallError(f"waited {timeout_s:.0f} s for {what}; the learner ranks did not answer")
+                told = tell_stall(self._mailbox, what, waited_s=timeout_s, own=self._mailbox_process)
+                raise StallError(f"{told}: the learner ranks did not answer")
             idle()
 
     def _failure(self, what: str) -> BoltRayError:
