@@ -18,7 +18,6 @@ import json
 import os
 import struct
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +26,7 @@ from numpy.typing import NDArray
 
 from bolt_ray.core.baseline.level import CommitSums, Level
 from bolt_ray.core.baseline.snapshot import read_snapshot, write_snapshot
+from bolt_ray.core.baseline.text_level import TextLevel
 from bolt_ray.core.baseline.update import BaselineUpdate
 from bolt_ray.core.baseline.values import PromptValues
 from bolt_ray.core.errors import CheckpointError
@@ -81,12 +81,15 @@ class ShardJournal:
         """Size of the log."""
         return self._log.tell()
 
-    def register(self, batch: int, keys: KeyBatch, sources: NDArray[np.uint16]) -> None:
+    def register(
+        self, batch: int, keys: KeyBatch, sources: NDArray[np.uint16], features: NDArray[np.uint16] | None = None
+    ) -> None:
         """Write and register batch number ``batch`` of rows; a known batch changes nothing."""
         if batch < self.num_row_batches:
             return
         assert batch == self.num_row_batches, f"row batch {batch} came before {self.num_row_batches}"
         path = self._directory / f"rows-{batch:06d}.npz"
+        looks = {} if features is None else {"features": features}
         write_file_atomically(
             path,
             lambda file: np.savez(
@@ -95,10 +98,11 @@ class ShardJournal:
                 text_lengths=keys.text_lengths,
                 text=keys.text,
                 sources=sources,
+                **looks,
                 allow_pickle=False,
             ),
         )
-        self._store.add_rows(keys, sources)
+        self._store.add_rows(keys, sources, features)
         self.num_row_batches += 1
 
     def commit(self, update: BaselineUpdate) -> CommitSums | None:
@@ -118,9 +122,10 @@ class ShardJournal:
             "update_id": update.update_id,
             "drift": update.drift,
             "distance": update.distance,
-            "level": None if update.level is None else asdict(update.level),
+            "level": None if update.level is None else _level_header(update.level),
         }
-        self._append(header, update.keys, [update.reward_sums, update.counts, update.versions])
+        text = [] if update.level is None or update.level.text is None else [update.level.text.weights]
+        self._append(header, update.keys, [update.reward_sums, update.counts, update.versions, *text])
         return self._store.apply(update)
 
     def seed(
@@ -162,8 +167,8 @@ class ShardJournal:
         for path in paths:
             with np.load(path, allow_pickle=False) as file:
                 arrays = {name: file[name] for name in file.files}
-            sources = arrays.pop("sources")
-            self._store.add_rows(KeyBatch(**arrays), sources)
+            sources, features = arrays.pop("sources"), arrays.pop("features", None)
+            self._store.add_rows(KeyBatch(**arrays), sources, features)
         return len(paths)
 
     def _recover_base(self) -> int:
@@ -188,8 +193,7 @@ class ShardJournal:
                 if header.pop("kind") == "seed":
                     self._store.seed(keys, arrays[3], arrays[4], means=arrays[5])
                 else:
-                    level = header["level"]
-                    header["level"] = level and Level(**level | {"means": tuple(level["means"])})
+                    header["level"] = header["level"] and _level_of(header["level"], arrays[6:])
                     self._store.apply(
                         BaselineUpdate(keys=keys, reward_sums=arrays[3], counts=arrays[4], versions=arrays[5], **header)
                     )
@@ -242,6 +246,18 @@ def read_log(path: Path) -> Iterator[tuple[int, dict[str, Any], list[NDArray[Any
                 )
             yield end, *_decode(payload)
             start = end
+
+
+def _level_header(level: Level) -> dict[str, Any]:
+    """A level without the weights of texts, which are an array of the record."""
+    header = {"means": level.means, "strength": level.strength, "unseen_count": level.unseen_count}
+    return header if level.text is None else header | {"share": level.text.share}
+
+
+def _level_of(header: dict[str, Any], weights: Sequence[NDArray[np.float32]]) -> Level:
+    share = header.pop("share", None)
+    text = None if share is None else TextLevel(weights=weights[0], share=share)
+    return Level(**header | {"means": tuple(header["means"]), "text": text})
 
 
 def _encode(header: dict[str, Any], arrays: Sequence[NDArray[Any]]) -> bytes:

@@ -72,9 +72,11 @@ class BaselineShard:
         process = self._monitor.info()
         return ShardState(counters=self._store.counters, tracked=tracked, v_hat_units=units, process=process)
 
-    def register(self, batch: int, keys: KeyBatch, sources: NDArray[np.uint16]) -> int:
+    def register(
+        self, batch: int, keys: KeyBatch, sources: NDArray[np.uint16], features: NDArray[np.uint16] | None = None
+    ) -> int:
         """Append batch number ``batch`` of the data set's rows; the rows this shard has now."""
-        self._journal.register(batch, keys, sources)
+        self._journal.register(batch, keys, sources, features)
         return self._store.num_rows
 
     def source_numbers(self, keys: KeyBatch) -> NDArray[np.int64]:

@@ -129,12 +129,15 @@ class BaselineShards:
         """What an unseen prompt is worth now, by data set, over all shards; every shard is told it with each call."""
         return level_of(self._settings, self._tracker, self._tracked, self._v_hat_units)
 
-    def register(self, keys: Iterable[str], sources: Iterable[str] | None = None) -> int:
+    def register(
+        self, keys: Iterable[str], sources: Iterable[str] | None = None, features: NDArray[np.uint16] | None = None
+    ) -> int:
         """Append rows of the data set, in order; returns the number of the first of them, counted from 0.
 
         Args:
             keys: n keys.
             sources: the names of the data sets they are of, n; None: of the unnamed one.
+            features: uint16 [n, NUM_FEATURES], of their texts (``prompt_features``); None: unknown.
 
         Raises:
             ValueError: data sets are named after the first commit, which may have counted their prompts elsewhere.
@@ -142,6 +145,8 @@ class BaselineShards:
         first = self.num_rows
         if sources is not None and self._counters.num_updates:
             raise ValueError("prompts of named data sets came after the first commit; register them before it")
+        if features is not None and self._settings.learns_texts:
+            self._tracker.learn_texts()
         remaining = iter(keys)
         names = None if sources is None else iter(sources)
         while chunk := list(itertools.islice(remaining, _REGISTER_BATCH)):
@@ -149,9 +154,13 @@ class BaselineShards:
             named = None if names is None else list(itertools.islice(names, len(chunk)))
             numbers = np.zeros(len(chunk), dtype=np.uint16) if named is None else self._tracker.numbers(named)
             places = _places(batch, self.num_shards)
+            start = self.num_rows - first
+            looks = None if features is None else features[start : start + len(chunk)]
             calls = {
-                s: shard.register.remote(self._row_batches, batch.take(places[s]), numbers[places[s]])
-                for s, shard in enumerate(self._shards)
+                s: self._shards[s].register.remote(
+                    self._row_batches, batch.take(where), numbers[where], None if looks is None else looks[where]
+                )
+                for s, where in places.items()
             }
             self._wait(calls, "register prompts")
             self._row_batches += 1
@@ -170,16 +179,7 @@ class BaselineShards:
         places = {s: where for s, where in _places(batch, self.num_shards).items() if where.size}
         level = self.level
         calls = {s: self._shards[s].read.remote(batch.take(where), version, level) for s, where in places.items()}
-        merged = BaselineReading(
-            v_hat=np.empty(len(batch)),
-            n_eff=np.empty(len(batch)),
-            last_version=np.empty(len(batch), dtype=np.int64),
-            visits=np.empty(len(batch), dtype=np.int64),
-        )
-        for s, part in self._wait(calls, "read baselines").items():
-            for name in ("v_hat", "n_eff", "last_version", "visits"):
-                getattr(merged, name)[places[s]] = getattr(part, name)
-        return merged
+        return _joined(self._wait(calls, "read baselines"), places, num_prompts=len(batch))
 
     def commit(self, outcomes: Outcomes, *, update_id: str, drift: float | None = None) -> None:
         """Apply the outcomes of one step once; see ``BaselineStore.update_many``.
@@ -351,6 +351,22 @@ def _places(keys: KeyBatch, num_shards: int) -> dict[int, NDArray[np.int64]]:
     """Where among ``keys`` those of each shard are, by shard number."""
     home = keys.shards(num_shards)
     return {s: np.flatnonzero(home == s) for s in range(num_shards)}
+
+
+def _joined(
+    parts: Mapping[int, BaselineReading], places: Mapping[int, NDArray[np.int64]], *, num_prompts: int
+) -> BaselineReading:
+    """The shards' readings as one, in the order of the keys."""
+    joined = BaselineReading(
+        v_hat=np.empty(num_prompts),
+        n_eff=np.empty(num_prompts),
+        last_version=np.empty(num_prompts, dtype=np.int64),
+        visits=np.empty(num_prompts, dtype=np.int64),
+    )
+    for s, part in parts.items():
+        for name in ("v_hat", "n_eff", "last_version", "visits"):
+            getattr(joined, name)[places[s]] = getattr(part, name)
+    return joined
 
 
 def _results(

@@ -25,7 +25,7 @@ class ClusterWatch:
         self._ask = ask or _draining_nodes
         self._now = now
         self._looked_at = -float("inf")
-        self._draining: frozenset[str] = frozenset()
+        self._draining: dict[str, int] = {}
 
     def draining(self) -> frozenset[str]:
         """Hexadecimal ids of the nodes that are being drained, at most ``LOOK_S`` seconds old.
@@ -35,10 +35,15 @@ class ClusterWatch:
         if self._now() - self._looked_at >= LOOK_S:
             self._looked_at = self._now()
             try:
-                self._draining = frozenset(self._ask())
+                self._draining = dict(self._ask())
             except Exception as error:  # noqa: BLE001 - to look is no part of training
                 log.warning("Ray did not tell which nodes are being drained: %s", error)
-        return self._draining
+        return frozenset(self._draining)
+
+    def seconds_left(self, node_id: str) -> float | None:
+        """Until a node that is being drained goes; None where nobody told, or it is not."""
+        deadline_ms = self._draining.get(node_id, 0)
+        return deadline_ms / 1000 - time.time() if deadline_ms else None
 
 
 def _draining_nodes() -> Mapping[str, int]:

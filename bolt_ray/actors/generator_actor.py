@@ -70,11 +70,16 @@ class Generator:
         self._stepping = False
         self._changed = threading.Condition()
         self._finished: list[Completion] = []
+        self._withdrawn: set[int] = set()
         self._failure: BaseException | None = None
 
     def __repr__(self) -> str:
         """What Ray shows."""
         return self._name
+
+    def hello(self) -> ProcessInfo:
+        """Where it runs; the answer says that Ray found a place for it."""
+        return self._monitor.info()
 
     def start(self, settings: EngineSettings, sampling: SamplingSettings, policy_version: int) -> ProcessInfo:
         """Load the model.
@@ -97,10 +102,24 @@ class Generator:
         """
 
         def add() -> None:
-            self._running.add(requests, sampling)
+            wanted = [request for request in requests if request.request_id not in self._withdrawn]
+            self._withdrawn.difference_update(request.request_id for request in requests)
+            self._running.add(wanted, sampling)
             self._keep_stepping()
 
         self._on_engine_thread(add)
+
+    def abort(self, request_ids: Sequence[int]) -> None:
+        """Drop requests, whether they run, are finished and not polled yet, or are still to be submitted."""
+
+        def drop() -> None:
+            self._withdrawn.update(self._running.abort(request_ids))
+            with self._changed:
+                held = {each.request_id for each in self._finished} & self._withdrawn
+                self._finished = [each for each in self._finished if each.request_id not in held]
+                self._withdrawn -= held
+
+        self._on_engine_thread(drop)
 
     def poll(self, timeout_s: float) -> PollResult:
         """Wait until something is finished, at most ``timeout_s``, and return all of it.

@@ -6,6 +6,9 @@
 
 Ray Train's ``fit`` blocks and its workers cannot be called, so long-lived workers *pull* their commands. Every
 rank gets the same commands in the same order, numbered from 1; a call returns when every rank has answered.
+
+A mailbox serves one group of processes. A rank that comes back in a new process has lost what it trained: it is
+refused, and every call fails from then on.
 """
 
 from __future__ import annotations
@@ -19,7 +22,7 @@ import ray
 from numpy.typing import NDArray
 
 from bolt_ray.actors.processes import ProcessInfo, ProcessMonitor
-from bolt_ray.core.errors import RunError
+from bolt_ray.core.errors import LearnerLostError
 from bolt_ray.engines.profiler import ProfileTarget
 
 
@@ -101,6 +104,7 @@ class LearnerMailbox:
         self._call: _Call | None = None
         self._count = 0
         self._failure: str | None = None
+        self._controller: Any = None
 
     def __repr__(self) -> str:
         """What Ray shows."""
@@ -116,39 +120,73 @@ class LearnerMailbox:
         return tuple(process for rank, process in sorted(self._registered.items()) if rank not in answered)
 
     async def register(self, rank: int, process: ProcessInfo | None = None) -> None:
-        """A rank has built its learner and waits for commands."""
+        """A rank has built its learner and waits for commands.
+
+        Raises:
+            LearnerLostError: it did so before, in a process that is gone.
+        """
+        if rank in self._ready:
+            self._failure = f"learner rank {rank} started again, without what it had trained"
+            self._all_ready.set()
+            if self._call is not None:
+                self._call.done.set()
+            async with self._posted:
+                self._posted.notify_all()
+        self._check()
         self._ready.add(rank)
         if process is not None:
             self._registered[rank] = process
         if len(self._ready) == self._world_size:
             self._all_ready.set()
 
+    async def set_controller(self, controller: Any) -> None:
+        """Keep the handle of the actor that owns the ranks."""
+        self._controller = controller
+
+    async def controller(self) -> Any:
+        """The actor that owns the ranks, in a list; an empty one before it has started."""
+        return [] if self._controller is None else [self._controller]
+
     async def wait_ready(self) -> None:
+        """Return when every rank has registered.
+
+        Raises:
+            LearnerLostError: one of them started twice.
+        """
         await self._all_ready.wait()
+        self._check()
 
     async def call(self, command: Command) -> Reply:
         """Give ``command`` to every rank and return when all have answered.
 
         Raises:
+            LearnerLostError: a rank started again.
             BoltRayError: the error a rank answered with.
         """
-        if self._failure is not None:
-            raise RunError(self._failure)
+        self._check()
         self._count += 1
         call = _Call(number=self._count, command=command)
         async with self._posted:
             self._call = call
             self._posted.notify_all()
         await call.done.wait()
+        self._check()
         for answer in call.answers.values():
             if isinstance(answer, BaseException):
                 raise answer
         return Reply(result=call.answers[0], processes=tuple(call.processes[rank] for rank in sorted(call.processes)))
 
     async def next_command(self, rank: int, after: int) -> tuple[int, Command]:
-        """The first command numbered above ``after``; waits until there is one."""
+        """The first command numbered above ``after``; waits until there is one.
+
+        Raises:
+            LearnerLostError: a rank started again.
+        """
         async with self._posted:
-            await self._posted.wait_for(lambda: self._call is not None and self._call.number > after)
+            await self._posted.wait_for(
+                lambda: self._failure is not None or (self._call is not None and self._call.number > after)
+            )
+        self._check()
         assert self._call is not None
         return self._call.number, self._call.command
 
@@ -164,6 +202,10 @@ class LearnerMailbox:
         # One rank's error is enough: the others may be stuck in a collective that it left.
         if isinstance(result, BaseException) or len(call.answers) == self._world_size:
             call.done.set()
+
+    def _check(self) -> None:
+        if self._failure is not None:
+            raise LearnerLostError(self._failure)
 
 
 RemoteLearnerMailbox = ray.remote(LearnerMailbox)

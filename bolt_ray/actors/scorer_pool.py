@@ -165,6 +165,14 @@ class ScorerPool:
                 self._finished.clear()
                 return done
 
+    def reset(self) -> None:
+        """Forget the completions submitted; a scorer at work on some is free again when it has answered."""
+        self._queue.clear()
+        self._finished.clear()
+        for slot in self._slots:
+            if slot.batch is not None:
+                slot.batch = _Batch(requests=[])
+
     def close(self, *, grace_s: float = 5.0) -> None:
         """End the scorers and their reward processes; pending completions are dropped.
 
@@ -249,10 +257,11 @@ class ScorerPool:
             self._failed_starts = 0
         else:
             slot.process = reply.process
-            self._finished.extend(
-                ScoringResult(request_id=request.request_id, result=result)
-                for request, result in zip(slot.batch.requests, reply.results, strict=True)
-            )
+            if slot.batch.requests:  # not forgotten meanwhile
+                self._finished.extend(
+                    ScoringResult(request_id=request.request_id, result=result)
+                    for request, result in zip(slot.batch.requests, reply.results, strict=True)
+                )
         slot.ref, slot.batch = None, None
 
     def _replace(self, slot: _Slot, why: str) -> None:

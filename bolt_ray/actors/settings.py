@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from bolt_ray.core.baseline.settings import BaselineSettings
-from bolt_ray.core.settings import Settings, setting
+from bolt_ray.core.settings import SettingError, Settings, setting
 
 OWN_WARM_START = "auto"
 """The warm start that a run makes itself."""
@@ -26,6 +26,15 @@ class ClusterSettings(Settings):
     use_gpu: Literal["auto", "yes", "no"] = setting("auto", "auto: if the cluster, or this machine, has one")
     num_learners: int = setting(1, "learner ranks (DeepSpeed)", ge=1)
     num_generators: int = setting(1, "generators (vLLM)", ge=1)
+    min_generators: int = setting(
+        1, "a run starts with at least so many where the others are not there after start_after_s", ge=1
+    )
+    max_generators: int | None = setting(
+        None, "more generators join, up to so many, where the cluster has or gets room; default: num_generators", ge=1
+    )
+    start_after_s: float = setting(
+        120.0, "how long all generators are waited for; then the run starts with those that are there", unit="s", ge=0
+    )
     cpus_per_learner: float = setting(1.0, "CPUs of a rank; its threads", unit="CPUs", gt=0)
     cpus_per_generator: float = setting(1.0, "CPUs of a generator; its threads", unit="CPUs", gt=0)
     cpus_per_shard: float = setting(0.1, "CPUs of a baseline shard", unit="CPUs", gt=0)
@@ -34,7 +43,31 @@ class ClusterSettings(Settings):
         1.0, "GPUs of a generator and tensor-parallel part, where GPUs are used", unit="GPUs", ge=0
     )
     tensor_parallel_size: int = setting(1, "GPUs one generator spans", ge=1)
-    max_generator_replacements: int = setting(8, "generators replaced in a run before it gives up", ge=0)
+    max_learner_restarts: int = setting(
+        8,
+        "times within failure_window_s that the learner is started again from the last checkpoint, after a rank or its "
+        "node was lost, before the run gives up",
+        ge=0,
+    )
+    failure_window_s: float = setting(
+        3600.0, "what is lost is counted within so long; older losses are forgotten", unit="s", gt=0
+    )
+    max_generator_replacements: int = setting(
+        8, "generators lost within failure_window_s before the run gives up; one whose node is drained is none", ge=0
+    )
+
+    def __post_init__(self) -> None:
+        Settings.__post_init__(self)
+        if self.min_generators > self.num_generators:
+            raise SettingError("min_generators", f"{self.min_generators} is above num_generators {self.num_generators}")
+        if self.tensor_parallel_size > 1 and self.gpus_per_generator % 1:
+            raise SettingError(
+                "gpus_per_generator",
+                f"{self.gpus_per_generator:g} beside tensor_parallel_size {self.tensor_parallel_size}: each part of "
+                "an engine that spans several GPUs has whole ones",
+            )
+        if self.max_generators is not None and self.max_generators < self.num_generators:
+            raise SettingError("max_generators", f"{self.max_generators} is below num_generators {self.num_generators}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,7 +89,13 @@ class ScoringSettings(Settings):
         ge=0,
     )
     max_unscored_fraction: float = setting(
-        0.5, "the run stops when a larger share of completions gets no verdict", ge=0, le=1
+        0.5, "a step of which a larger share gets no verdict is made again after a pause", ge=0, le=1
+    )
+    unscored_patience_s: float = setting(
+        900.0,
+        "how long such a step is made again, in growing pauses, of a run that trained steps before; then the run stops",
+        unit="s",
+        ge=0,
     )
 
 

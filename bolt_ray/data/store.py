@@ -94,6 +94,11 @@ class PromptStore:
         hashes: NDArray[np.uint64] = np.load(self.directory / "key_hash.npy", mmap_mode="r")
         return hashes
 
+    def features(self, rows: NDArray[np.int64]) -> NDArray[np.uint16]:
+        """uint16 [n, NUM_FEATURES]: what the texts of ``rows``, int64 [n], look like."""
+        features: NDArray[np.uint16] = np.load(self.directory / "features.npy", mmap_mode="r")
+        return np.asarray(features[rows])
+
     def source_ids(self) -> NDArray[np.int32]:
         """int32 [num_rows]: the number of every row's dataset, an index into ``sources``."""
         ids: NDArray[np.int32] = self._part_sources[self._reader.part_of(self._index)]

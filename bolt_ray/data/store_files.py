@@ -11,6 +11,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from bolt_ray.core.baseline.prompt_features import NUM_FEATURES
 from bolt_ray.core.files import fsync_path, write_file_atomically
 
 CHUNK_ROWS = 1024
@@ -27,13 +28,14 @@ PART_SCHEMA = pa.schema(
         ("piece", pa.int32()),
         ("line", pa.int64()),
         ("record", pa.int64()),
+        ("features", pa.binary(2 * NUM_FEATURES)),
     ]
 )
 """One row of a part.
 
 key_hash: of what tells prompts apart, the row's id or the prompt; prompt and metadata are JSON texts; label: the data
 set the row says it is of, "" if it says none; piece, line: where the row stands; record: its number among all rows of
-its read unit, good or bad, from 0.
+its read unit, good or bad, from 0; features: of the prompt's text, see ``core.baseline.prompt_features``.
 """
 
 

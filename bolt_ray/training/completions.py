@@ -57,6 +57,7 @@ class Generators(Protocol):
     @property
     def replacements(self) -> Sequence[str]: ...
     def take_statistics(self) -> EngineStatistics: ...
+    def metrics(self) -> dict[str, float]: ...
     def submit(self, requests: Sequence[GenerationRequest], sampling: SamplingSettings | None = None) -> None: ...
     def poll(self, timeout_s: float) -> list[Completion]: ...
 
@@ -189,7 +190,7 @@ class CompletionService:
         completions = self._generators.poll(patience)
         if completions:
             self.generated_tokens += sum(len(completion.token_ids) for completion in completions)
-            self._scorers.submit([self._to_score(completion) for completion in completions])
+            self._scorers.submit([scored for each in completions if (scored := self._to_score(each)) is not None])
         for result in self._scorers.poll(timeout_s if waits_for_scores else 0.0):
             self._finish(result)
         self.generating_clock.mark(self._generators.outstanding > 0)
@@ -254,11 +255,15 @@ class CompletionService:
         return self._scorers.restarts
 
     def engine_metrics(self) -> dict[str, float]:
-        """``engine/*`` of the generators since the last call."""
-        return self._generators.take_statistics().metrics()
+        """``engine/*`` of the generators since the last call, and ``cluster/*``."""
+        return self._generators.take_statistics().metrics() | self._generators.metrics()
 
-    def _to_score(self, completion: Completion) -> ScoringRequest:
+    def _to_score(self, completion: Completion) -> ScoringRequest | None:
+        """What the scorers get of it; None for one that the generators gave up."""
         request, prompt = _taken(self._prompts, completion.request_id, by="the generators")
+        if isinstance(completion, UnscoredCompletion):
+            self._done[request.kind].append(completion)
+            return None
         self._completions[completion.request_id] = (request.kind, completion)
         prefill = self._opened(request.token_ids)
         scored = reward_input(prompt, completion, kind=request.kind, prefill=prefill)

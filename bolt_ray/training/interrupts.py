@@ -1,4 +1,7 @@
-"""Ctrl-C and SIGTERM: a first signal ends a run after its step with a checkpoint, a second one at once."""
+"""Ctrl-C and SIGTERM: a first signal ends a run after its step with a checkpoint, a second one at once.
+
+Before there is anything to save, the first one ends it at once too.
+"""
 
 from __future__ import annotations
 
@@ -10,14 +13,22 @@ from types import FrameType
 from typing import Any
 
 
-class Interrupted(Exception):  # noqa: N818 - it is a request, not an error
-    """The user or the cluster asked the run to stop; the message is the signal's name."""
+class Interrupted(BaseException):
+    """The user or the cluster asked the run to stop; the message is the signal's name.
+
+    As ``KeyboardInterrupt`` it may come anywhere, where nobody who handles errors should take it for one.
+    """
 
 
 class InterruptFlag:
-    """Set by the first signal; the run ends at the next call of ``check``. A second signal ends it at once."""
+    """Set by the first signal; the run ends at the next call of ``check``. A second signal ends it at once.
 
-    def __init__(self) -> None:
+    Attributes:
+        at_once: the first one raises where it finds the program, which may wait where nobody calls ``check``.
+    """
+
+    def __init__(self, *, at_once: bool = False) -> None:
+        self.at_once = at_once
         self._signal: int | None = None
 
     @property
@@ -33,15 +44,20 @@ class InterruptFlag:
         if self._signal is not None:
             raise KeyboardInterrupt
         self._signal = number
+        if self.at_once:
+            self.check()
 
 
 @contextmanager
-def catch_interrupts() -> Iterator[InterruptFlag]:
-    """Handlers for SIGINT and SIGTERM. Enter it after ``ray.init``, which sets its own.
+def catch_interrupts(flag: InterruptFlag | None = None) -> Iterator[InterruptFlag]:
+    """Handlers for SIGINT and SIGTERM. Enter it, or enter it again, after ``ray.init``, which sets its own.
 
     In another thread than the main one, where Python allows no handlers, signals keep their usual effect.
+
+    Args:
+        flag: what they set; default: a new one.
     """
-    flag = InterruptFlag()
+    flag = flag or InterruptFlag()
     if threading.current_thread() is not threading.main_thread():
         yield flag
         return

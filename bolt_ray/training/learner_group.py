@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import logging
 import shutil
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import ray
 from numpy.typing import NDArray
+from ray.exceptions import GetTimeoutError, RayActorError, RayError
 from ray.train import FailureConfig, RunConfig, ScalingConfig
+from ray.train.v2._internal.execution.callback import ControllerCallback
 from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+from bolt_ray.actors.cluster_watch import ClusterWatch
 from bolt_ray.actors.learner_mailbox import (
     Command,
     PublishCommand,
@@ -26,15 +31,19 @@ from bolt_ray.actors.learner_mailbox import (
 )
 from bolt_ray.actors.learner_stall import tell_stall
 from bolt_ray.actors.processes import ProcessInfo
-from bolt_ray.actors.ray_results import get_result
-from bolt_ray.core.errors import BoltRayError, RunError, StallError
+from bolt_ray.actors.ray_results import first_line, get_result
+from bolt_ray.core.errors import BoltRayError, LearnerLostError, RunError, StallError
 from bolt_ray.core.records import StepReport, TrainingBatch
 from bolt_ray.engines.learner.settings import LearnerSettings
 from bolt_ray.engines.profiler import ProfileTarget
 from bolt_ray.training.learner_worker import PublishedWeights, WorkerSettings, train_worker
 from bolt_ray.training.process_group import ProcessGroupConfig
 
+log = logging.getLogger(__name__)
+
 POLL_S = 0.05
+END_S = 30.0
+"""How long a group that was killed may take to be gone."""
 
 NOT_NEEDED = ("DatasetsCallback", "PlacementGroupCleanerCallback")
 """Parts of Ray Train that start a process each: for datasets handed to the workers, which get none, and for placement
@@ -45,7 +54,19 @@ class LeanTrainer(DataParallelTrainer):  # type: ignore[misc]  # Ray Train has n
     """Starts two processes less, about 4 s of CPU time on a laptop; where Ray Train has other names, it starts them."""
 
     def _create_default_callbacks(self) -> list[Any]:
-        return [part for part in super()._create_default_callbacks() if type(part).__name__ not in NOT_NEEDED]
+        mailbox = self.train_loop_config["settings"].mailbox
+        made = [part for part in super()._create_default_callbacks() if type(part).__name__ not in NOT_NEEDED]
+        return [*made, _TellsOfController(mailbox)]
+
+
+class _TellsOfController(ControllerCallback):  # type: ignore[misc]
+    """Hands the group's controller, which owns the ranks, to the mailbox: killed, it takes them along."""
+
+    def __init__(self, mailbox: Any) -> None:
+        self._mailbox = mailbox
+
+    def after_controller_start(self, train_run_context: Any) -> None:
+        self._mailbox.set_controller.remote(ray.get_runtime_context().current_actor)
 
 
 class LearnerGroup:
@@ -53,6 +74,9 @@ class LearnerGroup:
 
     ``fit`` blocks, so it runs in its own thread; when it ends early, the call that waits raises its error. ``idle`` is
     called while a command runs: generation continues there when staleness allows.
+
+    A group whose rank is gone or stuck is lost as a whole: nothing of it is started again, for a new process would
+    hold other weights. Its calls raise ``LearnerLostError``, and another group goes on from a checkpoint.
     """
 
     def __init__(
@@ -70,23 +94,28 @@ class LearnerGroup:
         adapters: Path | None = None,
         adapters_kept: int = 2,
         profile: Callable[[int], ProfileTarget | None] = lambda step: None,
+        watch: ClusterWatch | None = None,
     ) -> None:
         """
         Args:
             profile: what is recorded of a step, counted from 1.
             adapters: directory through which the generators get LoRA adapters; None publishes all weights.
             adapters_kept: the newest adapters that stay there, for the requests that still use them.
+            watch: knows which nodes are about to go; default: the cluster's.
         """
         self._adapters = adapters
         self._adapters_kept = adapters_kept
         self._profile = profile
+        self._watch = watch or ClusterWatch()
         if adapters is not None:
             shutil.rmtree(adapters, ignore_errors=True)
             adapters.mkdir(parents=True)
         self._world_size = world_size
-        self._mailbox: Any = RemoteLearnerMailbox.options(num_cpus=0.01, max_concurrency=world_size * 4 + 8).remote(
-            world_size=world_size
-        )
+        # On the driver's node, which the run cannot outlive anyway.
+        here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+        self._mailbox: Any = RemoteLearnerMailbox.options(
+            num_cpus=0, max_concurrency=world_size * 4 + 8, scheduling_strategy=here
+        ).remote(world_size=world_size)
         worker = WorkerSettings(
             mailbox=self._mailbox,
             learner=settings,
@@ -105,11 +134,14 @@ class LearnerGroup:
             run_config=RunConfig(
                 name=run_name,
                 storage_path=str(storage_path),
-                failure_config=FailureConfig(max_failures=0),
+                # The second one is endless by default.
+                failure_config=FailureConfig(max_failures=0, max_preemption_failures=0),
             ),
         )
         self._processes: tuple[ProcessInfo, ...] = ()
         self._mailbox_process: ProcessInfo | None = None
+        self._started = False
+        self._stuck = False
         self._error: BaseException | None = None
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._fit, args=(trainer,), name="ray-train-fit", daemon=True)
@@ -120,14 +152,27 @@ class LearnerGroup:
         """The ranks', as of the last command."""
         return self._processes
 
+    def leaving(self) -> str:
+        """Which ranks are on nodes that the cluster takes away, in words; "" for none."""
+        draining = self._watch.draining()
+        names = [f"{process.name} ({process.node})" for process in self._processes if process.node_id in draining]
+        return f"the cluster takes away the node of {', '.join(names)}" if names else ""
+
     def wait_ready(self, *, timeout_s: float, idle: Callable[[], None] = lambda: None) -> None:
-        """Wait until every rank has loaded its model."""
+        """Wait until every rank has loaded its model.
+
+        Raises:
+            StallError: they did not within ``timeout_s``.
+            LearnerLostError: a rank's process died.
+            BoltRayError: raised by a rank.
+        """
         self._wait(
             self._mailbox.wait_ready.remote(),
             what="the learner ranks to start",
             timeout_s=timeout_s,
             idle=idle,
         )
+        self._started = True
         self._mailbox_process = get_result(self._mailbox.process.remote(), timeout_s=timeout_s)
 
     def train(self, batch: TrainingBatch, *, timeout_s: float, idle: Callable[[], None]) -> StepReport:
@@ -158,43 +203,62 @@ class LearnerGroup:
         self._call(command, what="the learner's checkpoint", timeout_s=timeout_s)
 
     def close(self, *, timeout_s: float = 60.0) -> None:
-        """Stop the ranks and wait for Ray Train; a group that no longer answers is left to Ray's shutdown."""
-        if not self._ended.is_set():
+        """Stop the ranks and wait for Ray Train; a group that does not stop by itself is killed."""
+        if self._started and not self._stuck and not self._ended.is_set():
             self._mailbox.call.remote(StopCommand())
             self._ended.wait(timeout_s)
+        if not self._ended.is_set():
+            self._kill()
         ray.kill(self._mailbox)
 
+    def _kill(self) -> None:
+        """End the ranks with the controller that owns them, wherever they are."""
+        try:
+            controllers = ray.get(self._mailbox.controller.remote(), timeout=END_S)
+        except (RayError, GetTimeoutError):
+            log.warning("the learner's mailbox does not say who owns the ranks; they end with Ray")
+            return
+        for controller in controllers:
+            ray.kill(controller)
+        if not self._ended.wait(END_S):
+            log.warning("the learner's processes are not gone after %.0f s", END_S)
+
     def _call(self, command: Command, *, what: str, timeout_s: float, idle: Callable[[], None] = lambda: None) -> Any:
-        """Rank 0's result of ``command``, which the mailbox has as a reference."""
-        reply: Reply = self._wait(self._mailbox.call.remote(command), what=what, timeout_s=timeout_s, idle=idle)
+        """Rank 0's result of ``command``, which the mailbox has as a reference.
+
+        Raises:
+            LearnerLostError: a rank is gone or did not answer within ``timeout_s``, or the mailbox is.
+            BoltRayError: raised by a rank.
+        """
+        try:
+            reply: Reply = self._wait(self._mailbox.call.remote(command), what=what, timeout_s=timeout_s, idle=idle)
+        except StallError as error:
+            self._stuck = True
+            raise LearnerLostError(str(error)) from error
         self._processes = reply.processes
-        return None if reply.result is None else get_result(reply.result[0])
+        if reply.result is None:
+            return None
+        try:
+            return get_result(reply.result[0])
+        except RayError as error:
+            raise LearnerLostError(f"learner rank 0 is gone with its answer to {what}: {first_line(error)}") from error
 
     def _wait(self, ref: Any, *, what: str, timeout_s: float, idle: Callable[[], None]) -> Any:
         deadline = time.monotonic() + timeout_s
         while True:
             done, _ = ray.wait([ref], timeout=POLL_S)
             if done:
-                return get_result(ref)
+                try:
+                    return get_result(ref)
+                except RayActorError as error:
+                    reason = f"the learner's mailbox is gone while waiting for {what}: {first_line(error)}"
+                    raise LearnerLostError(reason) from error
             if self._ended.is_set():
-                raise self._failure(what)
+                raise what_ended(self._error, waiting_for=what, started=self._started)
             if time.monotonic() > deadline:
                 told = tell_stall(self._mailbox, what, waited_s=timeout_s, own=self._mailbox_process)
                 raise StallError(f"{told}: the learner ranks did not answer")
             idle()
-
-    def _failure(self, what: str) -> BoltRayError:
-        cause: BaseException | None = self._error
-        while cause is not None and not isinstance(cause, BoltRayError):
-            worker_errors = getattr(cause, "worker_failures", None)
-            cause = (
-                next(iter(worker_errors.values()))
-                if worker_errors
-                else (cause.__cause__ or getattr(cause, "cause", None))
-            )
-        if cause is not None:
-            return cause
-        return RunError(f"the learner ended while waiting for {what}: {self._error!r}")
 
     def _fit(self, trainer: LeanTrainer) -> None:
         try:
@@ -203,3 +267,30 @@ class LearnerGroup:
             self._error = error
         finally:
             self._ended.set()
+
+
+def what_ended(error: BaseException | None, *, waiting_for: str, started: bool) -> BoltRayError:
+    """Why a group is no more: the error of the project that a rank raised, or else that it is lost.
+
+    Args:
+        error: of Ray Train.
+        started: whether it has been at work; what a rank raises while it is built, it would raise again.
+    """
+    errors = getattr(error, "worker_failures", None) or {0: error}
+    chains = {rank: list(_causes(each)) for rank, each in errors.items()}
+    causes = [cause for chain in chains.values() for cause in chain]
+    own = next((cause for cause in causes if isinstance(cause, BoltRayError)), None)
+    if own is not None:
+        return own
+    reasons = "; ".join(f"rank {rank}: {first_line(chain[-1])}" for rank, chain in chains.items() if chain)
+    text = f"the learner ended while waiting for {waiting_for}: {reasons}"
+    died = any(isinstance(cause, RayActorError) for cause in causes)
+    return LearnerLostError(text) if started or died else RunError(text)
+
+
+def _causes(error: BaseException | None) -> Iterator[BaseException]:
+    """An error and what it was raised from, the way Python, Ray and Ray Train keep that."""
+    while error is not None:
+        yield error
+        kept = (getattr(error, name, None) for name in ("__cause__", "cause", "health_check_failure", "_base_exc"))
+        error = next((cause for cause in kept if isinstance(cause, BaseException)), None)

@@ -22,21 +22,25 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from bolt_ray.actors.processes import ProcessInfo, memory_metrics
+from bolt_ray.core.errors import LearnerLostError, UnhealthyTrainingError
 from bolt_ray.core.evaluation.summary import Score
 from bolt_ray.core.metric_names import declare_metrics
 from bolt_ray.core.records import Outcomes, StepReport, TrainingBatch
-from bolt_ray.rewards.unscored import UnscoredCheck, count_reasons
+from bolt_ray.rewards.unscored import UnscoredWatch
 from bolt_ray.training.batch import BatchBuilder
 from bolt_ray.training.completion_metrics import RunTotals
 from bolt_ray.training.completions import CompletionService
 from bolt_ray.training.evaluator import Evaluator
 from bolt_ray.training.interrupts import Interrupted, InterruptFlag
+from bolt_ray.training.late_pump import LatePump
 from bolt_ray.training.rollout import RolloutLoop, StepRollouts
+from bolt_ray.training.scored_steps import ScoredSteps
 from bolt_ray.training.settings import CheckpointSettings, EvalSettings
 from bolt_ray.training.step_metrics import ServiceTotals, step_metrics
 from bolt_ray.training.telemetry.notices import Notices
 from bolt_ray.training.telemetry.observer import TrainedStep
 from bolt_ray.training.telemetry.telemetry import Telemetry
+from bolt_ray.training.telemetry.timer import StepTimer
 from bolt_ray.training.weight_sync import WeightSync, choose_probes
 
 declare_metrics(
@@ -54,6 +58,10 @@ declare_metrics(
             "mean |Δ log p| by which this version moved the policy on the compared tokens, without policy/rounding",
         ),
         "time/eval": ("s", "one evaluation"),
+        "cluster/learner_restarts": (
+            "times",
+            "the learner was lost and started again from a checkpoint, since the run or its resume began",
+        ),
     }
 )
 
@@ -61,8 +69,9 @@ log = logging.getLogger(__name__)
 
 
 class StepTrainer(Protocol):
-    """Trains one batch; calls ``idle`` while it waits."""
+    """Trains one batch and calls ``idle`` while it waits; ``leaving`` says why it will soon be gone, "" if it stays."""
 
+    def leaving(self) -> str: ...
     def train(self, batch: TrainingBatch, *, timeout_s: float, idle: Callable[[], None]) -> StepReport: ...
 
 
@@ -99,8 +108,15 @@ class LoopOutcome:
     interrupted: bool
 
 
+class LearnerLeaving(Exception):  # noqa: N818 - a notice, not an error
+    """A node of the learner is being taken away; the message says which."""
+
+
 class TrainingLoop:
-    """See the module's picture; the parts are given by keyword."""
+    """See the module's picture; the parts are given by keyword.
+
+    Whatever ends a run between two steps, what it trained is saved first, as long as the learner answers.
+    """
 
     def __init__(
         self,
@@ -109,6 +125,7 @@ class TrainingLoop:
         evaluation: EvalSettings,
         checkpoints: CheckpointSettings,
         step_timeout_s: float,
+        max_masked_steps: int,
         rollout: RolloutLoop,
         service: CompletionService,
         builder: BatchBuilder,
@@ -121,15 +138,23 @@ class TrainingLoop:
         notices: Notices,
         interrupts: InterruptFlag,
         save: Callable[[int], None],
-        check_scores: UnscoredCheck,
+        unscored: UnscoredWatch,
         totals: RunTotals,
         processes: Callable[[], Sequence[ProcessInfo]],
         first_step: int = 0,
+        learner_restarts: int = 0,
         initial_score: Score | None = None,
     ) -> None:
-        """``max_steps``: optimizer steps in all, those before a resume included; ``step_timeout_s``: deadline of one;
-        ``save(step)`` writes the checkpoint of ``step`` finished steps; ``check_scores`` raises when too
-        many completions could not be scored; ``processes()`` are the run's, for their memory."""
+        """
+        Args:
+            max_steps: optimizer steps in all, those before a resume included.
+            step_timeout_s: deadline of one.
+            max_masked_steps: steps in a row without a completion to train on that end the run.
+            save: ``save(step)`` writes the checkpoint of ``step`` finished steps.
+            unscored: decides whether a step is trained that lacks rewards.
+            processes: the run's, for their memory.
+            learner_restarts: attempts before this one.
+        """
         self._max_steps = max_steps
         self._evaluation = evaluation
         self._checkpoints = checkpoints
@@ -146,10 +171,14 @@ class TrainingLoop:
         self._notices = notices
         self._interrupts = interrupts
         self._save = save
-        self._check_scores = check_scores
+        self._steps = ScoredSteps(rollout, unscored=unscored, notices=notices, say=telemetry.say)
+        self._max_masked_steps = max_masked_steps
+        self._masked_in_a_row = 0
         self._totals = totals
         self._processes = processes
         self._step = first_step
+        self._learner_restarts = learner_restarts
+        self._between_steps = True
         self._saved_at = first_step if first_step else -1
         self._initial_score = initial_score
 
@@ -168,12 +197,20 @@ class TrainingLoop:
                 self._evaluate_if_due()
                 if self._due(self._checkpoints.every_steps):
                     self._checkpoint()
-                self._interrupts.check()
+                self.check()
             if self._evaluation.at_end:
                 final = self._evaluate("Final")
         except Interrupted as signal:
             interrupted = True
             self._telemetry.say(f"{signal}: saving step {self._step} and shutting down")
+        except LearnerLostError:
+            raise
+        except LearnerLeaving as notice:
+            self._save_before_the_end(str(notice))
+            raise LearnerLostError(str(notice)) from None
+        except Exception as error:
+            self._save_before_the_end(f"{type(error).__name__}: {error}")
+            raise
         self._checkpoint()
         self._telemetry.say(f"Completions: {self._rollout.account}")
         return LoopOutcome(
@@ -184,59 +221,52 @@ class TrainingLoop:
             interrupted=interrupted,
         )
 
+    def check(self) -> None:
+        """Raise where a run should end, or its learner move, at a moment at which it loses nothing.
+
+        Raises:
+            Interrupted: by a signal.
+            LearnerLeaving: by the cluster.
+        """
+        self._interrupts.check()
+        if reason := self._learner.leaving():
+            raise LearnerLeaving(reason)
+
     def _one_step(self) -> None:
         timer = self._telemetry.timer()
         before = ServiceTotals.of(self._service)
         with timer.phase("wait_rollouts"):
-            rollouts = self._rollout.next_step()
+            rollouts = self._steps.next(check=self.check)
         version = self._rollout.version
-        reasons = count_reasons(item.reason for item in rollouts.unscored)
-        self._notices.of_unscored(rollouts, reasons)
-        self._check_scores(num_scored=len(rollouts.trainable), reasons=reasons)
         batch, advantages = self._builder.build(rollouts, step=self._step)
         trained = zip(rollouts.trainable, batch.active.tolist(), strict=True)
         self._rollout.leave_out((item.request_id for item, active in trained if not active), "masked")
         outcomes = self._builder.outcomes(rollouts)
         record = self._builder.metrics(rollouts, advantages, version=version)
         self._notices.of_batch(advantages, record)
+        generation = LatePump(self._rollout)
+        self._between_steps = False
         with timer.phase("train"):
-            report = self._learner.train(batch, timeout_s=self._step_timeout_s, idle=self._pump_without_check)
+            report = self._learner.train(batch, timeout_s=self._step_timeout_s, idle=generation.pump)
         assert report.policy_version == version + (not report.skipped), (
             f"the learner is at policy version {report.policy_version} after a step of version {version}"
         )
         record.update(report.metrics)
         self._notices.of_update(record)
         self._step += 1
-        drift: float | None = 0.0
-        if report.skipped:
-            masked = not batch.active.any()
-            why = "every completion of it is masked" if masked else "the loss or a gradient was not finite"
-            log.warning("step %d was skipped: %s", self._step, why)
-            record["optim/skipped"] = 1.0
-            if not masked:
-                drift = None
-                self._rollout.leave_out((item.request_id for item in rollouts.trainable), "skipped")
-            self._rollout.release(version)
-        else:
-            with timer.phase("sync"):
-                synced = self._sync.run(
-                    report.policy_version,
-                    choose_probes(batch, report),
-                    rounding=report.metrics.get("policy/rounding", 0.0),
-                )
-            drift = synced.drift
-            record |= {"policy/sync_gap": synced.gap, "policy/drift": synced.drift}
-        if drift is not None:
-            with timer.phase("baseline"):
-                self._baseline.commit(outcomes, update_id=f"step-{self._step}", drift=drift)
-            with timer.phase("curriculum"):
-                self._curriculum.after_step(self._step, rollouts, version=report.policy_version)
+        try:
+            record |= self._settle(report, batch, rollouts, outcomes, version=version, timer=timer)
+        except Exception as error:
+            generation.check(after=error)
+            raise
+        self._between_steps = True
         record.update(self._baseline.metrics())
         record.update(self._curriculum.metrics())
         record.update(self._rollout.metrics())
         record.update(
             step_metrics(before, ServiceTotals.of(self._service), timer.seconds, num_sequences=batch.num_sequences)
         )
+        record["cluster/learner_restarts"] = float(self._learner_restarts)
         record |= self._service.engine_metrics() | memory_metrics(self._processes()) | self._totals.add(rollouts)
         head = {"step": self._step, "policy_version": self._rollout.version, **self._totals.times()}
         self._telemetry.trained(
@@ -249,6 +279,53 @@ class TrainingLoop:
                 record=head | record,
             )
         )
+        generation.check()
+        self._check_masked(batch)
+
+    def _settle(
+        self,
+        report: StepReport,
+        batch: TrainingBatch,
+        rollouts: StepRollouts,
+        outcomes: Outcomes,
+        *,
+        version: int,
+        timer: StepTimer,
+    ) -> dict[str, float]:
+        """What follows from a trained step: generators, baseline and curriculum come to where the learner is."""
+        if report.skipped:
+            masked = not batch.active.any()
+            why = "every completion of it is masked" if masked else "the loss or a gradient was not finite"
+            log.warning("step %d was skipped: %s", self._step, why)
+            record, drift = {"optim/skipped": 1.0}, 0.0
+            if not masked:
+                self._rollout.leave_out((item.request_id for item in rollouts.trainable), "skipped")
+            self._rollout.release(version)
+            if not masked:
+                return record
+        else:
+            with timer.phase("sync"):
+                synced = self._sync.run(
+                    report.policy_version,
+                    choose_probes(batch, report),
+                    rounding=report.metrics.get("policy/rounding", 0.0),
+                )
+            record, drift = {"policy/sync_gap": synced.gap, "policy/drift": synced.drift}, synced.drift
+        with timer.phase("baseline"):
+            self._baseline.commit(outcomes, update_id=f"step-{self._step}", drift=drift)
+        with timer.phase("curriculum"):
+            self._curriculum.after_step(self._step, rollouts, version=report.policy_version)
+        return record
+
+    def _check_masked(self, batch: TrainingBatch) -> None:
+        """Steps that train nothing, one after the other, are no training."""
+        self._masked_in_a_row = 0 if batch.active.any() else self._masked_in_a_row + 1
+        if self._masked_in_a_row >= self._max_masked_steps:
+            raise UnhealthyTrainingError(
+                f"in {self._masked_in_a_row} steps in a row every completion was cut at the length limit and masked: "
+                "nothing is trained (train.max_bad_steps). Raise sampling.max_new_tokens, or set loss.mask_truncated "
+                "to false"
+            )
 
     def _evaluate_if_due(self) -> None:
         due = self._due(self._evaluation.every_steps) and self._step < self._max_steps
@@ -272,19 +349,26 @@ class TrainingLoop:
         """The evaluation before the first step, for the checkpoint."""
         return self._initial_score
 
-    def _pump_without_check(self) -> None:
-        """While the learner works: an interrupt is looked for only after the step."""
-        self._rollout.pump(0.0)
-
     def _pump_for_eval(self, timeout_s: float) -> None:
-        self._interrupts.check()
+        self.check()
         self._service.pump(timeout_s)
 
     def _checkpoint(self) -> None:
         if self._saved_at != self._step:
             with self._telemetry.phase("checkpoint"):
                 self._save(self._step)
-            self._saved_at = self._step
+            self._between_steps = True
+        self._saved_at = self._step
+
+    def _save_before_the_end(self, why: str) -> None:
+        """A checkpoint if one can be had: of what failed, the user hears of ``why`` first."""
+        if not self._between_steps or self._step == 0 or self._saved_at == self._step:
+            return
+        self._telemetry.say(f"Saving step {self._step} first: {why}")
+        try:
+            self._checkpoint()
+        except Exception:
+            log.exception("step %d could not be saved", self._step)
 
     def _due(self, every: int) -> bool:
         return every > 0 and self._step % every == 0

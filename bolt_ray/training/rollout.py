@@ -153,6 +153,12 @@ class RolloutLoop:
         """What became of all completions so far, in words."""
         return self._ledger.account(self._num_in_flight)
 
+    def put_back(self) -> None:
+        """The completions of the step under way are not trained: they are made again, with the same seeds."""
+        self._planned.extendleft(self._in_flight.pop(number).planned for number in sorted(self._closing, reverse=True))
+        self._closing = {}
+        self._left_out = 0
+
     def pump(self, timeout_s: float = 0.0) -> None:
         """Dispatch up to the capacity and move what is done."""
         self._dispatch()
@@ -272,24 +278,17 @@ class RolloutLoop:
         kept.sort(key=lambda rollout: rollout.request_id)
         unscored = tuple(rollout for rollout in kept if isinstance(rollout, UnscoredRollout))
         left_out = [rollout for group in (*stale, *flat) for rollout in group]
-        dropped = (
-            *_dropped((rollout for group in stale for rollout in group), "stale"),
-            *_dropped((rollout for group in flat for rollout in group), "zero_variance"),
-            *_dropped(unscored, "unscored"),
-        )
-        self._closing = {rollout.request_id: None for rollout in kept}
-        self._closing |= {rollout.request_id: rollout.reason for rollout in dropped}
+        reasons: dict[int, DropReason] = {rollout.request_id: "stale" for group in stale for rollout in group}
+        reasons |= {rollout.request_id: "zero_variance" for group in flat for rollout in group}
+        reasons |= {rollout.request_id: "unscored" for rollout in unscored}
+        self._closing = {rollout.request_id: reasons.get(rollout.request_id) for rollout in (*kept, *left_out)}
         return StepRollouts(
             trainable=tuple(rollout for rollout in kept if isinstance(rollout, ScoredRollout)),
             unscored=unscored,
             baseline_only=tuple(rollout for rollout in left_out if isinstance(rollout, ScoredRollout)),
-            dropped=dropped,
+            dropped=tuple(DroppedRollout(request_id=number, reason=reason) for number, reason in reasons.items()),
             refilled=sum(len(group) for group in flat),
         )
-
-
-def _dropped(rollouts: Iterable[Rollout], reason: DropReason) -> Iterator[DroppedRollout]:
-    return (DroppedRollout(request_id=rollout.request_id, reason=reason) for rollout in rollouts)
 
 
 def _without_variance(group: Group) -> bool:

@@ -21,6 +21,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from bolt_ray.actors.generator_handle import Doubt, Scores
 from bolt_ray.core.errors import WeightSyncError
 from bolt_ray.core.records import StepReport, TrainingBatch
 from bolt_ray.engines.weight_buckets import WeightManifest
@@ -67,7 +68,10 @@ class Publisher(Protocol):
 
 
 class Subscribers(Protocol):
-    """The generators' side; returns when all have acknowledged, with each one's log-probs of the probes."""
+    """The generators' side; returns when all have acknowledged, with each one's log-probs of the probes.
+
+    One that joins later scores them too; ``doubt`` says what is wrong with its scores.
+    """
 
     def update_weights(
         self,
@@ -76,11 +80,12 @@ class Subscribers(Protocol):
         version: int,
         *,
         probes: Sequence[Sequence[int]],
+        doubt: Doubt,
         timeout_s: float,
-    ) -> list[list[NDArray[np.float32]]]: ...
+    ) -> list[Scores]: ...
     def update_adapter(
-        self, path: str, version: int, *, probes: Sequence[Sequence[int]], timeout_s: float
-    ) -> list[list[NDArray[np.float32]]]: ...
+        self, path: str, version: int, *, probes: Sequence[Sequence[int]], doubt: Doubt, timeout_s: float
+    ) -> list[Scores]: ...
 
 
 class WeightSync:
@@ -122,24 +127,34 @@ class WeightSync:
             answers = self._update_generators(published, version, [probe.token_ids.tolist() for probe in probes])
         if not answers:
             raise WeightSyncError(f"no generator acknowledged version {version}; all of them were lost during the sync")
-        gap = _largest([_max_gap(published.probe_logprobs, answer) for answer in answers])
-        if not gap <= self._max_gap:
-            raise WeightSyncError(
-                f"after the sync to version {version} generator and learner disagree: max |Δ log p| is {gap:.2g} and "
-                f"the limit is {self._max_gap:.2g} (generator.max_logprob_gap); run 'bolt-ray doctor'"
-            )
+        gaps = [_max_gap(published.probe_logprobs, answer) for answer in answers]
+        if (doubt := self._doubt(_largest(gaps), version)) is not None:
+            raise WeightSyncError(f"{doubt}; run 'bolt-ray doctor'")
         self._release(version)
-        return SyncReport(gap=gap, drift=_drift(probes, published.sampled_logprobs, rounding=rounding))
+        return SyncReport(gap=_largest(gaps), drift=_drift(probes, published.sampled_logprobs, rounding=rounding))
 
-    def _update_generators(
-        self, published: PublishedWeights, version: int, probes: list[list[int]]
-    ) -> list[list[NDArray[np.float32]]]:
+    def _update_generators(self, published: PublishedWeights, version: int, probes: list[list[int]]) -> list[Scores]:
+        expected = published.probe_logprobs
+
+        def doubt(scores: Scores) -> str | None:
+            return self._doubt(_max_gap(expected, scores), version)
+
         if published.adapter is not None:
             short = [tokens[:ADAPTER_PROBE_TOKENS] for tokens in probes]
-            return self._subscribers.update_adapter(published.adapter, version, probes=short, timeout_s=self._timeout_s)
+            return self._subscribers.update_adapter(
+                published.adapter, version, probes=short, doubt=doubt, timeout_s=self._timeout_s
+            )
         assert published.manifest is not None
         return self._subscribers.update_weights(
-            published.manifest, published.buckets, version, probes=probes, timeout_s=self._timeout_s
+            published.manifest, published.buckets, version, probes=probes, doubt=doubt, timeout_s=self._timeout_s
+        )
+
+    def _doubt(self, gap: float, version: int) -> str | None:
+        if gap <= self._max_gap:
+            return None
+        return (
+            f"after the sync to version {version} generator and learner disagree: max |Δ log p| is {gap:.2g} and "
+            f"the limit is {self._max_gap:.2g} (generator.max_logprob_gap)"
         )
 
 

@@ -20,7 +20,9 @@ import numpy as np
 import ray
 import torch
 
-from bolt_ray.actors.generator_pool import GeneratorPool, GeneratorResources
+from bolt_ray.actors.generator_pool import GeneratorPool
+from bolt_ray.actors.generator_resources import GeneratorResources
+from bolt_ray.actors.settings import ClusterSettings
 from bolt_ray.core.records import GenerationRequest
 from bolt_ray.engines.settings import SamplingSettings
 from bolt_ray.engines.vllm.engine import VLLMEngine
@@ -102,13 +104,12 @@ def variants(
     engine = VLLMEngine(settings, sampling=sampling)
     narrow = VLLMEngine(replace(settings, generator=replace(generator, max_num_seqs=count // 4)), sampling=sampling)
     pool = GeneratorPool(
-        num_generators=1,
+        cluster=ClusterSettings(max_generator_replacements=0),
         engine=settings,
         sampling=sampling,
         resources=GeneratorResources(num_cpus=1.0, num_gpus=0.0, num_threads=1),
         startup_s=600.0,
         stall_s=600.0,
-        max_replacements=0,
     )
     pool.wait_ready()
     update_times(engine, model)

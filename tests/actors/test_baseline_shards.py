@@ -14,6 +14,7 @@ import pytest
 
 from bolt_ray.actors.baseline_shards import BaselineShards
 from bolt_ray.core.baseline import BaselineSettings, BaselineStore
+from bolt_ray.core.baseline.prompt_features import prompt_features
 from bolt_ray.core.baseline.sharded_snapshot import read_sharded_snapshot
 from bolt_ray.core.errors import CheckpointError, StallError
 from bolt_ray.core.records import Outcomes
@@ -22,6 +23,7 @@ pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("ray_cluster")]
 
 KEYS = [f"{i:032x}"[::-1] for i in range(100)] + [f"own-{i}" for i in range(100)]
 SOURCES = ["rare" if i % 7 == 0 else "common" for i in range(200)]
+FEATURES = prompt_features([f"{i % 10} + {i // 10} =" for i in range(200)])
 SETTINGS = BaselineSettings()
 
 
@@ -76,7 +78,7 @@ def assert_same(shards: BaselineShards, store: BaselineStore) -> None:
 
 def fresh_store(settings: BaselineSettings = SETTINGS) -> BaselineStore:
     store = BaselineStore(settings)
-    store.register(KEYS, SOURCES)
+    store.register(KEYS, SOURCES, FEATURES)
     return store
 
 
@@ -89,7 +91,7 @@ def start_shards(count: int, wal_dir: Path, *, settings: BaselineSettings = SETT
 @pytest.fixture
 def shards(tmp_path: Path) -> Iterator[BaselineShards]:
     pool = start_shards(2, tmp_path / "wal")
-    assert pool.register(iter(KEYS), iter(SOURCES)) == 0
+    assert pool.register(iter(KEYS), iter(SOURCES), FEATURES) == 0
     yield pool
     pool.close()
     assert list((tmp_path / "wal").iterdir()) == []
@@ -102,7 +104,7 @@ def shards(tmp_path: Path) -> Iterator[BaselineShards]:
 )
 def test_shards_equal_one_store(ray_cluster: None, tmp_path: Path, settings: BaselineSettings) -> None:
     shards = start_shards(2, tmp_path, settings=settings)
-    shards.register(KEYS, SOURCES)
+    shards.register(KEYS, SOURCES, FEATURES)
     store = fresh_store(settings)
     assert_same(shards, store)
     for commit in outcomes(6):
@@ -203,7 +205,7 @@ def test_a_snapshot_goes_into_any_number_of_shards(shards: BaselineShards, tmp_p
         shards.snapshot(tmp_path / "half")
     commit_to(shards, **commits[9])
     three = start_shards(3, tmp_path / "wal3")
-    three.register(KEYS, SOURCES)
+    three.register(KEYS, SOURCES, FEATURES)
     commit_to(three, **commits[8])
     for pool in (shards, three):
         pool.restore(tmp_path / "half")
@@ -260,7 +262,7 @@ def test_a_shard_that_does_not_answer_is_named_and_the_log_shows_what_it_does(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     pool = start_shards(2, tmp_path)
-    pool.register(KEYS, SOURCES)
+    pool.register(KEYS, SOURCES, FEATURES)
     commit = outcomes(1)[0]
     pid = pids_of(pool)[1]
     pool.timeout_s = 1.0

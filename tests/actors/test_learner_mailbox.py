@@ -8,7 +8,7 @@ import pytest
 
 from bolt_ray.actors.learner_mailbox import LearnerMailbox, SaveCommand, StopCommand
 from bolt_ray.actors.processes import ProcessInfo
-from bolt_ray.core.errors import UnhealthyTrainingError
+from bolt_ray.core.errors import LearnerLostError, UnhealthyTrainingError
 
 SAVE = SaveCommand(directory="a")
 
@@ -66,4 +66,35 @@ def test_the_error_of_one_rank_ends_the_call_at_once() -> None:
         await call
 
     with pytest.raises(UnhealthyTrainingError, match="5 bad steps"):
+        asyncio.run(scenario())
+
+
+def test_a_rank_that_started_again_is_refused_and_no_call_takes_its_answer() -> None:
+    async def scenario() -> list[BaseException]:
+        mailbox = LearnerMailbox(world_size=2)
+        await asyncio.gather(mailbox.register(0), mailbox.register(1))
+        call = asyncio.create_task(mailbox.call(SAVE))
+        number, _ = await mailbox.next_command(0, 0)
+        await mailbox.answer(0, number, "trained so far")
+        waiting = asyncio.create_task(mailbox.next_command(0, number))
+        await asyncio.sleep(0)
+        # The process of rank 1 is another one now, with the first weights.
+        refused = [mailbox.register(1), mailbox.next_command(1, 0), call, waiting, mailbox.call(SAVE)]
+        return list(await asyncio.wait_for(asyncio.gather(*refused, return_exceptions=True), timeout=60))  # type: ignore[arg-type]
+
+    for error in asyncio.run(scenario()):
+        assert isinstance(error, LearnerLostError), error
+        assert str(error) == "learner rank 1 started again, without what it had trained"
+
+
+def test_a_rank_that_started_again_before_the_others_were_there_ends_the_wait_for_them() -> None:
+    async def scenario() -> None:
+        mailbox = LearnerMailbox(world_size=2)
+        ready = asyncio.create_task(mailbox.wait_ready())
+        await mailbox.register(0)
+        with pytest.raises(LearnerLostError):
+            await mailbox.register(0)
+        await asyncio.wait_for(ready, timeout=60)
+
+    with pytest.raises(LearnerLostError, match="rank 0 started again"):
         asyncio.run(scenario())

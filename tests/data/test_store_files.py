@@ -11,7 +11,8 @@ from bolt_ray.data.store_files import CHUNK_ROWS, PART_SCHEMA, PartsReader, Part
 def rows(start: int, stop: int) -> pa.Table:
     numbers = range(start, stop)
     text = [f"k{number}" for number in numbers]
-    columns = [text, list(numbers), [False] * len(text), text, text, text, text, [0] * len(text), numbers, numbers]
+    none, features = [0] * len(text), [bytes(22)] * len(text)
+    columns = [text, numbers, [False] * len(text), text, text, text, text, none, numbers, numbers, features]
     arrays = [pa.array(list(column), field.type) for column, field in zip(columns, PART_SCHEMA, strict=True)]
     return pa.Table.from_arrays(arrays, schema=PART_SCHEMA)
 

@@ -10,9 +10,12 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
+from bolt_ray.actors.generator_handle import InFlightRequest
 from bolt_ray.actors.processes import ProcessInfo
+from bolt_ray.actors.request_queue import given_up
 from bolt_ray.actors.scorer_actor import ScoringRequest, ScoringResult
 from bolt_ray.core.records import BaselineReading, Completion, GenerationRequest, UnscoredReason
+from bolt_ray.engines.settings import SamplingSettings
 from bolt_ray.engines.vllm.statistics import EngineStatistics
 from bolt_ray.rewards.reward_set import RewardResult
 
@@ -56,9 +59,13 @@ def answer(
 
 
 class FakeGenerators:
-    """Answers all requests but the ``slow`` ones; ``version`` is that of its weights, ``backwards`` the order."""
+    """Answers all requests but the ``slow`` ones; ``version`` is that of its weights, ``backwards`` the order.
 
-    def __init__(self, *, slow: Sequence[int] = (), backwards: bool = False) -> None:
+    ``given_up``: these it answers with the reason why it has no completion.
+    """
+
+    def __init__(self, *, slow: Sequence[int] = (), backwards: bool = False, given_up: Sequence[int] = ()) -> None:
+        self.given_up = set(given_up)
         self.version = 0
         self.slow = set(slow)
         self.backwards = backwards
@@ -84,6 +91,10 @@ class FakeGenerators:
         fresh, self._counted = len(self.seen) - self._counted, len(self.seen)
         return EngineStatistics(steps=2, running=2 * fresh, waiting=1, kv_usage=0.25, preemptions=3)
 
+    def metrics(self) -> dict[str, float]:
+        """One generator, and a node that goes."""
+        return {"cluster/generators_live": 1.0, "cluster/generators_wanted": 1.0, "cluster/nodes_draining": 1.0}
+
     def poll(self, timeout_s: float) -> list[Completion]:
         done = [request for request in self.waiting if request.request_id not in self.slow]
         self.waiting = [request for request in self.waiting if request.request_id in self.slow]
@@ -93,6 +104,9 @@ class FakeGenerators:
     def completed(self, request: GenerationRequest, *, truncated: bool = False) -> Completion:
         """Begun with the weights of its submission, ended with the present ones."""
         begun = self._begun_at[request.request_id]
+        if request.request_id in self.given_up:
+            held = InFlightRequest(request, SamplingSettings(), losses=1)
+            return given_up(held, "it died", version=self.version)
         return answer(request, oldest=begun, newest=self.version, truncated=truncated)
 
 

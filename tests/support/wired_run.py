@@ -23,11 +23,12 @@ from bolt_ray.commands.shared.inference import launch_generators, start_scorers
 from bolt_ray.commands.shared.inputs import prepare_inputs
 from bolt_ray.commands.shared.prompts import open_store
 from bolt_ray.commands.train.assembly import TrainingAssembly
+from bolt_ray.commands.train.fleet import Fleet
 from bolt_ray.commands.train.train import write_config
 from bolt_ray.config.loading import dump_config
 from bolt_ray.config.schema import RunConfig
 from bolt_ray.core.baseline.warm_start import WarmStartReport
-from bolt_ray.core.errors import BoltRayError
+from bolt_ray.core.errors import BoltRayError, LearnerLostError
 from bolt_ray.core.records import (
     BaselineReading,
     Completion,
@@ -42,9 +43,11 @@ from bolt_ray.data.ingest.ingest_source import unit_tables
 from bolt_ray.data.store import PromptStore
 from bolt_ray.engines.profiler import ProfileTarget
 from bolt_ray.engines.settings import SamplingSettings
+from bolt_ray.training.in_flight import SavedRequest
 from bolt_ray.training.interrupts import InterruptFlag
 from bolt_ray.training.learner_worker import PublishedWeights
 from bolt_ray.training.loop import TrainingLoop
+from bolt_ray.training.recovery import StartingPoint, train_with_recovery
 from bolt_ray.training.run_directory import RunDirectory
 from bolt_ray.training.telemetry.console import open_log
 from bolt_ray.training.telemetry.record import read_metrics
@@ -74,7 +77,12 @@ class Part:
 
 
 class LearnerPart(Part):
-    version = 0
+    """``restore_from`` a checkpoint it goes on with the version of that."""
+
+    def __init__(self, calls: Calls, **given: Any) -> None:
+        super().__init__(calls, **given)
+        restore_from = given["restore_from"]
+        self.version = 0 if restore_from is None else int((restore_from / "version").read_text())
 
     def train(self, batch: TrainingBatch, *, timeout_s: float, idle: Callable[[], None]) -> StepReport:
         self.calls.append(("train", timeout_s))
@@ -88,6 +96,9 @@ class LearnerPart(Part):
             metrics={},
             logprobs_before=batch.behavior_logprobs,
         )
+
+    def leaving(self) -> str:
+        return ""
 
     def publish(self, *, version: int, probes: Sequence[NDArray[np.int32]], timeout_s: float) -> PublishedWeights:
         self.calls.append(("publish", timeout_s))
@@ -103,11 +114,20 @@ class LearnerPart(Part):
     def save(self, *, directory: Path, model_directory: Path, timeout_s: float) -> None:
         self.calls.append(("save", timeout_s))
         directory.mkdir()
+        (directory / "version").write_text(str(self.version))
         model_directory.mkdir()
 
 
+class LostLearner(LearnerPart):
+    """Never comes through a step."""
+
+    def train(self, batch: TrainingBatch, *, timeout_s: float, idle: Callable[[], None]) -> StepReport:
+        raise LearnerLostError("rank 0 died")
+
+
 class ShardsPart(Part):
-    def register(self, keys: Sequence[str], sources: Sequence[str]) -> None:
+    def register(self, keys: Sequence[str], sources: Sequence[str], features: NDArray[np.uint16]) -> None:
+        assert len(features) == len(keys)
         self.calls.append(("register", [len(keys), sorted(set(sources))]))
 
     def warm_start(self, path: Path, *, row_key: Any, allow_pickle: bool) -> WarmStartReport:
@@ -129,6 +149,9 @@ class ShardsPart(Part):
     def snapshot(self, directory: Path) -> None:
         directory.mkdir()
 
+    def restore(self, directory: Path) -> None:
+        self.calls.append(("restore", directory.parent.name))
+
 
 class PromptsPart(Part):
     """The stream: prompts with ``group_size`` completions each."""
@@ -136,13 +159,17 @@ class PromptsPart(Part):
     def __init__(self, calls: Calls, **given: Any) -> None:
         super().__init__(calls, **given)
         self.stream = self
+        self.drawn = 0
 
     def __iter__(self) -> Iterator[DrawnPrompt]:
         return self
 
     def __next__(self) -> DrawnPrompt:
-        number = sum(1 for name, _ in self.calls if name == "draw")
+        number, self.drawn = self.drawn, self.drawn + 1
         self.calls.append(("draw", number))
+        return self._prompt(number)
+
+    def _prompt(self, number: int) -> DrawnPrompt:
         size = self.given["schedule"].rollout.group_size
         prompt = Prompt(row=number, key=f"key-{number}", prompt="1+1=", answer="2", source="rows")
         token_ids = np.array([5, 6], dtype=np.int32)
@@ -161,8 +188,14 @@ class PromptsPart(Part):
     def metrics(self) -> dict[str, float]:
         return {}
 
+    def redraw(self, saved: Sequence[SavedRequest]) -> list[DrawnPrompt]:
+        return [self._prompt(request.row) for request in saved]
+
     def state_dict(self) -> dict[str, Any]:
-        return {}
+        return {"drawn": self.drawn}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.drawn = state["drawn"]
 
 
 class GeneratorsPart(FakeGenerators):
@@ -173,9 +206,13 @@ class GeneratorsPart(FakeGenerators):
         self.calls, self.given = calls, given
 
     def close(self) -> None:
-        """Nothing runs."""
+        self.calls.append(("close", None))
 
-    def wait_ready(self, *, idle: Callable[[], None]) -> None:
+    def reset(self, version: int) -> None:
+        self.calls.append(("reset", version))
+        self.waiting.clear()
+
+    def wait_ready(self, *, idle: Callable[[], None], say: Callable[[str], None]) -> None:
         """Ready."""
 
     def profile(self, target: ProfileTarget | None) -> None:
@@ -191,7 +228,14 @@ class GeneratorsPart(FakeGenerators):
         return super().completed(request, truncated=request.request_id % 3 == 0)
 
     def update_weights(
-        self, manifest: Any, buckets: Any, version: int, *, probes: Sequence[Sequence[int]], timeout_s: float
+        self,
+        manifest: Any,
+        buckets: Any,
+        version: int,
+        *,
+        probes: Sequence[Sequence[int]],
+        doubt: Any,
+        timeout_s: float,
     ) -> list[list[NDArray[np.float32]]]:
         self.calls.append(("update_weights", timeout_s))
         self.version = version
@@ -214,7 +258,10 @@ class ScorersPart(FakeScorers):
         return None if request.request_id % 8 == 7 else 0.4 + request.request_id % 4 / 5
 
     def close(self) -> None:
-        """Nothing runs."""
+        self.calls.append(("close", None))
+
+    def reset(self) -> None:
+        self.calls.append(("reset", None))
 
 
 def read_here(units: Sequence[Any], rules: Sequence[Any]) -> Iterator[Any]:
@@ -259,13 +306,15 @@ def run_once(config: RunConfig, here: Workplace, *, learner_part: type[LearnerPa
 
         return make
 
-    class Wired(TrainingAssembly):
-        learner_group = staticmethod(note("learner", learner_part, learner))  # type: ignore[assignment]
+    class WiredFleet(Fleet):
         launch_generators = staticmethod(
             partial(launch_generators, launch=note("generators", GeneratorsPart, generators))
         )
-        start_shards = staticmethod(note("shards", ShardsPart, shards))  # type: ignore[assignment]
         start_scorers = staticmethod(partial(start_scorers, start=note("scorers", ScorersPart, scorers)))
+
+    class Wired(TrainingAssembly):
+        learner_group = staticmethod(note("learner", learner_part, learner))  # type: ignore[assignment]
+        start_shards = staticmethod(note("shards", ShardsPart, shards))  # type: ignore[assignment]
         open_store = staticmethod(store_here)
         verify_references = staticmethod(lambda *_, **__: None)
         prompt_stream = staticmethod(note("prompts", PromptsPart, prompts))  # type: ignore[assignment]
@@ -283,17 +332,24 @@ def run_once(config: RunConfig, here: Workplace, *, learner_part: type[LearnerPa
     progress = StateWriter(run.state, max_steps=config.train.max_steps)
     try:
         with progress:
-            assembly = Wired(
-                config=config,
-                run=run,
-                inputs=prepare_inputs(config, say=lambda text: None, show_progress=False),
-                checkpoint=None,
-                state=None,
-                interrupts=InterruptFlag(),
-                console=Console(file=io.StringIO()),
-                progress=progress,
-            )
-            assembly.train()
+            inputs = prepare_inputs(config, say=lambda text: None, show_progress=False)
+            with WiredFleet(config, inputs) as fleet:
+                train_with_recovery(
+                    partial(
+                        Wired,
+                        config=config,
+                        run=run,
+                        inputs=inputs,
+                        fleet=fleet,
+                        interrupts=InterruptFlag(),
+                        console=Console(file=io.StringIO()),
+                        progress=progress,
+                    ),
+                    StartingPoint(checkpoint=None, state=None),
+                    run=run,
+                    cluster=config.cluster,
+                    say=lambda text: None,
+                )
     except BoltRayError as error:
         problem = str(error)
     finally:

@@ -28,10 +28,9 @@ from bolt_ray.core.records import (
     Prompt,
     StepReport,
     TrainingBatch,
-    UnscoredReason,
 )
 from bolt_ray.engines.settings import SamplingSettings
-from bolt_ray.rewards.unscored import check_unscored
+from bolt_ray.rewards.unscored import UnscoredWatch
 from bolt_ray.training.batch import BatchBuilder
 from bolt_ray.training.completion_metrics import RunTotals
 from bolt_ray.training.completions import CompletionService
@@ -89,15 +88,21 @@ class FakeParts:
         self.scorers = FakeScorers()
         self.interrupts = InterruptFlag()
         self.rollout: RolloutLoop | None = None
+        self.leaves = ""
+        self.while_training: Callable[[int], None] = lambda step: None
         self._version = -lost_updates
         self._bad_steps, self._sync_fails_at, self._interrupt_at = bad_steps, sync_fails_at, interrupt_at
 
+    def leaving(self) -> str:
+        return self.leaves
+
     def train(self, batch: TrainingBatch, *, timeout_s: float, idle: Callable[[], None]) -> StepReport:
         self.calls.append(f"train {batch.step}")
+        self.while_training(batch.step)
         idle()
         if batch.step == self._interrupt_at:
             self.interrupts._handle(signal.SIGTERM, None)
-        skipped = batch.step in self._bad_steps
+        skipped = batch.step in self._bad_steps or not batch.active.any()
         self._version += not skipped
         return StepReport(
             step=batch.step,
@@ -139,7 +144,6 @@ class Harness:
         *,
         reward_of: RewardOf,
         baseline: str = "tracker",
-        mask_truncated: bool = False,
         first_step: int = 0,
         initial_score: Score | None = None,
         max_steps: int = 3,
@@ -147,6 +151,10 @@ class Harness:
         eval_at_start: bool = False,
         eval_at_end: bool = False,
         checkpoint_every: int = 0,
+        patience_s: float = 0.0,
+        pause_s: float = 5.0,
+        save: Callable[[int], None] | None = None,
+        mask_truncated: bool = False,
         totals_before: Mapping[str, float] | None = None,
     ) -> None:
         self.run_directory = RunDirectory(directory)
@@ -162,6 +170,7 @@ class Harness:
             keep_groups=False,
             seed=0,
             stall_s=5.0,
+            check=lambda: self.loop.check(),
         )
         builder = BatchBuilder(
             advantage=AdvantageOptions(baseline=baseline, normalize="none"),
@@ -194,8 +203,9 @@ class Harness:
             telemetry=Telemetry(metrics=MetricsLog(self.run_directory), display=display),
             notices=Notices(say=display.say, builder=builder),
             interrupts=parts.interrupts,
-            save=lambda step: parts.calls.append(f"save {step}"),
-            check_scores=_check,
+            save=save or (lambda step: parts.calls.append(f"save {step}")),
+            max_masked_steps=3,
+            unscored=UnscoredWatch(max_unscored_fraction=0.5, patience_s=patience_s, first_pause_s=pause_s),
             totals=self.totals,
             processes=lambda: PROCESSES,
             first_step=first_step,
@@ -209,10 +219,6 @@ class Harness:
     def evaluated_at(self) -> list[int]:
         records = read_metrics(self.run_directory.metrics_jsonl)
         return [record["step"] for record in records if "eval/pass@1" in record]
-
-
-def _check(*, num_scored: int, reasons: Mapping[UnscoredReason, int]) -> None:
-    check_unscored(num_scored=num_scored, reasons=reasons, max_unscored_fraction=0.5)
 
 
 PROCESSES = [

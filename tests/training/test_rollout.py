@@ -189,6 +189,17 @@ def test_the_oldest_completions_are_trained_first() -> None:
     assert ids(loop.next_step().trainable) == [0, 1, 2, 3]
 
 
+def test_a_request_that_the_generators_gave_up_is_dropped_with_their_reason() -> None:
+    generators, scorers = FakeGenerators(given_up=[1]), FakeScorers()
+    step = make_loop(generators, scorers).next_step()
+    assert ids(step.trainable) == [0, 2, 3]
+    (unscored,) = step.unscored
+    assert (unscored.request_id, unscored.prompt.row, len(unscored.token_ids)) == (1, 41, 0)
+    assert str(unscored.reason) == "generator: lost: 2 generators were lost over it; the last: it died"
+    assert step.dropped == (DroppedRollout(request_id=1, reason="unscored"),)
+    assert [request.request_id for request in scorers.seen] == [0, 2, 3]
+
+
 def test_unscored_completions_fill_the_step_and_are_not_trained() -> None:
     loop = make_loop(FakeGenerators(), FakeScorers(lambda request: None if request.request_id == 2 else 1.0))
     step = loop.next_step()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -9,6 +10,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from bolt_ray.actors.generator_handle import Doubt
 from bolt_ray.core.errors import WeightSyncError
 from bolt_ray.core.records import StepReport, TrainingBatch
 from bolt_ray.engines.weight_buckets import pack_buckets
@@ -54,11 +56,15 @@ class FakeSides:
             sampled_logprobs=[2 * model_logprobs(tokens.tolist()) for tokens in probes],
         )
 
-    def update_weights(self, manifest: Any, buckets: Any, version: int, *, probes: Any, timeout_s: float) -> Any:
+    def update_weights(
+        self, manifest: Any, buckets: Any, version: int, *, probes: Any, doubt: Doubt, timeout_s: float
+    ) -> Any:
+        self.doubt = doubt
         self.calls.append(f"update {version}")
         return self._scores(probes)
 
-    def update_adapter(self, path: str, version: int, *, probes: Any, timeout_s: float) -> Any:
+    def update_adapter(self, path: str, version: int, *, probes: Any, doubt: Doubt, timeout_s: float) -> Any:
+        self.doubt = doubt
         self.calls.append(f"adapter {path} {version}")
         return self._scores(probes)
 
@@ -120,6 +126,15 @@ def test_without_probes_acknowledgement_is_all_there_is() -> None:
     sides = FakeSides()
     assert make_sync(sides).run(5, []) == SyncReport(gap=0.0, drift=0.0)
     assert sides.calls == ["publish 5", "update 5", "release 5"]
+
+
+def test_a_late_joiner_is_held_to_the_same_limit() -> None:
+    sides = FakeSides()
+    make_sync(sides).run(5, PROBES)
+    expected = [model_logprobs(asked) for asked in sides.asked]
+    assert sides.doubt(expected) is None
+    off = [*expected[:-1], expected[-1] + np.float32(0.02)]
+    assert re.search(r"sync to version 5 generator and learner disagree: max .* is 0\.02 and", sides.doubt(off) or "")
 
 
 def moved(tokens: Sequence[int], *by: float) -> ParityProbe:

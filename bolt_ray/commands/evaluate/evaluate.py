@@ -154,7 +154,7 @@ class _Job:
             for doubt in tokenize.doubts(list(first.values())):
                 say(f"Warning: {doubt}")
             say(f"{source.label}: {len(problems):,} problems × {config.eval.num_samples}")
-            generators.wait_ready(idle=self._interrupts.check)
+            generators.wait_ready(idle=self._interrupts.check, say=say)
             if source.adapter is not None:
                 generators.update_adapter(str(source.adapter), 1, timeout_s=config.deadlines.sync_s)
             service = CompletionService(generators=generators, scorers=self._scorers, opened=tokenize.opened)

@@ -169,13 +169,14 @@ class _Precomputation:
             stack.callback(prompts.close)
             service = CompletionService(generators=generators, scorers=scorers, opened=tokenize.opened)
             total = len(file) + rows.size
+            most_generators = config.cluster.max_generators or config.cluster.num_generators
             display = stack.enter_context(_Display(service=service, total=total, done=len(file), console=self.console))
             scorer = PromptScorer(
                 service=service,
                 prompts=prompts,
                 num_samples=self.num_samples,
                 seed=config.seed,
-                max_in_flight=min(MAX_IN_FLIGHT, 2 * config.generator.max_num_seqs * config.cluster.num_generators),
+                max_in_flight=min(MAX_IN_FLIGHT, 2 * config.generator.max_num_seqs * most_generators),
                 skip_truncated=bool(config.baseline.skip_truncated),
                 stall_s=config.deadlines.generation_s + config.deadlines.startup_s,
                 save=file.append,
@@ -192,7 +193,7 @@ class _Precomputation:
 
     def _bring_up(self, generators: GeneratorPool) -> None:
         started = time.monotonic()
-        generators.wait_ready(idle=self.interrupts.check)
+        generators.wait_ready(idle=self.interrupts.check, say=partial(say, self.console))
         if self.adapter is not None:
             path = str(self.adapter.absolute())
             generators.update_adapter(path, ADAPTER_VERSION, timeout_s=self.config.deadlines.sync_s)

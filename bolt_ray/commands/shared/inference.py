@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from bolt_ray.actors.generator_pool import GeneratorPool, GeneratorResources
+from bolt_ray.actors.generator_pool import GeneratorPool
+from bolt_ray.actors.generator_resources import GeneratorResources
 from bolt_ray.actors.scorer_pool import ScorerPool
 from bolt_ray.commands.shared.inputs import RunInputs
+from bolt_ray.commands.shared.resources import RAY_DATA_CPUS
 from bolt_ray.config.resolve import engine_settings
 from bolt_ray.config.schema import RunConfig
 from bolt_ray.data.ingest.read_plan import source_names
@@ -20,18 +22,18 @@ def launch_generators(
     """Launch the generators and return at once; ``wait_ready`` waits for them. The caller closes the pool."""
     cluster = config.cluster
     return launch(
-        num_generators=cluster.num_generators,
+        cluster=cluster,
         engine=engine_settings(config, model_path=str(inputs.model_path), context_tokens=inputs.context_tokens),
         sampling=config.sampling,
         resources=GeneratorResources(
             num_cpus=cluster.cpus_per_generator,
             num_gpus=cluster.gpus_per_generator * cluster.tensor_parallel_size if config.uses_gpu else 0.0,
             num_threads=max(1, int(cluster.cpus_per_generator)),
+            spare_cpus=RAY_DATA_CPUS,
         ),
         policy_version=version,
         startup_s=config.deadlines.startup_s,
         stall_s=config.deadlines.generation_s,
-        max_replacements=cluster.max_generator_replacements,
     )
 
 

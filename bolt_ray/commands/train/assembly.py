@@ -15,7 +15,6 @@ from contextlib import ExitStack
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from rich.console import Console
@@ -25,21 +24,23 @@ from bolt_ray.actors.generator_pool import GeneratorPool
 from bolt_ray.actors.processes import ProcessInfo, ProcessMonitor
 from bolt_ray.actors.scorer_pool import ScorerPool
 from bolt_ray.actors.settings import OWN_WARM_START
-from bolt_ray.commands.shared.inference import launch_generators, math_equality, start_scorers
+from bolt_ray.commands.shared.inference import math_equality
 from bolt_ray.commands.shared.inputs import RunInputs
 from bolt_ray.commands.shared.prompts import heldout_problems, open_store, prompt_doubts, store_row_keys
 from bolt_ray.commands.shared.references import verify_references
 from bolt_ray.commands.shared.say import say
+from bolt_ray.commands.train.fleet import Fleet
 from bolt_ray.commands.train.observers import start_telemetry
 from bolt_ray.config.resolve import eval_sampling
 from bolt_ray.config.schema import RunConfig
 from bolt_ray.core.curriculum import Curriculum
+from bolt_ray.core.errors import LearnerLostError, StallError
 from bolt_ray.core.evaluation.summary import Score
 from bolt_ray.core.records import DrawnPrompt
 from bolt_ray.data.ingest.read_plan import source_weights
 from bolt_ray.data.store import PromptStore
 from bolt_ray.engines.tokenizer import PromptTokenizer
-from bolt_ray.rewards.unscored import check_unscored
+from bolt_ray.rewards.unscored import UnscoredWatch
 from bolt_ray.training.batch import BatchBuilder
 from bolt_ray.training.checkpoints import write_checkpoint
 from bolt_ray.training.completion_metrics import RunTotals
@@ -49,6 +50,7 @@ from bolt_ray.training.evaluator import Evaluator
 from bolt_ray.training.interrupts import InterruptFlag
 from bolt_ray.training.learner_group import LearnerGroup
 from bolt_ray.training.loop import LoopOutcome, TrainingLoop
+from bolt_ray.training.recovery import StartingPoint
 from bolt_ray.training.rollout import RolloutLoop
 from bolt_ray.training.run_directory import RunDirectory, set_aside_later
 from bolt_ray.training.telemetry.notices import Notices
@@ -61,13 +63,15 @@ log = logging.getLogger(__name__)
 
 
 class TrainingAssembly:
-    """Starts every part, connects them, and ends them in the reverse order."""
+    """One attempt: starts what a lost learner takes along, connects it with the fleet, and ends it in reverse order.
+
+    Attributes:
+        began: whether it came to the training loop.
+    """
 
     # What the parts are made by.
     learner_group = LearnerGroup
-    launch_generators = staticmethod(launch_generators)
     start_shards = BaselineShards.start
-    start_scorers = staticmethod(start_scorers)
     open_store = staticmethod(open_store)
     verify_references = staticmethod(verify_references)
     prompt_stream = CurriculumPrompts
@@ -75,12 +79,12 @@ class TrainingAssembly:
 
     def __init__(
         self,
+        start: StartingPoint,
         *,
         config: RunConfig,
         run: RunDirectory,
         inputs: RunInputs,
-        checkpoint: Path | None,
-        state: dict[str, Any] | None,
+        fleet: Fleet,
         interrupts: InterruptFlag,
         console: Console,
         progress: StateWriter,
@@ -88,13 +92,14 @@ class TrainingAssembly:
         self._config = config
         self._run = run
         self._inputs = inputs
-        self._checkpoint = checkpoint
-        self._state = state
+        self._fleet = fleet
+        self._start = start
+        self._checkpoint = start.checkpoint
+        self._state = start.state
         self._interrupts = interrupts
         self._console = console
         self._progress = progress
-        self._version = int(state["version"]) if state else 0
-        self._first_step = int(state["step"]) if state else 0
+        self.began = False
         self._started = time.monotonic()
         self._processes: Callable[[], list[ProcessInfo]] = list
 
@@ -103,23 +108,32 @@ class TrainingAssembly:
         with ExitStack() as last, ExitStack() as stack:
             # The slow starters first: they come up while the prompts are read.
             learner = self._learner(stack)
-            generators = self.launch_generators(self._config, self._inputs, version=self._version)
-            stack.callback(generators.close)
+            generators = self._fleet.generators(version=self._start.version)
             shards = self._shards(stack)
-            scorers = self.start_scorers(self._config, self._inputs)
-            stack.callback(scorers.close)
+            scorers = self._fleet.scorers()
             prompts, problems = self._prompts(stack, shards)
-            generators.wait_ready(idle=self._interrupts.check)
-            learner.wait_ready(timeout_s=self._config.deadlines.startup_s, idle=self._interrupts.check)
+            generators.wait_ready(idle=self._interrupts.check, say=partial(say, self._console))
+            self._wait_for(learner)
             say(self._console, f"All processes are up after {time.monotonic() - self._started:.0f} s")
             self._processes = self._progress.processes = _processes(learner, generators, scorers, shards)
             stack.callback(setattr, self._progress, "processes", list)  # from then on they are ended
             telemetry = self._telemetry(last, generators)
             loop = self._loop(stack, telemetry, learner, generators, shards, scorers, prompts, problems)
             self._set_aside_later()
+            self.began = True
+            self._interrupts.at_once = False
             self._progress.stage("step")
             stack.callback(self._progress.stage, "stop")
             return loop.run()
+
+    def _wait_for(self, learner: LearnerGroup) -> None:
+        """Until its ranks are there. Once they had room, its lack is a loss like the first: it may come back."""
+        try:
+            learner.wait_ready(timeout_s=self._config.deadlines.startup_s, idle=self._interrupts.check)
+        except StallError as error:
+            if not self._start.restarts:
+                raise
+            raise LearnerLostError(str(error)) from error
 
     def _set_aside_later(self) -> None:
         """Only now, when steps after the checkpoint are about to be trained again."""
@@ -176,7 +190,7 @@ class TrainingAssembly:
             heldout_rows = np.arange(heldout.num_rows, dtype=np.int64)
         problem_rows = heldout_rows[: config.eval.num_problems]
         tell = partial(say, self._console)
-        if self._checkpoint is None:
+        if self._checkpoint is None and not self._start.restarts:
             verify = partial(self.verify_references, config=config, inputs=inputs, say=tell)
             verify(store, rows, evaluation=False)
             verify(heldout, problem_rows, evaluation=True)
@@ -189,7 +203,7 @@ class TrainingAssembly:
             say=tell,
         )
         # Held-out prompts never get an outcome: the baseline and its curriculum know the others only.
-        shards.register(store.keys().take(rows).to_pylist(), store.source_names(rows))
+        shards.register(store.keys().take(rows).to_pylist(), store.source_names(rows), store.features(rows))
         prompts = self.prompt_stream(
             store=store,
             rows=rows,
@@ -250,8 +264,8 @@ class TrainingAssembly:
             or config.curriculum.allocate_rollouts,
             seed=config.seed,
             stall_s=config.deadlines.generation_s + config.deadlines.startup_s,
-            version=self._version,
-            check=self._interrupts.check,
+            version=self._start.version,
+            check=lambda: loop.check(),
         )
         if self._state is not None:
             rollout.load_state_dict(self._state["rollout"], redraw=prompts.redraw)
@@ -266,7 +280,7 @@ class TrainingAssembly:
             ended=partial(telemetry.worked, "driver"),
         )
         first = prompts.first_token_ids(NUM_PROBES)
-        sync.run(self._version, [ParityProbe(token_ids=token_ids) for token_ids in first if len(token_ids) >= 2])
+        sync.run(self._start.version, [ParityProbe(token_ids=token_ids) for token_ids in first if len(token_ids) >= 2])
         same_answers = math_equality(config)
         stack.callback(same_answers.close)
         evaluator = Evaluator(
@@ -295,22 +309,36 @@ class TrainingAssembly:
             notices=_notices(config, builder, telemetry),
             interrupts=self._interrupts,
             save=lambda step: self._save(step, loop, learner, shards, rollout, prompts),
-            check_scores=partial(check_unscored, max_unscored_fraction=config.scoring.max_unscored_fraction),
-            totals=RunTotals(telemetry.last, started=self._started),
+            max_masked_steps=config.train.max_bad_steps,
+            unscored=UnscoredWatch(
+                max_unscored_fraction=config.scoring.max_unscored_fraction,
+                patience_s=config.scoring.unscored_patience_s,
+                worked_before=self._start.step > 0,
+            ),
+            totals=RunTotals(telemetry.last, started=self._counted_from(telemetry)),
             processes=self._processes,
-            first_step=self._first_step,
+            first_step=self._start.step,
+            learner_restarts=self._start.restarts,
             initial_score=Score(**self._state["initial_score"])
             if self._state and self._state["initial_score"]
             else None,
         )
         return loop
 
+    def _counted_from(self, telemetry: Telemetry) -> float:
+        """Since when time is to be added to that of the records kept; an attempt that was lost took time too."""
+        if not self._start.restarts:
+            return self._started
+        if "time/at" not in telemetry.last:
+            return self._start.since
+        return time.monotonic() - (time.time() - float(telemetry.last["time/at"]))
+
     def _telemetry(self, stack: ExitStack, generators: GeneratorPool) -> Telemetry:
         return self.start_telemetry(
             stack,
             self._config,
             self._run,
-            first_step=self._first_step,
+            first_step=self._start.step,
             resumed=self._state is not None,
             progress=self._progress,
             console=self._console,

@@ -20,6 +20,7 @@ from bolt_ray.commands.shared.ray_session import ray_session
 from bolt_ray.commands.shared.resources import resource_map
 from bolt_ray.commands.shared.say import say, shown
 from bolt_ray.commands.train.assembly import TrainingAssembly
+from bolt_ray.commands.train.fleet import Fleet
 from bolt_ray.commands.train.observers import check_logging
 from bolt_ray.config.loading import dump_config
 from bolt_ray.config.own_code import check_own_code, with_absolute_files
@@ -27,8 +28,9 @@ from bolt_ray.config.schema import RunConfig
 from bolt_ray.core.errors import ConfigError
 from bolt_ray.core.secrets import masked
 from bolt_ray.training.checkpoints import read_checkpoint
-from bolt_ray.training.interrupts import catch_interrupts
+from bolt_ray.training.interrupts import InterruptFlag, catch_interrupts
 from bolt_ray.training.loop import LoopOutcome
+from bolt_ray.training.recovery import StartingPoint, train_with_recovery
 from bolt_ray.training.run_directory import RunDirectory, find_run_to_resume, new_run_directory
 from bolt_ray.training.telemetry.console import open_log
 from bolt_ray.training.telemetry.state import StateWriter
@@ -75,10 +77,13 @@ def train(config: RunConfig, *, console: Console | None = None) -> TrainingOutco
         _check_warm_start(config.baseline.warm_start)
     run, checkpoint = _run_directory(config)
     state = read_checkpoint(checkpoint) if checkpoint is not None else None
+    start = StartingPoint(checkpoint=checkpoint, state=state)
     handler = open_log(run.log)
-    first_step = int(state["step"]) if state else 0
     try:
-        with StateWriter(run.state, max_steps=config.train.max_steps, first_step=first_step) as progress:
+        with (
+            catch_interrupts(InterruptFlag(at_once=True)) as interrupts,
+            StateWriter(run.state, max_steps=config.train.max_steps, first_step=start.step) as progress,
+        ):
             inputs = prepare_inputs(config, say=partial(say, console))
             config = fit_to_tokenizer(config, inputs.model_path)
             if checkpoint is None and config.baseline.warm_start == OWN_WARM_START:
@@ -89,17 +94,27 @@ def train(config: RunConfig, *, console: Console | None = None) -> TrainingOutco
             for line in own_rewards:
                 say(console, line)
             progress.stage("start")
-            with ray_session(config.cluster, groups=resource_map(config)), catch_interrupts() as interrupts:
-                ended = TrainingAssembly(
-                    config=config,
+            with (
+                ray_session(config.cluster, groups=resource_map(config)),
+                catch_interrupts(interrupts),
+                Fleet(config, inputs) as fleet,
+            ):
+                ended = train_with_recovery(
+                    partial(
+                        TrainingAssembly,
+                        config=config,
+                        run=run,
+                        inputs=inputs,
+                        fleet=fleet,
+                        interrupts=interrupts,
+                        console=console,
+                        progress=progress,
+                    ),
+                    start,
                     run=run,
-                    inputs=inputs,
-                    checkpoint=checkpoint,
-                    state=state,
-                    interrupts=interrupts,
-                    console=console,
-                    progress=progress,
-                ).train()
+                    cluster=config.cluster,
+                    say=partial(say, console),
+                )
             progress.ended = "interrupted" if ended.interrupted else "done"
     except BaseException:
         log.exception("the run ended early")

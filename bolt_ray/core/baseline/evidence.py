@@ -1,14 +1,14 @@
 """The evidence behind every prompt's value, in columns: what the estimators have in common.
 
 Per prompt: its data set, the newest policy version seen, visits, the run of visits in which every completion was
-right, what the forgetting rule needs, and the columns of the estimator (``beta``, ``two_level``). A visit is all
-entries of a prompt in one commit; old evidence fades once per visit,
+right, what the forgetting rule needs, and the columns of the estimator (``beta``, ``two_level``); where its text tells
+something, the features of that. A visit is all entries of a prompt in one commit; old evidence fades once per visit,
 
     kl        by ρ(D), D the drift of the policy since the prompt was last visited
     constant  by ρ_max
 
 or, under ``event``, per policy version (``core.baseline.beta``). The decay factor ρ is that of BOLT and SPO
-(arXiv 2509.13232). At most 42 bytes a prompt.
+(arXiv 2509.13232). At most 42 bytes a prompt, and 22 for features.
 """
 
 from __future__ import annotations
@@ -20,7 +20,10 @@ from typing import Any, Literal, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from bolt_ray.core.baseline.level import STRENGTHS, CommitSums, Level, whole_units
+from bolt_ray.core.baseline.level import STRENGTHS, CommitSums, Level
+from bolt_ray.core.baseline.prompt_features import NUM_FEATURES
+from bolt_ray.core.baseline.text_level import text_sums
+from bolt_ray.core.baseline.units import whole_units
 from bolt_ray.core.baseline.update import BaselineUpdate
 
 Estimator = Literal["two_level", "beta"]
@@ -69,7 +72,7 @@ class Visits:
         counts: float64 [m], outcomes.
         newest: int64 [m], newest policy version among them.
         fresh: bool [m], prompts without evidence.
-        means: float64 [m], the level of each prompt's data set.
+        means: float64 [m], what each prompt would be worth without evidence.
         rho: float64 [m], what is left of a unit of evidence, where it fades by visits.
     """
 
@@ -101,6 +104,7 @@ class EvidenceTable(ABC):
             blank["drift_seen"] = ("f8", 0.0)
         self._blank = blank
         self._columns: dict[str, NDArray[Any]] = {}
+        self._features: NDArray[np.uint16] | None = None
         self._allocate(0)
 
     def __len__(self) -> int:
@@ -108,7 +112,8 @@ class EvidenceTable(ABC):
 
     @property
     def nbytes(self) -> int:
-        return sum(column.nbytes for column in self._columns.values())
+        features = 0 if self._features is None else self._features.nbytes
+        return features + sum(column.nbytes for column in self._columns.values())
 
     @property
     def column_names(self) -> frozenset[str]:
@@ -143,10 +148,20 @@ class EvidenceTable(ABC):
         column = self._columns["source"]
         column[slots] = np.where(column[slots] == 0, sources, column[slots])
 
+    def describe(self, slots: NDArray[np.int64], features: NDArray[np.uint16]) -> None:
+        """Say what the prompts' texts look like, uint16 [n, NUM_FEATURES]."""
+        if self._features is None:
+            self._features = np.zeros((self._columns["visits"].shape[0], NUM_FEATURES), dtype=np.uint16)
+        self._features[slots] = features
+
+    def means(self, slots: NDArray[np.int64] | slice, level: Level) -> NDArray[np.float64]:
+        """float64: what each prompt would be worth without evidence."""
+        return level.of(self._columns["source"][slots], None if self._features is None else self._features[slots])
+
     def v_hat(self, slots: NDArray[np.int64] | slice, level: Level) -> NDArray[np.float64]:
         """float64: the value of each prompt, in [0, 1]; that of the level where there is no evidence."""
         unseen = self._columns["last_version"][slots] == UNSEEN
-        means = level.of(self._columns["source"][slots])
+        means = self.means(slots, level)
         return np.where(unseen, means, self.values(slots, means, level.strength))
 
     def n_eff(self, slots: NDArray[np.int64] | slice, level: Level, version: int | None = None) -> NDArray[np.float64]:
@@ -191,7 +206,7 @@ class EvidenceTable(ABC):
         """
         columns = self._columns
         visits = self._visits(slots, update, level=level, drift_total=drift_total)
-        sums = self._sums(visits, num_sources=len(level.means))
+        sums = self._sums(visits, level)
         self._learn(visits, update, strength=level.strength)
         seen = visits.slots
         if "drift_seen" in columns:
@@ -216,7 +231,7 @@ class EvidenceTable(ABC):
             counts=np.bincount(entry, update.counts).astype(np.float64),
             newest=newest,
             fresh=fresh,
-            means=level.of(self._columns["source"][seen]),
+            means=self.means(seen, level),
             rho=self._decay(seen, fresh, update, drift_total),
         )
 
@@ -233,15 +248,26 @@ class EvidenceTable(ABC):
             distance = np.where(fresh, 0.0, drift_total - self._columns["drift_seen"][slots])
         return drift_decay(distance, d_half=rule.d_half, rho_min=rule.rho_min, rho_max=rule.rho_max)
 
-    def _sums(self, visits: Visits, *, num_sources: int) -> CommitSums:
+    def _sums(self, visits: Visits, level: Level) -> CommitSums:
         sources = self._columns["source"][visits.slots]
-        rewards = np.zeros(num_sources, dtype=np.int64)
+        rewards = np.zeros(len(level.means), dtype=np.int64)
         np.add.at(rewards, sources, whole_units(visits.sums))
-        counts = np.zeros(num_sources, dtype=np.int64)
+        counts = np.zeros(len(level.means), dtype=np.int64)
         np.add.at(counts, sources, visits.counts.astype(np.int64))
         known = ~visits.fresh
+        nothing = CommitSums.nothing(level)
+        slopes, text_errors = nothing.slopes, nothing.text_errors
+        if level.text is not None and self._features is not None:
+            slopes, text_errors = text_sums(
+                level.text, level.of(sources), self._features[visits.slots], sums=visits.sums, counts=visits.counts
+            )
         return CommitSums(
-            rewards=rewards, counts=counts, errors=self._errors(visits, known), judged=int(visits.counts[known].sum())
+            rewards=rewards,
+            counts=counts,
+            errors=self._errors(visits, known),
+            judged=int(visits.counts[known].sum()),
+            slopes=slopes,
+            text_errors=text_errors,
         )
 
     def _allocate(self, capacity: int) -> None:
@@ -250,6 +276,10 @@ class EvidenceTable(ABC):
             if name in self._columns:
                 grown[: self._size] = self.column(name)
             self._columns[name] = grown
+        if self._features is not None:
+            features = np.zeros((capacity, NUM_FEATURES), dtype=np.uint16)
+            features[: self._size] = self._features[: self._size]
+            self._features = features
 
     # What an estimator fills in.
 

@@ -21,8 +21,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 
+from bolt_ray.core.baseline.prompt_features import BUCKETS
+from bolt_ray.core.baseline.text_level import SHARES, TextLevel, TextLevelTracker, shifted
+from bolt_ray.core.baseline.units import UNITS
 from bolt_ray.core.metric_names import declare_metrics
 
 declare_metrics(
@@ -32,9 +35,6 @@ declare_metrics(
         "baseline/strength": ("outcomes", "how many outcomes the level counts for against a prompt's own"),
     }
 )
-
-UNITS = 2.0**36
-"""Sums are taken in units of 2⁻³⁶: whole numbers, which add up exactly."""
 
 STRENGTHS = (0.25, 0.5, 1.0, 2.0, 4.0, 8.0, 16.0, 64.0)
 """Candidates for the strength m, in outcomes."""
@@ -49,11 +49,6 @@ _ERRORS_KEPT = 0.95
 _MAX_WARM_WEIGHT = 256.0
 
 
-def whole_units(values: ArrayLike) -> NDArray[np.int64]:
-    """``values`` in whole units."""
-    return np.rint(np.asarray(values, dtype=np.float64) * UNITS).astype(np.int64)
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Level:
     """The level at one moment; what a shard is told with every read and commit.
@@ -62,21 +57,30 @@ class Level:
         means: value of an unseen prompt by the number of its data set; at least one.
         strength: how many outcomes the mean counts for against a prompt's own.
         unseen_count: N_eff of an unseen prompt.
+        text: how a prompt's text moves its mean; None: not at all.
     """
 
     means: tuple[float, ...]
     strength: float
     unseen_count: float
+    text: TextLevel | None = None
 
     @property
     def mean(self) -> float:
         """Of prompts that were never registered."""
         return self.means[0]
 
-    def of(self, sources: NDArray[np.integer[Any]]) -> NDArray[np.float64]:
-        """float64 [n]: the mean of each prompt's data set, int [n]."""
+    def of(self, sources: NDArray[np.integer[Any]], features: NDArray[np.uint16] | None = None) -> NDArray[np.float64]:
+        """float64 [n]: what prompts without evidence are worth.
+
+        Args:
+            sources: int [n], the number of each prompt's data set.
+            features: uint16 [n, NUM_FEATURES], of their texts; None: unknown.
+        """
         means: NDArray[np.float64] = np.asarray(self.means, dtype=np.float64)
-        return means.take(sources)
+        if features is None or self.text is None or self.text.share == 0.0:
+            return means.take(sources)
+        return shifted(means.take(sources), self.text.share * self.text.offsets(features))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -88,17 +92,25 @@ class CommitSums:
         counts: int64 [sources], outcomes.
         errors: int64 [len(STRENGTHS)], Σ (n v² - 2 v S) under each strength, in whole units.
         judged: outcomes of prompts with evidence, which ``errors`` are about.
+        slopes: int64 [BUCKETS], what the texts' weights are moved by, see ``core.baseline.text_level``, in whole units;
+            [0] where texts tell nothing.
+        text_errors: int64 [len(SHARES)], Σ (n p² - 2 p S) under each share, in whole units.
     """
 
     rewards: NDArray[np.int64]
     counts: NDArray[np.int64]
     errors: NDArray[np.int64]
     judged: int
+    slopes: NDArray[np.int64]
+    text_errors: NDArray[np.int64]
 
     @classmethod
-    def nothing(cls, num_sources: int) -> CommitSums:
-        zeros = np.zeros(num_sources, dtype=np.int64)
-        return cls(rewards=zeros, counts=zeros, errors=np.zeros(len(STRENGTHS), dtype=np.int64), judged=0)
+    def nothing(cls, level: Level) -> CommitSums:
+        sources, strengths, buckets, shares = (
+            np.zeros(size, dtype=np.int64)
+            for size in (len(level.means), len(STRENGTHS), 0 if level.text is None else BUCKETS, len(SHARES))
+        )
+        return cls(rewards=sources, counts=sources, errors=strengths, judged=0, slopes=buckets, text_errors=shares)
 
     def __add__(self, other: CommitSums) -> CommitSums:
         return CommitSums(
@@ -106,6 +118,8 @@ class CommitSums:
             counts=self.counts + other.counts,
             errors=self.errors + other.errors,
             judged=self.judged + other.judged,
+            slopes=self.slopes + other.slopes,
+            text_errors=self.text_errors + other.text_errors,
         )
 
 
@@ -123,6 +137,7 @@ class LevelTracker:
         self._weights = np.zeros(1)
         self._errors = np.zeros(len(STRENGTHS))
         self._judged = 0
+        self._text: TextLevelTracker | None = None
 
     @property
     def sources(self) -> tuple[str, ...]:
@@ -150,7 +165,12 @@ class LevelTracker:
         return {name: mean for name, mean, weight in found if weight > 0.0}
 
     def level(self) -> Level:
-        return Level(means=tuple(self.means.tolist()), strength=self.strength, unseen_count=0.0)
+        text = None if self._text is None else self._text.level()
+        return Level(means=tuple(self.means.tolist()), strength=self.strength, unseen_count=0.0, text=text)
+
+    def learn_texts(self) -> None:
+        """From now on what texts tell is learned, too; to be called before prompts are described."""
+        self._text = self._text or TextLevelTracker()
 
     def numbers(self, sources: Sequence[str]) -> NDArray[np.uint16]:
         """uint16 [n]: the numbers of data sets by name; a new name gets the next one."""
@@ -168,6 +188,8 @@ class LevelTracker:
         if sums.judged:
             self._errors = _ERRORS_KEPT * self._errors + sums.errors / UNITS
             self._judged += sums.judged
+        if self._text is not None and some.any():
+            self._text.take(sums.slopes / UNITS, sums.text_errors / UNITS, int(sums.counts.sum()))
 
     def warm_start(
         self, sources: NDArray[np.integer[Any]], alpha: NDArray[np.float64], beta: NDArray[np.float64]
@@ -195,7 +217,8 @@ class LevelTracker:
         names = {name: mean for name, mean in self.means_by_name().items() if name != UNNAMED}
         by_name = {f"baseline/level/{name}": mean for name, mean in names.items()} if len(names) > 1 else {}
         pooled = (self._rewards.sum() + 0.5) / (self._weights.sum() + 1.0)
-        return {"baseline/level": float(pooled), "baseline/strength": level.strength, **by_name}
+        by_text = {} if level.text is None else {"baseline/text_share": level.text.share}
+        return {"baseline/level": float(pooled), "baseline/strength": level.strength, **by_name, **by_text}
 
     def state_dict(self) -> dict[str, Any]:
         """Plain values that JSON can hold."""
@@ -205,6 +228,7 @@ class LevelTracker:
             "weights": self._weights.tolist(),
             "errors": self._errors.tolist(),
             "judged": self._judged,
+            "text": {} if self._text is None else self._text.state_dict(),
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> NDArray[np.uint16]:
@@ -222,4 +246,6 @@ class LevelTracker:
         self._weights[numbers] = state["weights"]
         self._errors = np.asarray(state["errors"], dtype=np.float64)
         self._judged = int(state["judged"])
+        if self._text is not None:
+            self._text.load_state_dict(state.get("text", {}))
         return numbers

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from bolt_ray.core.baseline.evidence import Estimator, Forgetting, KLSource
-from bolt_ray.core.baseline.level import UNITS, Level, LevelTracker
+from bolt_ray.core.baseline.level import Level, LevelTracker
+from bolt_ray.core.baseline.units import UNITS
 from bolt_ray.core.settings import SettingError, Settings, setting
 
 _MEAN_PRIOR_STRENGTH = 2.0
@@ -30,6 +31,11 @@ class BaselineSettings(Settings):
         "auto",
         "two_level: how many outcomes the level counts for against a prompt's own; auto: what has predicted best",
         unit="outcomes",
+    )
+    text_level: bool = setting(
+        True,
+        "two_level: what a prompt would be worth without outcomes of its own is learned from its text, too: from its "
+        "length, numbers and pieces, as far as they have predicted outcomes",
     )
     forgetting: Forgetting = setting(
         "kl",
@@ -87,6 +93,11 @@ class BaselineSettings(Settings):
         return 1.0 / (1.0 - self.rho_min)
 
     @property
+    def learns_texts(self) -> bool:
+        """Whether texts tell the level of a prompt."""
+        return self.text_level and self.estimator == "two_level"
+
+    @property
     def fixed_strength(self) -> float | None:
         """The strength given, None for auto."""
         return None if self.strength == "auto" else self.strength
@@ -104,7 +115,8 @@ class BaselineSettings(Settings):
 
 def idle_settings(estimator: str, forgetting: str) -> dict[str, str]:
     """Settings that do nothing with an estimator and a forgetting rule, and which of the two is why."""
-    idle = {"prior": "estimator two_level"} if estimator == "two_level" else {"strength": "estimator beta"}
+    own = ("prior",) if estimator == "two_level" else ("strength", "text_level")
+    idle = dict.fromkeys(own, f"estimator {estimator}")
     if estimator == "two_level" and forgetting == "event":
         idle["forgetting"] = "estimator two_level"
     if forgetting != "kl":

@@ -142,9 +142,16 @@ class BaselineStore(PromptValues):
         self.seed(found.keys, found.alpha, found.beta)
         return found.report
 
-    def register(self, keys: Sequence[str] | KeyBatch, sources: Sequence[str] | None = None) -> int:
+    def register(
+        self,
+        keys: Sequence[str] | KeyBatch,
+        sources: Sequence[str] | None = None,
+        features: NDArray[np.uint16] | None = None,
+    ) -> int:
         """As ``add_rows``, with data sets by name."""
-        return self.add_rows(keys, None if sources is None else self._tracker.numbers(sources))
+        if features is not None and self.settings.learns_texts:
+            self._tracker.learn_texts()
+        return self.add_rows(keys, None if sources is None else self._tracker.numbers(sources), features)
 
     def seed(
         self, keys: Sequence[str] | KeyBatch, alpha: ArrayLike, beta: ArrayLike, *, means: ArrayLike | None = None

@@ -16,7 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bolt_ray.core.baseline.evidence import EvidenceTable, ForgettingRule, Visits
-from bolt_ray.core.baseline.level import STRENGTHS, Level, whole_units
+from bolt_ray.core.baseline.level import STRENGTHS, Level
+from bolt_ray.core.baseline.units import whole_units
 from bolt_ray.core.baseline.update import BaselineUpdate
 
 

@@ -12,11 +12,12 @@ from numpy.typing import ArrayLike, NDArray
 from bolt_ray.core.baseline.beta import BetaEvidence
 from bolt_ray.core.baseline.evidence import UNSEEN, EvidenceTable
 from bolt_ray.core.baseline.key_index import ABSENT, KeyIndex
-from bolt_ray.core.baseline.level import CommitSums, Level, whole_units
+from bolt_ray.core.baseline.level import CommitSums, Level
 from bolt_ray.core.baseline.metrics import BaselineTotals, value_totals
 from bolt_ray.core.baseline.settings import BaselineSettings
 from bolt_ray.core.baseline.snapshot import BaselineCounters, BaselineSnapshot, join_snapshots
 from bolt_ray.core.baseline.two_level import ResidualEvidence
+from bolt_ray.core.baseline.units import whole_units
 from bolt_ray.core.baseline.update import BaselineUpdate
 from bolt_ray.core.errors import CheckpointError
 from bolt_ray.core.keys import KeyBatch, encode_keys
@@ -27,7 +28,7 @@ _DRIFT_EMA = 0.1
 
 
 class PromptValues:
-    """Values of any number of prompts, in columns; at most 64 bytes per prompt besides its key.
+    """Values of any number of prompts, in columns; at most 64 bytes per prompt besides its key, and 22 for features.
 
     A prompt is *tracked* once it has evidence. For one that is only registered, or unknown, reads give the level's.
     The level belongs to the whole store and is given with every call that needs it.
@@ -72,7 +73,12 @@ class PromptValues:
         """(tracked prompts, Σ v̂ in whole units); the second only where a prior follows it, else 0."""
         return self._tracked, self._v_hat_units
 
-    def add_rows(self, keys: Sequence[str] | KeyBatch, sources: NDArray[np.integer[Any]] | None = None) -> int:
+    def add_rows(
+        self,
+        keys: Sequence[str] | KeyBatch,
+        sources: NDArray[np.integer[Any]] | None = None,
+        features: NDArray[np.uint16] | None = None,
+    ) -> int:
         """Append rows of the data set; returns the number of the first of them, counted from 0.
 
         Two rows may have one key; they share its evidence, and the data set of the first. Registering a known key
@@ -81,6 +87,7 @@ class PromptValues:
         Args:
             keys: n keys.
             sources: int [n], the number of each row's data set in the store's level; None: of the unnamed one.
+            features: uint16 [n, NUM_FEATURES], of their texts (``prompt_features``); None: unknown.
         """
         first = self.num_rows
         batch = _columns_of(keys)
@@ -91,6 +98,8 @@ class PromptValues:
         if sources is not None:
             # Backwards, so that of several rows with one key the first is written last.
             self._evidence.name_sources(slots[::-1], np.asarray(sources)[::-1])
+        if features is not None and self.settings.learns_texts:
+            self._evidence.describe(slots, features)
         self._rows.append(slots.astype(np.int32))
         return first
 
@@ -146,7 +155,7 @@ class PromptValues:
         batch_distance = self.settings.kl_source == "batch" and update.distance is None
         if batch_distance and self.settings.forgetting == "kl":
             update = replace(update, distance=update.drift or 0.0)
-        sums = CommitSums.nothing(len(level.means))
+        sums = CommitSums.nothing(level)
         if len(update.keys):
             slots = self._index.add(update.keys)
             self._evidence.resize(len(self._index))

@@ -14,6 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+from bolt_ray.core.baseline.prompt_features import NUM_FEATURES
 from bolt_ray.core.errors import DataError
 from bolt_ray.core.files import fsync_path
 from bolt_ray.data.ingest.columns import SOURCE_COLUMN
@@ -104,8 +105,9 @@ def finish_store(plan: ReadPlan, directory: Path, *, skip_bad_rows: bool) -> Non
     np.save(directory / "index.npy", index)
     np.save(directory / "key_hash.npy", hashes[index])
     np.save(directory / "label.npy", labels[index])
+    np.save(directory / "features.npy", _features(reader)[index])
     _write_keys(reader, dropped, directory / "keys.arrow")
-    for name in ("index.npy", "key_hash.npy", "label.npy", "keys.arrow", "rejects.jsonl"):
+    for name in ("index.npy", "key_hash.npy", "label.npy", "features.npy", "keys.arrow", "rejects.jsonl"):
         fsync_path(directory / name)
     manifest = {
         "format": STORE_FORMAT,
@@ -122,6 +124,12 @@ def _column(reader: PartsReader, name: str, dtype: Any) -> NDArray[Any]:
     """One number column of all rows."""
     chunks = [table[name].to_numpy() for table in reader.columns([name])]
     return np.concatenate(chunks) if chunks else np.empty(0, dtype)
+
+
+def _features(reader: PartsReader) -> NDArray[np.uint16]:
+    """uint16 [n, NUM_FEATURES]: those of all rows' texts."""
+    data = b"".join(b"".join(table["features"].to_pylist()) for table in reader.columns(["features"]))
+    return np.frombuffer(data, dtype="<u2").astype(np.uint16).reshape(-1, NUM_FEATURES)
 
 
 def _labels(

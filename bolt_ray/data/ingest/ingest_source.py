@@ -16,6 +16,7 @@ import ray.data
 from ray.data import Datasource, ReadTask
 from ray.data.block import BlockMetadata
 
+from bolt_ray.core.baseline.prompt_features import NUM_FEATURES, prompt_features, prompt_text
 from bolt_ray.core.errors import DataError
 from bolt_ray.data.ingest.normalize import BadRow, FilteredRow, RowRules, key_hash, normalize_row
 from bolt_ray.data.ingest.read_plan import ReadUnit
@@ -23,6 +24,7 @@ from bolt_ray.data.ingest.readers import RawRow, read_piece
 from bolt_ray.data.store_files import CHUNK_ROWS, PART_SCHEMA
 
 ROW, BAD, FILTERED, UNREADABLE = range(4)
+NO_FEATURES = bytes(2 * NUM_FEATURES)
 """Kinds of rows in a block: a prompt; a bad row; one a filter left out; a file that cannot be read at all."""
 
 BLOCK_SCHEMA = pa.schema(
@@ -165,6 +167,7 @@ class _Block:
                     result.metadata,
                     result.label,
                     *place,
+                    prompt_features([prompt_text(result.prompt)]).astype("<u2").tobytes(),
                 )
             )
 
@@ -178,7 +181,7 @@ class _Block:
         return pa.Table.from_arrays(arrays, schema=BLOCK_SCHEMA)
 
     def _add(self, kind: int, reason: str, message: str, place: tuple[int, int, int], *, prompt: str = "") -> None:
-        self._rows.append((self._unit, kind, reason, message, "", 0, False, prompt, "", "", "", *place))
+        self._rows.append((self._unit, kind, reason, message, "", 0, False, prompt, "", "", "", *place, NO_FEATURES))
 
 
 def _excerpt(row: dict[str, Any]) -> str:

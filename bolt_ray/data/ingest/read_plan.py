@@ -20,7 +20,7 @@ from bolt_ray.data.ingest.locate import DataFile, find_files, is_hub_dataset, op
 from bolt_ray.data.ingest.normalize import RowRules, row_rules
 from bolt_ray.data.settings import DatasetSettings
 
-STORE_FORMAT = 2
+STORE_FORMAT = 3
 """Raised when rows are read or kept in another way: a store of another format is built anew."""
 
 HUB_ROWS_PER_PIECE = 50_000

@@ -72,6 +72,7 @@ class VLLMEngine:
         self._generated_tokens = 0
         self._scores = SequenceScores(by_token=settings.lora_rank is not None)
         self._adapter: Any = None
+        self._adapters = 0
         self._corrupted: str | None = None
         self._steps_to_record = 0
         self._version = policy_version
@@ -125,6 +126,14 @@ class VLLMEngine:
             )
             version = None if self._adapter is None else self._version
             self._in_flight[key] = _InFlight(request.request_id, version)
+
+    def abort(self, request_ids: Sequence[int]) -> list[int]:
+        """Drop requests; returns those that are not here."""
+        known = [key for key in map(str, request_ids) if key in self._in_flight]
+        self._engine.abort_request(known)
+        for key in known:
+            del self._in_flight[key]
+        return [request_id for request_id in request_ids if str(request_id) not in known]
 
     def step(self) -> list[Completion]:
         """One step of every running request; returns those that ended with it."""
@@ -194,8 +203,12 @@ class VLLMEngine:
             raise ModelError(f"cannot serve the adapter {path}: the engine was started without lora_rank")
         if not (Path(path) / "adapter_config.json").is_file():
             raise ModelError(f"{path} is not a LoRA adapter: it has no adapter_config.json")
-        # A new name and number per version: an adapter replaced in place keeps stale entries in the prefix cache.
-        adapter = LoRARequest(lora_name=f"policy-{version}", lora_int_id=version + 1, lora_path=str(path))
+        # A new name and number each time, also where training went back and makes a version again: under a number
+        # that vLLM has seen it goes on with what it loaded then.
+        self._adapters += 1
+        adapter = LoRARequest(
+            lora_name=f"policy-{version}-{self._adapters}", lora_int_id=self._adapters, lora_path=str(path)
+        )
         try:
             self._engine.add_lora(adapter)
         except (ValueError, RuntimeError, OSError, KeyError, VLLMClientError) as error:

@@ -13,6 +13,7 @@ from numpy.typing import ArrayLike, NDArray
 from bolt_ray.core.advantages import scale_rewards
 from bolt_ray.core.baseline import BaselineSettings, BaselineStore
 from bolt_ray.core.baseline.metrics import brier, variance_reduction
+from bolt_ray.core.baseline.prompt_features import prompt_features, prompt_text
 from bolt_ray.core.errors import ConfigError, DataError
 from bolt_ray.core.keys import prompt_key
 from bolt_ray.core.records import BaselineReading
@@ -64,11 +65,12 @@ class UnifiedBaseline:
 
     def register(self, rows: Iterable[Mapping[str, Any]]) -> None:
         """Make the rows of a data set known, in their order: what the curriculum weighs."""
-        keys, sources = [], []
+        keys, sources, texts = [], [], []
         for row in rows:
             keys.append(row_key(row))
             sources.append(str(row.get("data_source") or ""))
-        self.store.register(keys, sources)
+            texts.append(prompt_text(row["prompt"]))
+        self.store.register(keys, sources, prompt_features(texts))
 
     def read(self, keys: Sequence[str], *, version: int | None = None) -> BaselineReading:
         """v̂ and N_eff of n prompts; to be called before their completions are scored."""

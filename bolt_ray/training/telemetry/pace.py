@@ -14,7 +14,9 @@ class Pace:
         self._times: deque[tuple[int, float]] = deque(maxlen=STEPS_TIMED)
 
     def step(self, step: int, now: float) -> None:
-        """``step`` is done at ``now``, in seconds of any clock."""
+        """``step`` is done at ``now``, in seconds of any clock; one that is done again starts the count anew."""
+        if self._times and step <= self._times[-1][0]:
+            self._times.clear()
         self._times.append((step, now))
 
     def seconds_left(self, total: int) -> float | None:

@@ -108,6 +108,34 @@ def resumed_run(tied_run: FinishedRun, tmp_path_factory: pytest.TempPathFactory)
     return FinishedRun(config=config, config_path=tied_run.config_path, root=cut, outcome=outcome)
 
 
+DEADLY_LOSS = """
+import json, os, signal
+from pathlib import Path
+from bolt_ray.core.losses.surrogates import clipped
+from bolt_ray.training.telemetry.record import read_metrics
+
+RUN = Path({run!r})
+
+def deadly(tokens, options):
+    done = sum("reward/mean" in record for record in read_metrics(RUN / "metrics.jsonl"))
+    if done == 3 and not (RUN / "killed").exists():
+        (RUN / "killed").touch()
+        os.kill(os.getpid(), signal.SIGKILL)
+    return clipped(tokens, options)
+"""
+
+
+@pytest.fixture(scope="session")
+def recovered_run(tied_run: FinishedRun, tmp_path_factory: pytest.TempPathFactory) -> FinishedRun:
+    """``tied_run`` once more; its learner rank is killed in the middle of the fourth step."""
+    directory = tmp_path_factory.mktemp("recovered")
+    run = directory / "run"
+    (directory / "loss.py").write_text(DEADLY_LOSS.format(run=str(run)))
+    changed = [f"run_dir={run}", f"loss.type={directory}/loss.py:deadly", "logging.wandb=null"]
+    config = load_config(tied_run.config_path, changed)
+    return FinishedRun(config=config, config_path=tied_run.config_path, root=run, outcome=train(config))
+
+
 def finish(directory: Path, **settings: Any) -> FinishedRun:
     path = write_run_config(directory, **settings)
     config = load_config(path)
@@ -210,8 +238,26 @@ def test_a_warm_start_is_where_the_tracker_begins(tied_run: FinishedRun) -> None
 
 
 def test_resume_continues_as_if_nothing_had_happened(tied_run: FinishedRun, resumed_run: FinishedRun) -> None:
-    assert resumed_run.outcome.steps == 5
-    expected, found = tied_run.steps, resumed_run.steps
+    check_the_same(resumed_run, tied_run)
+
+
+def test_a_run_whose_learner_is_killed_ends_as_if_nothing_had_happened(
+    tied_run: FinishedRun, recovered_run: FinishedRun
+) -> None:
+    assert (recovered_run.root / "killed").exists()
+    assert [record["cluster/learner_restarts"] for record in recovered_run.steps] == [0.0, 0.0, 1.0, 1.0, 1.0]
+    check_the_same(recovered_run, tied_run)
+    said = " ".join((recovered_run.root / "run.log").read_text(encoding="utf-8").split())
+    assert "the learner is lost and starts again from step-000002" in said
+    # Beside the learner and what belongs to it nothing was started again.
+    assert "generator is replaced" not in said
+    assert all(record["reward/scorer_restarts"] == 0.0 for record in recovered_run.steps)
+
+
+def check_the_same(run: FinishedRun, uninterrupted: FinishedRun) -> None:
+    """The same draws, completions, rewards, baseline and weights, step by step."""
+    assert run.outcome.steps == 5
+    expected, found = uninterrupted.steps, run.steps
     assert [record["step"] for record in found] == [1, 2, 3, 4, 5]
     walls = [record["time/wall"] for record in found]
     assert walls == sorted(walls), "goes on where the first part ended"
@@ -223,14 +269,12 @@ def test_resume_continues_as_if_nothing_had_happened(tied_run: FinishedRun, resu
         assert [record[name] for record in found] == [record[name] for record in expected], name
     values = ([record["baseline/avg_v_hat"] for record in records] for records in (found, expected))
     np.testing.assert_allclose(*values, rtol=0, atol=1e-5)
-    for file in sample_files(tied_run.root / "samples"):
-        theirs, mine = (read_samples(path)[0] for path in (file.path, resumed_run.root / "samples" / file.path.name))
+    for file in sample_files(uninterrupted.root / "samples"):
+        theirs, mine = (read_samples(path)[0] for path in (file.path, run.root / "samples" / file.path.name))
         for name in ("prompt_id", "completion", "reward", "visits"):
             assert [row[name] for row in mine] == [row[name] for row in theirs], (file.path.name, name)
-    for name, tensor in weights_of(tied_run.root / "final").items():
-        np.testing.assert_allclose(
-            weights_of(resumed_run.root / "final")[name], tensor, rtol=0, atol=1e-6, err_msg=name
-        )
+    for name, tensor in weights_of(uninterrupted.root / "final").items():
+        np.testing.assert_allclose(weights_of(run.root / "final")[name], tensor, rtol=0, atol=1e-6, err_msg=name)
 
 
 def test_adaptive_kl_is_logged_and_its_controller_survives_a_resume(
@@ -298,3 +342,14 @@ def test_ctrl_c_saves_and_leaves_by_130(ray_cluster: None, write_config: Callabl
     done = json.loads((checkpoint / "state.json").read_text())["step"]
     assert done >= 2
     assert [record["step"] for record in steps_of(run)] == list(range(1, done + 1))
+
+
+def test_a_signal_in_the_start_up_leaves_by_130(write_config: Callable[..., Path], tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "bolt_ray.cli", "train", str(write_config())]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    wait_for((tmp_path / "run" / "state.json").exists)
+    process.send_signal(signal.SIGTERM)
+    output, _ = process.communicate(timeout=200)
+    assert process.returncode == 130, output
+    assert "Traceback" not in output and "interrupted" in output
+    assert json.loads((tmp_path / "run" / "state.json").read_text())["ended"] == "interrupted"

@@ -181,7 +181,7 @@ class Shards:
             level = self.tracker.level()
             parts = [update.take(np.flatnonzero(home == shard)) for shard in range(len(self.stores))]
             sums = [store.apply(replace(part, level=level)) for store, part in zip(self.stores, parts, strict=True)]
-            self.tracker.take(sum(sums, start=CommitSums.nothing(1)))  # type: ignore[arg-type]
+            self.tracker.take(sum(sums, start=CommitSums.nothing(level)))  # type: ignore[arg-type]
         return self
 
     def write(self, directory: Path) -> None:

@@ -62,6 +62,21 @@ def test_a_request_of_a_seed_gets_the_same_tokens_in_any_company(plain: Served) 
     np.testing.assert_allclose(crowd.logprobs, alone.logprobs, atol=TOLERANCE)
 
 
+def test_requests_taken_back_leave_the_others_as_they_are(plain: Served) -> None:
+    whole = SamplingSettings(max_new_tokens=12)
+    expected = generate(plain.engine, [request_of(i) for i in range(4)], whole)
+    plain.engine.add([request_of(i) for i in range(20)], whole)
+    plain.engine.step()
+    # Some run, some wait for a place, one was never here.
+    assert plain.engine.abort([*range(4, 20), 99]) == [99]
+    assert plain.engine.num_unfinished == 4
+    done = sorted(finish(plain.engine), key=lambda completion: completion.request_id)
+    assert [c.token_ids.tolist() for c in done] == [c.token_ids.tolist() for c in expected]
+    # A number that was taken back may be used again.
+    (again,) = generate(plain.engine, [request_of(7, seed=1)], whole)
+    assert again.token_ids.tolist() == expected[1].token_ids.tolist()
+
+
 def test_evaluation_may_sample_otherwise(plain: Served) -> None:
     greedy = SamplingSettings(temperature=0.0, max_new_tokens=4)
     done = generate(plain.engine, [request_of(i) for i in range(3)], greedy)

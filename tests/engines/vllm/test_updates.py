@@ -148,6 +148,9 @@ def test_adapters_replace_each_other_and_requests_keep_the_one_they_began_with(t
     served.engine.add([request_of(1)])
     done = sorted(finish(served.engine), key=lambda completion: completion.request_id)
     assert [(c.oldest_version, c.newest_version) for c in done] == [(2, 2), (3, 3)]
+    # Training that went back to a checkpoint makes a version a second time, and another adapter of it.
+    served.engine.update_adapter(tmp_path / "2", 3)
+    np.testing.assert_allclose(served.engine.score([sequence])[0], logprobs(adapted, sequence), atol=TOLERANCE)
     with pytest.raises(ModelError, match=r"is not a LoRA adapter: it has no adapter_config\.json"):
         served.engine.update_adapter(tmp_path / "none", 4)
     assert served.engine.policy_version == 3

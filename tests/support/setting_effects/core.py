@@ -11,6 +11,7 @@ from support.wired_run import run_wired
 from bolt_ray.config.loading import build_config
 from bolt_ray.config.schema import RunConfig
 from bolt_ray.core.baseline import BaselineStore
+from bolt_ray.core.baseline.prompt_features import prompt_features
 from bolt_ray.core.baseline.settings import BaselineSettings
 from bolt_ray.core.curriculum import Curriculum, ScoredDraws
 from bolt_ray.core.records import PromptColumns
@@ -22,7 +23,9 @@ def estimates(config: RunConfig, here: Workplace) -> Any:
     settings = run_wired(config, here)["made"]["shards"]["settings"]
     assert isinstance(settings, BaselineSettings)
     store = BaselineStore(settings)
-    store.register(["a", "b", "c"])
+    store.register(["a", "b", "c"], features=prompt_features(["3-2=", "48/(7*61)=", "12*3="]))
+    for _ in range(5):  # a level of texts takes 256 outcomes to be followed
+        store.update_many(["a", "b"], [48.0, 16.0], [64, 64])
     for version, (keys, sums) in enumerate([(["a"], [1.0]), (["a", "b"], [0.0, 1.0]), (["b"], [0.5]), (["a"], [1.0])]):
         store.update_many(keys, sums, [1] * len(keys), drift=0.4 + version / 10, versions=version)
     return [store.get(key) for key in ("a", "b", "c")]
@@ -88,6 +91,7 @@ EFFECTS: tuple[Effect, ...] = (
     effect("algo", "grpo", preset, rollout__rollouts_per_step=8),
     effect("baseline.estimator", "beta", estimates),
     effect("baseline.strength", 7.0, estimates),
+    effect("baseline.text_level", False, estimates),
     effect("baseline.forgetting", "constant", estimates),
     effect("baseline.forgetting", "event", estimates, baseline__estimator="beta"),
     effect("baseline.kl_source", "batch", estimates, baseline__rho_min=0.1),

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from rich.console import Console
 from support.effects import Effect, Look, Workplace, effect, state_of
-from support.wired_run import called, run_wired, store_here, write_rows
+from support.wired_run import LostLearner, called, run_once, run_wired, store_here, write_rows
 
 from bolt_ray.actors.scorer_pool import ScorerPool, worst_case_s
 from bolt_ray.commands.shared.gpus import has_gpus, wants_gpu
@@ -42,6 +42,11 @@ def calls(part: str, name: str) -> Look:
 
 def left(name: str) -> Look:
     return lambda config, here: run_wired(config, here)[name]
+
+
+def after_losses(config: RunConfig, here: Workplace) -> Any:
+    """What a run says whose learner is lost in every attempt."""
+    return run_once(config, here, learner_part=LostLearner)["problem"]
 
 
 def loop(*names: str) -> Look:
@@ -244,6 +249,7 @@ EFFECTS: tuple[Effect, ...] = (
     effect("scoring.memory_mb", 512, scorer_limits),
     effect("scoring.check_references", 1, references),
     effect("scoring.max_unscored_fraction", 0.1, left("problem")),
+    effect("scoring.unscored_patience_s", 60.0, loop("_steps", "_unscored", "_patience_s")),
     # where metrics go
     effect("logging.wandb", True, sinks),
     effect("logging.wandb", "offline", sinks, logging__wandb=True),
@@ -268,7 +274,7 @@ EFFECTS: tuple[Effect, ...] = (
         processes,
     ),
     effect("cluster.num_learners", 2, made("learner", "world_size"), processes),
-    effect("cluster.num_generators", 2, made("generators", "num_generators"), processes),
+    effect("cluster.num_generators", 2, made("generators", "cluster", "num_generators"), processes),
     effect("cluster.cpus_per_learner", 2.0, made("learner", "resources_per_worker"), processes),
     effect("cluster.cpus_per_learner", 2.0, made("learner", "num_threads")),
     effect("cluster.cpus_per_generator", 2.0, made("generators", "resources", "num_cpus"), processes),
@@ -277,5 +283,11 @@ EFFECTS: tuple[Effect, ...] = (
     effect("cluster.gpus_per_learner", 0.5, made("learner", "resources_per_worker"), processes, **GPUS),
     effect("cluster.gpus_per_generator", 0.5, made("generators", "resources", "num_gpus"), processes, **GPUS),
     effect("cluster.tensor_parallel_size", 2, made("generators", "resources", "num_gpus"), processes, **GPUS),
-    effect("cluster.max_generator_replacements", 1, made("generators", "max_replacements")),
+    effect("cluster.max_learner_restarts", 1, after_losses),
+    effect("cluster.failure_window_s", 60.0, after_losses),
+    effect("cluster.min_generators", 2, made("generators", "cluster", "min_generators"), cluster__num_generators=2),
+    effect("cluster.max_generators", 2, made("generators", "cluster", "max_generators")),
+    effect("cluster.start_after_s", 7.0, made("generators", "cluster", "start_after_s")),
+    effect("cluster.failure_window_s", 7.0, made("generators", "cluster", "failure_window_s")),
+    effect("cluster.max_generator_replacements", 1, made("generators", "cluster", "max_generator_replacements")),
 )
