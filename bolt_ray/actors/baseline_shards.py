@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 from bolt_ray.actors.baseline_shard import BaselineShard, ShardState
 from bolt_ray.actors.processes import ProcessInfo
 from bolt_ray.actors.ray_results import get_result
+from bolt_ray.actors.stacks import waits_for
 from bolt_ray.core.baseline import BaselineSettings
 from bolt_ray.core.baseline.level import Level, LevelTracker
 from bolt_ray.core.baseline.metrics import BaselineTotals
@@ -52,7 +53,7 @@ class BaselineShards:
         processes: the shards', as of the last commit.
     """
 
-    processes: tuple[ProcessInfo, ...]
+    processes: tuple[ProcessInfo, ...] = ()
 
     def __init__(
         self, *, shards: Sequence[Any], settings: BaselineSettings, journal_dir: Path, timeout_s: float
@@ -343,7 +344,7 @@ class BaselineShards:
 
     def _wait(self, calls: Mapping[int, Any], doing: str) -> dict[int, Any]:
         """The results by shard number."""
-        return _results(calls, doing, timeout_s=self.timeout_s)
+        return _results(calls, doing, timeout_s=self.timeout_s, processes=self.processes)
 
 
 def _places(keys: KeyBatch, num_shards: int) -> dict[int, NDArray[np.int64]]:
@@ -368,14 +369,21 @@ def _joined(
     return joined
 
 
-def _results(calls: Mapping[int, Any], doing: str, *, timeout_s: float) -> dict[int, Any]:
+def _results(
+    calls: Mapping[int, Any], doing: str, *, timeout_s: float, processes: Sequence[ProcessInfo]
+) -> dict[int, Any]:
     refs = list(calls.values())
     if not refs:
         return {}
     _, pending = ray.wait(refs, num_returns=len(refs), timeout=timeout_s)
     if pending:
-        late = ", ".join(str(s) for s, ref in calls.items() if ref in pending)
-        raise StallError(f"waited {timeout_s:g} s for the baseline shards to {doing}; no answer from shard {late}")
+        late = [s for s, ref in calls.items() if ref in pending]
+        told = waits_for(
+            f"the baseline shards to {doing}", waited_s=timeout_s, processes=[processes[s] for s in late if processes]
+        )
+        raise StallError(
+            f"{told}; no answer from shard {', '.join(map(str, late))} (deadlines.baseline_s sets this limit)"
+        )
     try:
         return dict(zip(calls, get_result(refs, timeout_s=timeout_s), strict=True))
     except ray.exceptions.GetTimeoutError as error:

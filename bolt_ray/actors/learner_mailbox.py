@@ -2,6 +2,7 @@
 
     driver ──call(command)──▶ LearnerMailbox ◀──next_command(rank, after)── rank 0 … W-1
            ◀──rank 0's result──              ◀──answer(rank, number, result, process)──
+           ──owing()──▶ the ranks that have not answered
 
 Ray Train's ``fit`` blocks and its workers cannot be called, so long-lived workers *pull* their commands. Every
 rank gets the same commands in the same order, numbered from 1; a call returns when every rank has answered.
@@ -20,7 +21,7 @@ import numpy as np
 import ray
 from numpy.typing import NDArray
 
-from bolt_ray.actors.processes import ProcessInfo
+from bolt_ray.actors.processes import ProcessInfo, ProcessMonitor
 from bolt_ray.core.errors import LearnerLostError
 from bolt_ray.engines.profiler import ProfileTarget
 
@@ -95,7 +96,9 @@ class LearnerMailbox:
 
     def __init__(self, *, world_size: int) -> None:
         self._world_size = world_size
+        self._monitor = ProcessMonitor("learner", "learner-mailbox")
         self._ready: set[int] = set()
+        self._registered: dict[int, ProcessInfo] = {}
         self._all_ready = asyncio.Event()
         self._posted = asyncio.Condition()
         self._call: _Call | None = None
@@ -107,7 +110,16 @@ class LearnerMailbox:
         """What Ray shows."""
         return "learner-mailbox"
 
-    async def register(self, rank: int) -> None:
+    async def process(self) -> ProcessInfo:
+        """The mailbox's own."""
+        return self._monitor.info()
+
+    async def owing(self) -> tuple[ProcessInfo, ...]:
+        """The ranks that have not answered the call under way."""
+        answered = {} if self._call is None else self._call.answers
+        return tuple(process for rank, process in sorted(self._registered.items()) if rank not in answered)
+
+    async def register(self, rank: int, process: ProcessInfo | None = None) -> None:
         """A rank has built its learner and waits for commands.
 
         Raises:
@@ -122,6 +134,8 @@ class LearnerMailbox:
                 self._posted.notify_all()
         self._check()
         self._ready.add(rank)
+        if process is not None:
+            self._registered[rank] = process
         if len(self._ready) == self._world_size:
             self._all_ready.set()
 
@@ -142,11 +156,6 @@ class LearnerMailbox:
         await self._all_ready.wait()
         self._check()
         return await self.controller()
-
-    async def late(self) -> list[int]:
-        """The ranks that are waited for: those that have not registered, or not answered the last command."""
-        answered = self._ready if self._call is None else self._call.answers
-        return [rank for rank in range(self._world_size) if rank not in answered]
 
     async def call(self, command: Command) -> Reply:
         """Give ``command`` to every rank and return when all have answered.

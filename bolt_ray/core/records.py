@@ -33,9 +33,9 @@ Messages = list[dict[str, str]]
 RequestKind = Literal["train", "eval"]
 """What a completion is for; both kinds share the generators and scorers."""
 
-DropReason = Literal["stale", "zero_variance", "unscored"]
-"""Why a completion is left out of training: older than the staleness bound, of a group whose rewards are all equal, or
-without a reward."""
+DropReason = Literal["stale", "zero_variance", "unscored", "masked", "skipped"]
+"""Why a completion is left out of training: older than the staleness bound, of a group whose rewards are all equal,
+without a reward, without a token that counts in the loss, or of a step whose loss or gradient was not finite."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -13,6 +13,7 @@ from ray.data.exceptions import ExecutionTimeoutError, SystemException
 from ray.exceptions import RayError
 
 from bolt_ray.core.errors import BoltRayError, RunError, StallError
+from bolt_ray.core.waits import since
 
 T = TypeVar("T")
 POLL_S = 0.25
@@ -70,8 +71,8 @@ class Feed(Generic[T]):
                     raise RunError(f"the thread reading {self._what} ended without a result") from None
                 if time.monotonic() >= deadline:
                     raise StallError(
-                        f"nothing came within {timeout_s:g} s while waiting for {self._what}. Are CPUs left "
-                        "for Ray Data tasks ('ray status'), and can every node see the prompt store?"
+                        f"the driver has waited for {self._what} {since(timeout_s)}, and Ray Data gave nothing. Are "
+                        "CPUs left for its tasks ('ray status'), and can every node see the prompt store?"
                     ) from None
                 continue
             if isinstance(item, _End):

@@ -12,13 +12,15 @@ import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 import numpy as np
 import xxhash
 from numpy.typing import NDArray
 
+from bolt_ray.actors.processes import ProcessInfo
 from bolt_ray.actors.scorer_actor import ScoringRequest, ScoringResult
+from bolt_ray.core.errors import RunError
 from bolt_ray.core.records import (
     Completion,
     GenerationRequest,
@@ -35,6 +37,8 @@ from bolt_ray.engines.vllm.statistics import EngineStatistics
 from bolt_ray.rewards.protocol import RewardInput
 from bolt_ray.training.telemetry.timer import Span
 
+T = TypeVar("T")
+
 POLL_S = 0.2
 BOTH_BUSY_S = 0.01
 LONGEST_SPAN_S = 5.0
@@ -46,6 +50,10 @@ class Generators(Protocol):
 
     @property
     def outstanding(self) -> int: ...
+    @property
+    def progress(self) -> int: ...
+    @property
+    def processes(self) -> Sequence[ProcessInfo]: ...
     @property
     def replacements(self) -> Sequence[str]: ...
     def take_statistics(self) -> EngineStatistics: ...
@@ -59,6 +67,8 @@ class Scorers(Protocol):
 
     @property
     def num_pending(self) -> int: ...
+    @property
+    def processes(self) -> Sequence[ProcessInfo]: ...
     @property
     def restarts(self) -> int: ...
     def submit(self, requests: Sequence[ScoringRequest]) -> None: ...
@@ -201,6 +211,40 @@ class CompletionService:
         return self._scorers.num_pending
 
     @property
+    def progress(self) -> tuple[int, ...]:
+        """Changes with every token generated and every completion scored."""
+        generators, scorers = self._generators, self._scorers
+        return generators.progress, generators.outstanding, scorers.num_pending, self.generated_tokens
+
+    @property
+    def waited_for(self) -> list[ProcessInfo]:
+        """The processes that owe something."""
+        generators = self._generators.processes if self.generating else ()
+        return [*generators, *(self._scorers.processes if self.scoring else ())]
+
+    def check(self, *, expected: int) -> None:
+        """Compare what is asked for with what generators and scorers hold.
+
+        Args:
+            expected: completions of training that have not come out of ``poll``.
+
+        Raises:
+            RunError: one was lost on the way, or is there twice.
+        """
+        kinds = [
+            *(request.kind for request, _ in self._prompts.values()),
+            *(kind for kind, _ in self._completions.values()),
+        ]
+        training = kinds.count("train") + len(self._done["train"])
+        held, owed = (self.generating, self.scoring), (len(self._prompts), len(self._completions))
+        if training != expected or held != owed:
+            raise RunError(
+                f"completions were lost or are there twice: {expected:,} of training are on the way and {training:,} "
+                f"known here; of the generators {owed[0]:,} are expected and {held[0]:,} held there, of the scorers "
+                f"{owed[1]:,} and {held[1]:,}"
+            )
+
+    @property
     def generator_replacements(self) -> int:
         """Generators replaced so far."""
         return len(self._generators.replacements)
@@ -216,7 +260,7 @@ class CompletionService:
 
     def _to_score(self, completion: Completion) -> ScoringRequest | None:
         """What the scorers get of it; None for one that the generators gave up."""
-        request, prompt = self._prompts.pop(completion.request_id)
+        request, prompt = _taken(self._prompts, completion.request_id, by="the generators")
         if isinstance(completion, UnscoredCompletion):
             self._done[request.kind].append(completion)
             return None
@@ -226,7 +270,7 @@ class CompletionService:
         return ScoringRequest(request_id=completion.request_id, input=scored)
 
     def _finish(self, scored: ScoringResult) -> None:
-        kind, completion = self._completions.pop(scored.request_id)
+        kind, completion = _taken(self._completions, scored.request_id, by="the scorers")
         result = scored.result
         if isinstance(result, UnscoredReason):
             self._done[kind].append(UnscoredCompletion(**fields_of(completion), reason=result))
@@ -241,3 +285,10 @@ class CompletionService:
                 extras=result.extras,
             )
         )
+
+
+def _taken(owed: dict[int, T], request_id: int, *, by: str) -> T:
+    """What an answer belongs to, once."""
+    if request_id not in owed:
+        raise RunError(f"{by} answered request {request_id} twice, or without being asked")
+    return owed.pop(request_id)

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Sequence
 
-from bolt_ray.core.errors import StallError
 from bolt_ray.core.evaluation.summary import EvaluationResult, Success, summarize
 from bolt_ray.core.evaluation.voting import SameAnswers
 from bolt_ray.core.records import DrawnPrompt, GenerationRequest, Outcome
 from bolt_ray.engines.settings import SamplingSettings
 from bolt_ray.training.completions import POLL_S, CompletionService, request_seed
 from bolt_ray.training.settings import EvalSettings
+from bolt_ray.training.stall_watch import StallWatch
 
 
 class Evaluator:
@@ -48,25 +47,22 @@ class Evaluator:
         """Generate and score ``num_samples`` completions of every problem; ``pump`` keeps training moving.
 
         Raises:
-            StallError: nothing arrived within the deadline.
+            StallError: nothing got on within the deadline.
         """
         requests = self._requests()
         n = self._num_samples
         prompts = [drawn.prompt for drawn in self._problems]
         self._service.submit(requests, [prompt for prompt in prompts for _ in range(n)], self._sampling)
         found: dict[int, Outcome] = {}
-        last_arrival = time.monotonic()
+        watch = StallWatch(self._service, stall_s=self._stall_s)
         while len(found) < len(requests):
             pump(POLL_S)
             arrived = self._service.poll("eval")
             found.update((outcome.request_id, outcome) for outcome in arrived)
             if arrived:
-                last_arrival = time.monotonic()
                 on_progress(len(found), len(requests))
-            elif time.monotonic() - last_arrival > self._stall_s:
-                raise StallError(
-                    f"evaluation: no completion for {self._stall_s:.0f} s, {len(found)} of {len(requests)} done"
-                )
+            what = f"completions of an evaluation, {len(found):,} of {len(requests):,} are there"
+            watch.look(arrived=len(found), what=what)
         ordered = [found[request.request_id] for request in requests]
         groups = [ordered[i : i + n] for i in range(0, len(ordered), n)]
         return summarize(prompts, groups, success=self._success, k=self._k, same_answers=self._same_answers)

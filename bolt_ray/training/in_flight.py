@@ -9,10 +9,22 @@ without the prompt, which resume reads again.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
-from bolt_ray.core.records import DrawnPrompt, Outcome, ScoredRollout, UnscoredCompletion, UnscoredRollout, fields_of
+from bolt_ray.core.records import (
+    BaselineReading,
+    DrawnPrompt,
+    GenerationRequest,
+    Outcome,
+    ScoredRollout,
+    UnscoredCompletion,
+    UnscoredRollout,
+    fields_of,
+)
+from bolt_ray.training.completions import request_seed
 
 Rollout = ScoredRollout | UnscoredRollout
 
@@ -50,6 +62,53 @@ class DispatchedRequest:
     last_version: int
     visits: int
     policy_version: int
+
+
+def plan(drawn: DrawnPrompt, *, first_id: int, seed: int) -> list[PlannedRequest]:
+    """The completions of one draw, numbered from ``first_id`` on; ``seed`` is the run's."""
+    return [
+        PlannedRequest(
+            request_id=first_id + index, drawn=drawn, sample_index=index, seed=request_seed(seed, first_id + index)
+        )
+        for index in range(drawn.num_samples)
+    ]
+
+
+def plan_again(saved: Sequence[SavedRequest], drawn: Sequence[DrawnPrompt]) -> list[PlannedRequest]:
+    """The requests of a checkpoint with their prompts; a group that other settings let go in part is whole with the
+    rest."""
+    sizes = Counter(request.group_id for request in saved)
+    return [
+        PlannedRequest(
+            request_id=request.request_id,
+            drawn=replace(prompt, num_samples=sizes[request.group_id]),
+            sample_index=request.sample_index,
+            seed=request.seed,
+        )
+        for request, prompt in zip(saved, drawn, strict=True)
+    ]
+
+
+def dispatched(planned: Sequence[PlannedRequest], known: BaselineReading, *, version: int) -> list[DispatchedRequest]:
+    """Requests with what the baseline says of each one's prompt at ``version``."""
+    return [
+        DispatchedRequest(
+            planned=request,
+            v_hat=float(known.v_hat[i]),
+            n_eff=float(known.n_eff[i]),
+            last_version=int(known.last_version[i]),
+            visits=int(known.visits[i]),
+            policy_version=version,
+        )
+        for i, request in enumerate(planned)
+    ]
+
+
+def generation_request(planned: PlannedRequest) -> GenerationRequest:
+    """What a generator is asked."""
+    return GenerationRequest(
+        request_id=planned.request_id, kind="train", token_ids=planned.drawn.token_ids, seed=planned.seed
+    )
 
 
 def saved_request(planned: PlannedRequest) -> SavedRequest:

@@ -29,6 +29,7 @@ from bolt_ray.actors.learner_mailbox import (
     StopCommand,
     TrainCommand,
 )
+from bolt_ray.actors.learner_stall import tell_stall
 from bolt_ray.actors.processes import ProcessInfo
 from bolt_ray.actors.ray_results import first_line, get_result
 from bolt_ray.core.errors import BoltRayError, LearnerLostError, RunError, StallError
@@ -139,6 +140,7 @@ class LearnerGroup:
         )
         self._processes: tuple[ProcessInfo, ...] = ()
         self._controllers: list[Any] = []
+        self._mailbox_process: ProcessInfo | None = None
         self._started = False
         self._stuck = False
         self._error: BaseException | None = None
@@ -168,6 +170,7 @@ class LearnerGroup:
         ready = self._mailbox.wait_ready.remote()
         self._controllers = self._wait(ready, what="the learner ranks to start", timeout_s=timeout_s, idle=idle)
         self._started = True
+        self._mailbox_process = get_result(self._mailbox.process.remote(), timeout_s=timeout_s)
 
     def train(self, batch: TrainingBatch, *, timeout_s: float, idle: Callable[[], None]) -> StepReport:
         command = TrainCommand(batch=ray.put(batch), profile=self._profile(batch.step + 1))
@@ -250,16 +253,9 @@ class LearnerGroup:
             if self._ended.is_set():
                 raise what_ended(self._error, waiting_for=what, started=self._started)
             if time.monotonic() > deadline:
-                raise StallError(f"waited {timeout_s:.0f} s for {what}; no answer from {self._late()}")
+                told = tell_stall(self._mailbox, what, waited_s=timeout_s, own=self._mailbox_process)
+                raise StallError(f"{told}: the learner ranks did not answer")
             idle()
-
-    def _late(self) -> str:
-        """The ranks that are waited for, in words."""
-        try:
-            ranks: list[int] = ray.get(self._mailbox.late.remote(), timeout=END_S)
-        except (RayError, GetTimeoutError):
-            return "the learner's mailbox"
-        return f"learner rank {', '.join(map(str, ranks))}"
 
     def _fit(self, trainer: LeanTrainer) -> None:
         try:

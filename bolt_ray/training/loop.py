@@ -9,7 +9,8 @@
     (7) curriculum refreshed when due    PromptStream
     (8) metrics, checkpoint, evaluation when due
 
-A step that fails or is skipped leaves (5) and (6) undone.
+A step that fails, or whose loss or gradient is not finite, leaves (5) to (7) undone; one of which every completion is
+masked leaves out (5) alone: it moved nothing, and its completions were scored all the same.
 """
 
 from __future__ import annotations
@@ -211,6 +212,7 @@ class TrainingLoop:
             self._save_before_the_end(f"{type(error).__name__}: {error}")
             raise
         self._checkpoint()
+        self._telemetry.say(f"Completions: {self._rollout.account}")
         return LoopOutcome(
             steps=self._step,
             initial_score=self._initial_score,
@@ -237,6 +239,8 @@ class TrainingLoop:
             rollouts = self._steps.next(check=self.check)
         version = self._rollout.version
         batch, advantages = self._builder.build(rollouts, step=self._step)
+        trained = zip(rollouts.trainable, batch.active.tolist(), strict=True)
+        self._rollout.leave_out((item.request_id for item, active in trained if not active), "masked")
         outcomes = self._builder.outcomes(rollouts)
         record = self._builder.metrics(rollouts, advantages, version=version)
         self._notices.of_batch(advantages, record)
@@ -258,6 +262,7 @@ class TrainingLoop:
         self._between_steps = True
         record.update(self._baseline.metrics())
         record.update(self._curriculum.metrics())
+        record.update(self._rollout.metrics())
         record.update(
             step_metrics(before, ServiceTotals.of(self._service), timer.seconds, num_sequences=batch.num_sequences)
         )
@@ -289,21 +294,28 @@ class TrainingLoop:
     ) -> dict[str, float]:
         """What follows from a trained step: generators, baseline and curriculum come to where the learner is."""
         if report.skipped:
-            why = "the loss or a gradient was not finite" if batch.active.any() else "every completion of it is masked"
+            masked = not batch.active.any()
+            why = "every completion of it is masked" if masked else "the loss or a gradient was not finite"
             log.warning("step %d was skipped: %s", self._step, why)
+            record, drift = {"optim/skipped": 1.0}, 0.0
+            if not masked:
+                self._rollout.leave_out((item.request_id for item in rollouts.trainable), "skipped")
             self._rollout.release(version)
-            return {"optim/skipped": 1.0}
-        with timer.phase("sync"):
-            synced = self._sync.run(
-                report.policy_version,
-                choose_probes(batch, report),
-                rounding=report.metrics.get("policy/rounding", 0.0),
-            )
+            if not masked:
+                return record
+        else:
+            with timer.phase("sync"):
+                synced = self._sync.run(
+                    report.policy_version,
+                    choose_probes(batch, report),
+                    rounding=report.metrics.get("policy/rounding", 0.0),
+                )
+            record, drift = {"policy/sync_gap": synced.gap, "policy/drift": synced.drift}, synced.drift
         with timer.phase("baseline"):
-            self._baseline.commit(outcomes, update_id=f"step-{self._step}", drift=synced.drift)
+            self._baseline.commit(outcomes, update_id=f"step-{self._step}", drift=drift)
         with timer.phase("curriculum"):
             self._curriculum.after_step(self._step, rollouts, version=report.policy_version)
-        return {"policy/sync_gap": synced.gap, "policy/drift": synced.drift}
+        return record
 
     def _check_masked(self, batch: TrainingBatch) -> None:
         """Steps that train nothing, one after the other, are no training."""

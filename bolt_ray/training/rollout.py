@@ -9,32 +9,46 @@
 One loop serves every staleness. At most ``(max_staleness + 1) · rollouts_per_step`` completions are dispatched and
 not yet trained; those being trained count until ``release`` announces the new version. With ``max_staleness`` 0
 nothing is therefore dispatched between the closing of a step and the next version; with n ≥ 1 generation runs on
-while the learner works. Slow completions carry over to a later step: dropping them would favor short answers. Only
-what has become older than the bound is dropped from training, counted, and still an outcome for the baseline.
+while the learner works. Slow completions carry over to a later step: dropping them would favor short answers; with 0
+a step therefore takes all that was dispatched for it, also where whole groups come to more than it needs. Only what has
+become older than the bound is dropped from training, counted, and still an outcome for the baseline.
+
+A step's completions leave the table of requests in flight only when the step is over, together: whatever ends a step
+before, its requests are all still there to be issued again.
 """
 
 from __future__ import annotations
 
-import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Protocol
 
-from bolt_ray.core.errors import StallError
 from bolt_ray.core.records import (
     BaselineReading,
     DrawnPrompt,
     DroppedRollout,
     DropReason,
-    GenerationRequest,
     Outcome,
     ScoredRollout,
     UnscoredRollout,
 )
-from bolt_ray.training.completions import POLL_S, CompletionService, request_seed
-from bolt_ray.training.in_flight import DispatchedRequest, PlannedRequest, Rollout, SavedRequest, join, saved_request
+from bolt_ray.training.completions import POLL_S, CompletionService
+from bolt_ray.training.in_flight import (
+    DispatchedRequest,
+    PlannedRequest,
+    Rollout,
+    SavedRequest,
+    dispatched,
+    generation_request,
+    join,
+    plan,
+    plan_again,
+    saved_request,
+)
+from bolt_ray.training.ledger import Ledger
 from bolt_ray.training.settings import RolloutSettings
+from bolt_ray.training.stall_watch import StallWatch
 
 
 class BaselineReader(Protocol):
@@ -96,11 +110,13 @@ class RolloutLoop:
         self._check = check
         self._version = version
         self._next_request_id = 0
-        self._reissue: deque[PlannedRequest] = deque()
+        self._ledger = Ledger()
+        self._planned: deque[PlannedRequest] = deque()
         self._in_flight: dict[int, DispatchedRequest] = {}
         self._incomplete: dict[int, Group] = {}
         self._ready: list[Group] = []
-        self._in_training: frozenset[int] = frozenset()
+        # Of the step under way: what leaves the table when it is over, with the reason where it is not trained.
+        self._closing: dict[int, DropReason | None] = {}
         self._left_out = 0
 
     @property
@@ -108,18 +124,40 @@ class RolloutLoop:
         return self._version
 
     def release(self, version: int) -> None:
-        """The generators have acknowledged ``version``: the step's completions are no longer in flight."""
+        """The generators have acknowledged ``version``: the step is over, its completions are no longer in flight.
+
+        Raises:
+            RunError: a completion was lost or counted twice.
+        """
         self._version = version
-        for request_id in self._in_training:
+        for request_id, reason in self._closing.items():
             del self._in_flight[request_id]
-        self._in_training = frozenset()
+            self._ledger.end(reason)
+        self._closing = {}
+        self._left_out = 0
+        self._ledger.check(self._num_in_flight)
+        arrived = sum(len(group) for group in (*self._ready, *self._incomplete.values()))
+        self._service.check(expected=len(self._in_flight) - arrived)
+
+    def leave_out(self, request_ids: Iterable[int], reason: DropReason) -> None:
+        """Some completions of the step under way are not trained after all."""
+        for request_id in request_ids:
+            self._closing[request_id] = self._closing[request_id] or reason
+
+    def metrics(self) -> dict[str, float]:
+        """``rollout/*`` of all completions so far."""
+        return self._ledger.metrics(self._num_in_flight)
+
+    @property
+    def account(self) -> str:
+        """What became of all completions so far, in words."""
+        return self._ledger.account(self._num_in_flight)
 
     def put_back(self) -> None:
         """The completions of the step under way are not trained: they are made again, with the same seeds."""
-        self._reissue.extendleft(
-            self._in_flight.pop(request_id).planned for request_id in sorted(self._in_training, reverse=True)
-        )
-        self._in_training = frozenset()
+        self._planned.extendleft(self._in_flight.pop(number).planned for number in sorted(self._closing, reverse=True))
+        self._closing = {}
+        self._left_out = 0
 
     def pump(self, timeout_s: float = 0.0) -> None:
         """Dispatch up to the capacity and move what is done."""
@@ -138,8 +176,8 @@ class RolloutLoop:
         stale: list[Group] = []
         flat: list[Group] = []
         refill_budget = self._refill_rounds * self._rollouts_per_step
-        last_arrival, seen = time.monotonic(), -1
-        while len(kept) < self._rollouts_per_step:
+        watch = StallWatch(self._service, stall_s=self._stall_s)
+        while True:
             for group in self._pop_ready():
                 if self._is_stale(group):
                     stale.append(group)
@@ -148,92 +186,72 @@ class RolloutLoop:
                     refill_budget -= len(group)
                     flat.append(group)
                     self._left_out += len(group)
-                elif len(kept) < self._rollouts_per_step:
+                elif len(kept) < self._rollouts_per_step or self._max_staleness == 0:
                     kept.extend(group)
                 else:
                     self._ready.append(group)
-            if len(kept) >= self._rollouts_per_step:
-                break
+            # With staleness 0 what comes later than its step comes too late.
+            awaited = len(self._in_flight) - len(kept) - self._left_out if self._max_staleness == 0 else 0
+            if len(kept) >= self._rollouts_per_step and awaited <= 0:
+                return self._close_step(kept, stale=stale, flat=flat)
             self._check()
             self.pump(POLL_S)
-            progress = self._service.generated_tokens + len(self._ready) - self._service.scoring
-            if progress != seen:
-                last_arrival, seen = time.monotonic(), progress
-            elif time.monotonic() - last_arrival > self._stall_s:
-                raise StallError(
-                    f"no completion arrived for {self._stall_s:.0f} s: {self._service.generating} are being "
-                    f"generated, {self._service.scoring} scored, {len(kept)} of {self._rollouts_per_step} are ready "
-                    f"(deadlines.generation_s sets this limit)"
-                )
-        return self._close_step(kept, stale=stale, flat=flat)
+            ready = len(kept) + sum(len(group) for group in self._ready)
+            watch.look(arrived=ready, what=f"completions of a step, {ready:,} of {self._rollouts_per_step:,} are ready")
 
     def state_dict(self) -> dict[str, Any]:
-        """The requests of no finished step, and the request counter. Call it between steps."""
-        unfinished = [*(request.planned for request in self._in_flight.values()), *self._reissue]
+        """The requests of no finished step, the request counter and the ledger, at any time."""
+        unfinished = [*(request.planned for request in self._in_flight.values()), *self._planned]
         saved = sorted((saved_request(planned) for planned in unfinished), key=lambda request: request.request_id)
-        return {"next_request_id": self._next_request_id, "in_flight": [asdict(request) for request in saved]}
+        return {
+            "next_request_id": self._next_request_id,
+            "in_flight": [asdict(request) for request in saved],
+            "ledger": self._ledger.state_dict(),
+        }
 
     def load_state_dict(
         self, state: dict[str, Any], *, redraw: Callable[[Sequence[SavedRequest]], Sequence[DrawnPrompt]]
     ) -> None:
-        """Continue from ``state``; ``redraw`` reads the prompts again, one per request."""
+        """Continue from ``state``; ``redraw`` reads the prompts again, one per request.
+
+        Raises:
+            RunError: its ledger does not agree with its requests.
+        """
         saved = [SavedRequest(**request) for request in state["in_flight"]]
+        # Checkpoints of earlier versions have no ledger: it begins with them.
+        self._ledger = Ledger(**state.get("ledger", {"dispatched": len(saved)}))
         self._next_request_id = int(state["next_request_id"])
-        self._reissue = deque(
-            PlannedRequest(
-                request_id=request.request_id, drawn=drawn, sample_index=request.sample_index, seed=request.seed
-            )
-            for request, drawn in zip(saved, redraw(saved), strict=True)
-        )
+        self._planned = deque(plan_again(saved, redraw(saved)))
+        self._ledger.check(self._num_in_flight)
+
+    @property
+    def _num_in_flight(self) -> int:
+        return len(self._in_flight) + len(self._planned)
 
     def _capacity(self) -> int:
         """Completions that may be dispatched now."""
         return (self._max_staleness + 1) * self._rollouts_per_step - len(self._in_flight) + self._left_out
 
     def _dispatch(self) -> None:
-        """Fill the capacity: first the requests issued again after a resume, then new draws."""
+        """Fill the capacity with whole groups: first the requests issued again after a resume, then new draws."""
         capacity = self._capacity()
+        while len(self._planned) < capacity:
+            requests = plan(next(self._prompts), first_id=self._next_request_id, seed=self._seed)
+            self._planned += requests
+            self._next_request_id += len(requests)
+            self._ledger.dispatched += len(requests)
         planned: list[PlannedRequest] = []
-        while self._reissue and len(planned) < capacity:
-            planned.append(self._reissue.popleft())
-        while not self._reissue and len(planned) < capacity:
-            planned += self._plan(next(self._prompts))
+        for request in self._planned:
+            if len(planned) >= capacity and (not planned or request.drawn.group_id != planned[-1].drawn.group_id):
+                break
+            planned.append(request)
         if not planned:
             return
         prompts = [request.drawn.prompt for request in planned]
         known = self._baseline.read([prompt.key for prompt in prompts], self._version)
-        for i, request in enumerate(planned):
-            self._in_flight[request.request_id] = DispatchedRequest(
-                planned=request,
-                v_hat=float(known.v_hat[i]),
-                n_eff=float(known.n_eff[i]),
-                last_version=int(known.last_version[i]),
-                visits=int(known.visits[i]),
-                policy_version=self._version,
-            )
-        self._service.submit(
-            [
-                GenerationRequest(
-                    request_id=request.request_id,
-                    kind="train",
-                    token_ids=request.drawn.token_ids,
-                    seed=request.seed,
-                )
-                for request in planned
-            ],
-            prompts,
-        )
-
-    def _plan(self, drawn: DrawnPrompt) -> list[PlannedRequest]:
-        """The completions of one draw, numbered on."""
-        first = self._next_request_id
-        self._next_request_id += drawn.num_samples
-        return [
-            PlannedRequest(
-                request_id=first + index, drawn=drawn, sample_index=index, seed=request_seed(self._seed, first + index)
-            )
-            for index in range(drawn.num_samples)
-        ]
+        for sent in dispatched(planned, known, version=self._version):
+            self._in_flight[self._planned.popleft().request_id] = sent
+        self._service.submit([generation_request(request) for request in planned], prompts)
 
     def _arrive(self, outcome: Outcome) -> None:
         """Join an outcome with its request; a group is ready when it is whole."""
@@ -257,29 +275,20 @@ class RolloutLoop:
         return any(self._version - rollout.oldest_version > self._max_staleness for rollout in group)
 
     def _close_step(self, kept: Group, *, stale: list[Group], flat: list[Group]) -> StepRollouts:
-        """Only now do the completions left out leave the in-flight table: an interrupt before loses nothing."""
         kept.sort(key=lambda rollout: rollout.request_id)
-        self._in_training = frozenset(rollout.request_id for rollout in kept)
         unscored = tuple(rollout for rollout in kept if isinstance(rollout, UnscoredRollout))
         left_out = [rollout for group in (*stale, *flat) for rollout in group]
-        for rollout in left_out:
-            del self._in_flight[rollout.request_id]
-        self._left_out = 0
+        reasons: dict[int, DropReason] = {rollout.request_id: "stale" for group in stale for rollout in group}
+        reasons |= {rollout.request_id: "zero_variance" for group in flat for rollout in group}
+        reasons |= {rollout.request_id: "unscored" for rollout in unscored}
+        self._closing = {rollout.request_id: reasons.get(rollout.request_id) for rollout in (*kept, *left_out)}
         return StepRollouts(
             trainable=tuple(rollout for rollout in kept if isinstance(rollout, ScoredRollout)),
             unscored=unscored,
             baseline_only=tuple(rollout for rollout in left_out if isinstance(rollout, ScoredRollout)),
-            dropped=(
-                *_dropped((rollout for group in stale for rollout in group), "stale"),
-                *_dropped((rollout for group in flat for rollout in group), "zero_variance"),
-                *_dropped(unscored, "unscored"),
-            ),
+            dropped=tuple(DroppedRollout(request_id=number, reason=reason) for number, reason in reasons.items()),
             refilled=sum(len(group) for group in flat),
         )
-
-
-def _dropped(rollouts: Iterable[Rollout], reason: DropReason) -> Iterator[DroppedRollout]:
-    return (DroppedRollout(request_id=rollout.request_id, reason=reason) for rollout in rollouts)
 
 
 def _without_variance(group: Group) -> bool:

@@ -258,7 +258,9 @@ def test_warm_start(shards: BaselineShards, tmp_path: Path) -> None:
     assert_same(shards, store)
 
 
-def test_a_shard_that_does_not_answer_is_named(tmp_path: Path) -> None:
+def test_a_shard_that_does_not_answer_is_named_and_the_log_shows_what_it_does(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     pool = start_shards(2, tmp_path)
     pool.register(KEYS, SOURCES, FEATURES)
     commit = outcomes(1)[0]
@@ -266,8 +268,10 @@ def test_a_shard_that_does_not_answer_is_named(tmp_path: Path) -> None:
     pool.timeout_s = 1.0
     os.kill(pid, signal.SIGSTOP)
     try:
-        with pytest.raises(StallError, match=r"commit 'step-0'.*no answer from shard 1"):
+        named = rf"the driver has waited .* commit 'step-0' since \S+ \(1 s\), from shard-1 \(process {pid} on "
+        with pytest.raises(StallError, match=named + ".*no answer from shard 1 "):
             commit_to(pool, **commit)
+        assert f"shard-1 (process {pid} on" in caplog.text
     finally:
         os.kill(pid, signal.SIGCONT)
     pool.timeout_s = 60.0

@@ -98,19 +98,3 @@ def test_a_rank_that_started_again_before_the_others_were_there_ends_the_wait_fo
 
     with pytest.raises(LearnerLostError, match="rank 0 started again"):
         asyncio.run(scenario())
-
-
-def test_who_is_waited_for_is_known() -> None:
-    async def scenario() -> list[list[int]]:
-        mailbox = LearnerMailbox(world_size=3)
-        await mailbox.register(1)
-        starting = await mailbox.late()
-        await asyncio.gather(mailbox.register(0), mailbox.register(2))
-        call = asyncio.create_task(mailbox.call(SAVE))
-        number, _ = await mailbox.next_command(0, 0)
-        await mailbox.answer(0, number, "done")
-        working = await mailbox.late()
-        call.cancel()
-        return [starting, working]
-
-    assert asyncio.run(scenario()) == [[0, 2], [1, 2]]

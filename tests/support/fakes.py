@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from bolt_ray.actors.generator_handle import InFlightRequest
+from bolt_ray.actors.processes import ProcessInfo
 from bolt_ray.actors.request_queue import given_up
 from bolt_ray.actors.scorer_actor import ScoringRequest, ScoringResult
 from bolt_ray.core.records import BaselineReading, Completion, GenerationRequest, UnscoredReason
@@ -71,6 +72,8 @@ class FakeGenerators:
         self.waiting: list[GenerationRequest] = []
         self.seen: list[GenerationRequest] = []
         self.replacements: list[str] = []
+        self.processes: Sequence[ProcessInfo] = ()
+        self.progress = 0
         self._begun_at: dict[int, int] = {}
         self._counted = 0
 
@@ -112,6 +115,7 @@ class FakeScorers:
 
     def __init__(self, reward_of: RewardOf = lambda request: 1.0, *, shaping: float = 0.0, slope: float = 0.0) -> None:
         self.restarts = 0
+        self.processes: Sequence[ProcessInfo] = ()
         self.seen: list[ScoringRequest] = []
         self._reward_of = reward_of
         self._shaping = shaping

@@ -201,8 +201,6 @@ class PromptsPart(Part):
 class GeneratorsPart(FakeGenerators):
     """Every third completion of training is cut at the length limit."""
 
-    processes: tuple[ProcessInfo, ...] = ()
-
     def __init__(self, calls: Calls, **given: Any) -> None:
         super().__init__()
         self.calls, self.given = calls, given
@@ -246,8 +244,6 @@ class GeneratorsPart(FakeGenerators):
 
 class ScorersPart(FakeScorers):
     """0.4, 0.6, 0.8, 1.0 by turns, and of every eighth completion no verdict."""
-
-    processes: tuple[ProcessInfo, ...] = ()
 
     def __init__(self, calls: Calls, **given: Any) -> None:
         super().__init__(self._reward)

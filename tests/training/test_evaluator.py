@@ -14,6 +14,7 @@ import pytest
 from rich.console import Console
 from support.fakes import FakeScorers, answer, no_two_alike
 
+from bolt_ray.actors.processes import ProcessInfo
 from bolt_ray.actors.scorer_actor import ScoringRequest
 from bolt_ray.commands.evaluate.predictions import write_predictions
 from bolt_ray.commands.evaluate.report import EvaluationReport, compare_with_first
@@ -299,6 +300,8 @@ class FakeGenerators:
         self.waiting: list[GenerationRequest] = []
         self.seen: list[GenerationRequest] = []
         self.replacements: list[str] = []
+        self.processes: list[ProcessInfo] = []
+        self.progress = 0
         self.sampling: list[SamplingSettings | None] = []
 
     @property
@@ -375,8 +378,21 @@ def test_rewards_know_that_it_is_an_evaluation() -> None:
 
 def test_silence_ends_in_an_error() -> None:
     subject = evaluator(FakeGenerators(silent=True), stall_s=0.0)
-    with pytest.raises(StallError, match="no completion for 0 s, 0 of 6 done"):
+    waited = r"the driver has waited for completions of an evaluation, 0 of 6 are there since \S+ \(0 s\): no token"
+    with pytest.raises(StallError, match=waited):
         subject.run(pump=subject._service.pump)
+
+
+def test_answers_that_grow_are_waited_for() -> None:
+    generators = FakeGenerators(silent=True)
+    subject = evaluator(generators, stall_s=0.0)
+
+    def pump(timeout_s: float) -> None:
+        generators.progress += 1
+        generators.silent = generators.progress < 50
+        subject._service.pump(timeout_s)
+
+    assert subject.run(pump=pump).score.total == 6
 
 
 def test_models_that_answer_different_problems_are_compared_on_those_of_both() -> None:

@@ -21,7 +21,9 @@ from bolt_ray.core.advantages import AdvantageOptions
 from bolt_ray.core.errors import UnhealthyTrainingError, WeightSyncError
 from bolt_ray.core.evaluation.summary import Score
 from bolt_ray.core.records import (
+    Completion,
     DrawnPrompt,
+    GenerationRequest,
     Outcomes,
     Prompt,
     StepReport,
@@ -45,6 +47,18 @@ from bolt_ray.training.telemetry.telemetry import Telemetry
 from bolt_ray.training.weight_sync import ParityProbe, SyncReport
 
 
+class Cutting(FakeGenerators):
+    """Ends some completions at the length limit; see `FakeParts`."""
+
+    def __init__(self, number: int | None, first: int | None) -> None:
+        super().__init__()
+        self._number, self._first = number, first
+
+    def completed(self, request: GenerationRequest, *, truncated: bool = False) -> Completion:
+        late = self._first is not None and request.request_id >= self._first
+        return super().completed(request, truncated=late or request.request_id % 4 == self._number)
+
+
 class FakeParts:
     """Learner, weight sync, baseline and curriculum at once; ``calls`` says who was asked, in which order.
 
@@ -53,6 +67,8 @@ class FakeParts:
         sync_fails_at: the version that the generators never reach.
         interrupt_at: the step during whose training a signal comes.
         lost_updates: how many updates the learner counts too few.
+        truncated: of every four completions, the number of the one that the length limit ends; None: none.
+        truncated_from: the first completion of those that it ends, all that follow included.
     """
 
     def __init__(
@@ -62,11 +78,13 @@ class FakeParts:
         sync_fails_at: int | None = None,
         interrupt_at: int | None = None,
         lost_updates: int = 0,
+        truncated: int | None = None,
+        truncated_from: int | None = None,
     ) -> None:
         self.calls: list[str] = []
         self.commits: list[Outcomes] = []
         self.drifts: list[float | None] = []
-        self.generators = FakeGenerators()
+        self.generators = Cutting(truncated, truncated_from)
         self.scorers = FakeScorers()
         self.interrupts = InterruptFlag()
         self.rollout: RolloutLoop | None = None
@@ -245,6 +263,52 @@ def test_a_skipped_step_teaches_neither_generators_nor_baseline(tmp_path: Path) 
     # Its completions are not trained again, nor do they teach the baseline later.
     keys = [key for commit in parts.commits for key in commit.keys]
     assert keys == [f"key-{number}" for number in (0, 1, 2, 3, 8, 9, 10, 11)]
+
+
+def test_a_step_of_which_all_is_masked_moves_nothing_and_is_evidence_all_the_same(tmp_path: Path) -> None:
+    parts = FakeParts(truncated_from=4, bad_steps=[1, 2])
+    harness = Harness(tmp_path, parts, reward_of=right, mask_truncated=True)
+    harness.loop.run()
+    assert parts.calls == [
+        *("train 0", "sync 1", "commit step-1", "curriculum 1 at version 1"),
+        *("train 1", "commit step-2", "curriculum 2 at version 1"),
+        *("train 2", "commit step-3", "curriculum 3 at version 1"),
+        "save 3",
+    ]
+    assert parts.drifts == [1 / 8, 0.0, 0.0], "the policy stood still"
+    assert [commit.counts.sum() for commit in parts.commits] == [4, 4, 4]
+    account = "Completions: 12 dispatched = 4 trained + 8 dropped (8 masked) + 0 in flight"
+    assert account in harness.printed.getvalue()
+
+
+def test_what_became_of_every_completion_is_in_each_record_and_told_at_the_end(tmp_path: Path) -> None:
+    """Step 1 is skipped; of each step the completions 1 (no score) and 2 (masked) of four are not trained."""
+    parts = FakeParts(bad_steps=[1], truncated=2)
+    harness = Harness(
+        tmp_path, parts, reward_of=lambda request: None if request.request_id % 4 == 1 else 1.0, mask_truncated=True
+    )
+    harness.loop.run()
+    account = "Completions: 12 dispatched = 4 trained + 8 dropped (3 unscored, 3 masked, 2 skipped) + 0 in flight"
+    assert account in harness.printed.getvalue()
+    totals = [
+        {name.removeprefix("rollout/").removesuffix("_total"): record[name] for name in record if _of_account(name)}
+        for record in harness.records()
+    ]
+    assert totals == [
+        {"dispatched": 4, "trained": 2, "dropped": 2, "dropped_unscored": 1, "dropped_masked": 1, "in_flight": 0},
+        {
+            **{"dispatched": 8, "trained": 2, "dropped": 6, "in_flight": 0},
+            **{"dropped_unscored": 2, "dropped_masked": 2, "dropped_skipped": 2},
+        },
+        {
+            **{"dispatched": 12, "trained": 4, "dropped": 8, "in_flight": 0},
+            **{"dropped_unscored": 3, "dropped_masked": 3, "dropped_skipped": 2},
+        },
+    ]
+
+
+def _of_account(name: str) -> bool:
+    return name == "rollout/in_flight" or (name.startswith("rollout/") and name.endswith("_total"))
 
 
 def test_a_sync_that_fails_leaves_the_baseline_as_it_was(tmp_path: Path) -> None:

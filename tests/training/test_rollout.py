@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
 import json
-from collections.abc import Iterator, Sequence
+import re
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import fields
 
 import numpy as np
@@ -21,12 +24,21 @@ from support.fakes import (
     visits_of,
 )
 
-from bolt_ray.core.errors import StallError
+from bolt_ray.actors.processes import ProcessInfo
+from bolt_ray.actors.scorer_actor import ScoringRequest
+from bolt_ray.core.errors import DataError, RunError, StallError
 from bolt_ray.core.records import Completion, DrawnPrompt, DroppedRollout, GenerationRequest, Prompt
 from bolt_ray.training.completions import CompletionService, request_seed
 from bolt_ray.training.in_flight import SavedRequest
 from bolt_ray.training.rollout import RolloutLoop
 from bolt_ray.training.settings import RolloutSettings
+
+
+def process(name: str) -> ProcessInfo:
+    """One that is no more: larger numbers are given to none."""
+    return ProcessInfo(
+        role="generator", name=name, node="a", pid=2**22 + 1, host_bytes=0, gpu_bytes=None, node_fraction=0.0
+    )
 
 
 def drawn(group_id: int, num_samples: int = 1) -> DrawnPrompt:
@@ -56,10 +68,9 @@ def make_loop(
 ) -> RolloutLoop:
     sizes: dict[str, object] = {"rollouts_per_step": 4}
     sizes |= {field.name: settings.pop(field.name) for field in fields(RolloutSettings) if field.name in settings}
-    defaults: dict[str, object] = {"keep_groups": False, "seed": 7, "stall_s": 0.2}
+    defaults: dict[str, object] = {"keep_groups": False, "seed": 7, "stall_s": 0.2, "prompts": prompts(num_samples)}
     return RolloutLoop(
         service=CompletionService(generators=generators, scorers=scorers or FakeScorers()),
-        prompts=prompts(num_samples),
         baseline=FakeBaseline(),
         settings=RolloutSettings(**sizes),  # type: ignore[arg-type]
         **(defaults | settings),  # type: ignore[arg-type]
@@ -243,10 +254,30 @@ def test_dynamic_sampling_gives_up_after_its_rounds() -> None:
     assert len(step.trainable) == 4
 
 
-def test_nothing_arriving_is_a_stall_that_says_what_is_missing() -> None:
-    loop = make_loop(FakeGenerators(slow=range(4)))
-    with pytest.raises(StallError, match="4 are being generated, 0 scored, 0 of 4 are ready"):
-        loop.next_step()
+def test_nothing_arriving_is_a_stall_that_says_who_waits_for_whom_since_when() -> None:
+    generators = FakeGenerators(slow=range(4))
+    generators.processes = [process("generator-0"), process("generator-1")]
+    scorers = FakeScorers()
+    scorers.processes = [process("scorer-0")]
+    with pytest.raises(StallError) as caught:
+        make_loop(generators, scorers).next_step()
+    message = re.sub(r"since \S+ \(0 s\)", "since T", str(caught.value))
+    assert message == (
+        "the driver has waited for completions of a step, 0 of 4 are ready since T, from generator-0 (process 4194305 "
+        "on a), generator-1 (process 4194305 on a): no token and no score since, while 4 are being generated and 0 "
+        "scored (deadlines.generation_s sets this limit)"
+    )
+
+
+def test_an_answer_that_grows_is_waited_for() -> None:
+    generators = FakeGenerators(slow=[3])
+
+    def check() -> None:
+        generators.progress += 1
+        if generators.progress == 50:
+            generators.slow.clear()
+
+    assert ids(make_loop(generators, check=check, stall_s=0.0).next_step().trainable) == [0, 1, 2, 3]
 
 
 def test_a_pause_shorter_than_the_limit_is_no_stall() -> None:
@@ -323,3 +354,173 @@ def test_request_seeds_are_those_of_every_version() -> None:
     seeds = [request_seed(seed, request_id) for seed, request_id in [(0, 0), (0, 1), (7, 0), (123, 45678)]]
     assert seeds == [788460179, 703135797, 1531577978, 678996761]
     assert len({request_seed(0, i) for i in range(1000)}) == 1000
+
+
+def sized_prompts(sizes: Sequence[int]) -> Iterator[DrawnPrompt]:
+    return (drawn(group_id, sizes[group_id % len(sizes)]) for group_id in itertools.count())
+
+
+def after(calls: int, then: Callable[[], None]) -> Callable[[], None]:
+    """A check that does something the n-th time it is called."""
+    left = itertools.count(calls, -1)
+    return lambda: then() if next(left) == 0 else None
+
+
+@pytest.mark.parametrize("keep_groups", [True, False])
+def test_on_policy_a_step_takes_all_that_was_made_for_it(keep_groups: bool) -> None:
+    """Draws of 1, 2 and 3 come to 6 where 4 are needed; the smallest group, made for nothing before, is trained too."""
+    generators = FakeGenerators(slow=[0])
+    loop = make_loop(
+        generators, keep_groups=keep_groups, check=after(3, generators.slow.clear), prompts=sized_prompts([1, 2, 3])
+    )
+    for step in range(2):
+        rollouts = loop.next_step()
+        assert ids(rollouts.trainable) == [6 * step + i for i in range(6)]
+        assert rollouts.dropped == ()
+        generators.version += 1
+        loop.release(generators.version)
+    assert loop.account == "12 dispatched = 12 trained + 0 dropped + 0 in flight"
+
+
+def test_every_completion_is_accounted_for_at_every_step() -> None:
+    """Groups of three, a straggler that gets too old, groups without variance and completions without a score."""
+    generators = FakeGenerators(slow=[7])
+
+    def reward_of(request: ScoringRequest) -> float | None:
+        group, index = divmod(request.request_id, 3)
+        if group % 5 == 1 and index == 0:
+            return None
+        return 1.0 if group % 3 == 0 else float(index)
+
+    loop = make_loop(
+        generators,
+        FakeScorers(reward_of),
+        num_samples=3,
+        keep_groups=True,
+        rollouts_per_step=6,
+        max_staleness=1,
+        dynamic_sampling=True,
+    )
+    trained: list[int] = []
+    dropped: list[DroppedRollout] = []
+    for version in range(1, 7):
+        step = loop.next_step()
+        trained += ids(step.trainable)
+        dropped += step.dropped
+        before = loop.state_dict()
+        loop.pump()
+        generators.version = version
+        if version == 5:
+            generators.slow.clear()
+        loop.release(version)
+        metrics, state = loop.metrics(), loop.state_dict()
+        assert metrics["rollout/trained_total"] == len(trained)
+        assert metrics["rollout/dropped_total"] == len(dropped)
+        assert metrics["rollout/in_flight"] == len(state["in_flight"])
+        assert metrics["rollout/dispatched_total"] == state["next_request_id"]
+        # Until it is over a step's requests are all there, those left out of it too.
+        closing = {*ids(step.trainable), *(item.request_id for item in step.dropped)}
+        assert closing <= {request["request_id"] for request in before["in_flight"]}
+        assert closing.isdisjoint(request["request_id"] for request in state["in_flight"])
+    assert len(set(trained)) == len(trained)
+    assert set(trained).isdisjoint(item.request_id for item in dropped)
+    by_reason = Counter(item.reason for item in dropped)
+    assert set(by_reason) == {"stale", "zero_variance", "unscored"}
+    assert sorted(item.request_id for item in dropped if item.reason == "stale") == [6, 7, 8]
+    for reason, count in by_reason.items():
+        assert loop.metrics()[f"rollout/dropped_{reason}_total"] == count
+
+
+def test_the_account_goes_on_over_a_resume_and_counts_what_is_issued_again_once() -> None:
+    loop = make_loop(FakeGenerators(slow=[5]), max_staleness=1)
+    loop.next_step()
+    loop.release(1)
+    loop.pump()
+    resumed = make_loop(FakeGenerators(), max_staleness=1, version=1)
+    resumed.load_state_dict(json.loads(json.dumps(loop.state_dict())), redraw=redraw)
+    assert resumed.account == loop.account == "12 dispatched = 4 trained + 0 dropped + 8 in flight"
+    resumed.next_step()
+    resumed.release(2)
+    assert resumed.account == "12 dispatched = 8 trained + 0 dropped + 4 in flight"
+
+
+def test_a_checkpoint_without_a_ledger_begins_one_with_its_requests() -> None:
+    loop = make_loop(FakeGenerators(slow=range(4)))
+    loop.pump()
+    state = {name: value for name, value in loop.state_dict().items() if name != "ledger"}
+    resumed = make_loop(FakeGenerators())
+    resumed.load_state_dict(state, redraw=redraw)
+    assert resumed.account == "4 dispatched = 0 trained + 0 dropped + 4 in flight"
+
+
+def test_what_a_step_leaves_out_itself_is_dropped_under_its_first_reason() -> None:
+    loop = make_loop(FakeGenerators(), FakeScorers(lambda request: None if request.request_id == 2 else 1.0))
+    loop.next_step()
+    loop.leave_out([1, 2], "masked")
+    loop.leave_out([0, 1], "skipped")
+    loop.release(0)
+    assert loop.account == ("4 dispatched = 1 trained + 3 dropped (1 unscored, 1 masked, 1 skipped) + 0 in flight")
+
+
+def test_a_ledger_that_does_not_agree_with_the_requests_ends_the_run() -> None:
+    loop = make_loop(FakeGenerators(slow=range(4)))
+    loop.pump()
+    state = loop.state_dict()
+    state["ledger"] |= {"trained": 2, "dropped": {"stale": 1}}
+    numbers = r"4 dispatched ≠ 2 trained \+ 1 dropped \(1 stale\) \+ 4 in flight"
+    with pytest.raises(RunError, match=f"do not add up: {numbers}"):
+        make_loop(FakeGenerators()).load_state_dict(state, redraw=redraw)
+
+
+def test_a_request_that_the_generators_lost_ends_the_run() -> None:
+    generators = FakeGenerators(slow=[4])
+    loop = make_loop(generators, max_staleness=1)
+    loop.next_step()
+    loop.pump()
+    del generators.waiting[:]
+    numbers = "1 of training are on the way and 1 known here; of the generators 1 are expected and 0 held there"
+    with pytest.raises(RunError, match=numbers):
+        loop.release(1)
+
+
+def test_an_answer_that_comes_twice_ends_the_run() -> None:
+    generators = FakeGenerators(slow=[3])
+    loop = make_loop(generators)
+    loop.pump()
+    generators.waiting.append(generators.seen[1])
+    with pytest.raises(RunError, match="the generators answered request 1 twice, or without being asked"):
+        loop.pump()
+
+
+def test_a_draw_that_fails_loses_none_of_those_before_it() -> None:
+    def failing() -> Iterator[DrawnPrompt]:
+        yield drawn(0)
+        yield drawn(1)
+        raise DataError("line 3: the prompt has 2,000 tokens")
+
+    loop = make_loop(FakeGenerators(), prompts=failing())
+    with pytest.raises(DataError):
+        loop.next_step()
+    assert saved_ids(loop) == [0, 1]
+
+
+def test_groups_are_issued_again_whole_also_by_a_run_with_less_room() -> None:
+    """Two groups of three are saved; with room for four, one and a third would have been waited for in vain."""
+    loop = make_loop(FakeGenerators(slow=range(6)), num_samples=3, rollouts_per_step=3, max_staleness=1)
+    loop.pump()
+    state = loop.state_dict()
+    resumed = make_loop(FakeGenerators(), num_samples=3, keep_groups=True)
+    resumed.load_state_dict(state, redraw=redraw)
+    assert ids(resumed.next_step().trainable) == [0, 1, 2, 3, 4, 5]
+
+
+def test_a_group_let_go_in_part_is_whole_with_the_rest() -> None:
+    """A run that does not compare completions of a prompt may be resumed as one that does."""
+    loop = make_loop(FakeGenerators(slow=[2]), num_samples=3, max_staleness=1)
+    loop.next_step()
+    loop.release(1)
+    state = loop.state_dict()
+    assert state["in_flight"][0]["request_id"] == 2
+    resumed = make_loop(FakeGenerators(), num_samples=3, keep_groups=True, max_staleness=1, version=1)
+    resumed.load_state_dict(state, redraw=redraw)
+    assert 2 in ids(resumed.next_step().trainable)

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bolt_ray.commands.precompute_baseline.score_file import PromptScores
-from bolt_ray.core.errors import DataError, StallError
+from bolt_ray.core.errors import DataError
 from bolt_ray.core.records import (
     DrawnPrompt,
     GenerationRequest,
@@ -31,6 +31,7 @@ from bolt_ray.data.stream.draw_log import WindowDraws
 from bolt_ray.data.stream.window_reader import UNUSABLE_HINT, Tokenize, WindowReader, why_unusable
 from bolt_ray.rewards.unscored import UnscoredCheck, without_detail
 from bolt_ray.training.completions import POLL_S, CompletionService, request_seed
+from bolt_ray.training.stall_watch import StallWatch
 
 READ_ROWS = 4096
 """Rows that are read at a time; as many again are read ahead."""
@@ -127,7 +128,7 @@ class PromptScorer:
             seed: with a prompt's row and the sample's number the only source of a completion's randomness: what was
                 done before does not matter.
             skip_truncated: completions that the length limit ended are no evidence.
-            stall_s: longest wait for any completion.
+            stall_s: longest time without any progress.
             save: called with finished prompts, every few seconds and at the end, also when something is raised.
             check_scores: called after each ``save``; raises when too many completions could not be scored.
             check: called while waiting; may raise.
@@ -158,7 +159,7 @@ class PromptScorer:
         Raises:
             StallError: nothing arrived within the deadline.
         """
-        last_arrival = time.monotonic()
+        watch, count = StallWatch(self._service, stall_s=self._stall_s), 0
         try:
             while self._top_up():
                 self._check()
@@ -166,13 +167,8 @@ class PromptScorer:
                 arrived = self._service.poll("train")
                 for outcome in arrived:
                     self._arrive(outcome)
-                if arrived:
-                    last_arrival = time.monotonic()
-                elif time.monotonic() - last_arrival > self._stall_s:
-                    raise StallError(
-                        f"no completion arrived for {self._stall_s:.0f} s: {self._service.generating} are being "
-                        f"generated, {self._service.scoring} scored (deadlines.generation_s sets this limit)"
-                    )
+                count += len(arrived)
+                watch.look(arrived=count, what=f"completions of prompts, {count:,} came so far")
                 if len(self._finished) >= SAVE_PROMPTS or time.monotonic() - self._saved_at > SAVE_S:
                     self._flush()
                     self._check_scores(num_scored=self.num_scored, reasons=self.unscored)

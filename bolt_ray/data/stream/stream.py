@@ -129,10 +129,11 @@ class PromptStream(Iterator[DrawnPrompt]):
         """
         for _ in range(self._window_size + 1):
             drawn = self._reader().next(self._stall_timeout_s)
+            if isinstance(drawn, UnusableDraw):
+                self._skip(drawn)
             self._offset += 1
             if isinstance(drawn, DrawnPrompt):
                 return drawn
-            self._skip(drawn)
         raise DataError(
             f"not one of {self._window_size} prompts in a row could be used: all are longer than "
             f"{self._max_prompt_tokens:,} tokens (data.max_prompt_tokens, and the model's context) or have no tokens"

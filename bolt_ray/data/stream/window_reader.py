@@ -44,7 +44,10 @@ class UnusableDraw:
         return "too_many_tokens" if self.num_tokens else "no_tokens"
 
 
-UNUSABLE_HINT = "Raise the limit, shorten the prompt, or set data.on_long_prompt: skip"
+UNUSABLE_HINT = (
+    "Set data.on_long_prompt: skip, or raise the limit: a run may be resumed with either. A shorter prompt makes it "
+    "another dataset, which takes a new run"
+)
 
 
 def why_unusable(num_tokens: int, max_tokens: int) -> str:

@@ -60,6 +60,9 @@ def test_a_run_that_lost_its_learner_ends_with_all_its_steps(here: Workplace, ev
     assert draws == [*range(4 * size), *again]
     asked = [request for batch in called(run, "generators", "generate") for request in batch]
     assert len({number for number, _ in asked}) == len(set(asked)) == 6 * size
+    assert [record["rollout/dispatched_total"] for record in steps] == [size * step for step in range(1, 7)]
+    ended = [record["rollout/trained_total"] + record["rollout/dropped_total"] for record in steps]
+    assert ended == [size * step for step in range(1, 7)]
     assert called(run, "generators", "reset") == [back] and len(called(run, "scorers", "reset")) == 1
     assert len(called(run, "generators", "close")) == len(called(run, "scorers", "close")) == 1
     assert called(run, "shards", "restore") == (["step-000002"] if every else [])

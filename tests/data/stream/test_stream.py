@@ -236,7 +236,12 @@ def failing(kind: str) -> Tokenize:
     [
         ("refuse", 120.0, ModelError, "^the tokenizer has no chat template$"),
         ("fail", 120.0, RunError, "the prompts of window 0 failed: KeyError: 'eos'"),
-        ("sleep", 0.3, StallError, r"nothing came within 0\.3 s while waiting for the prompts of window 0"),
+        (
+            "sleep",
+            0.3,
+            StallError,
+            r"waited for the prompts of window 0 since \S+ \(0 s\), and Ray Data gave nothing",
+        ),
     ],
 )
 def test_failures_reach_the_consumer(
@@ -304,6 +309,34 @@ def test_prompts_that_are_too_long_are_passed_over(
         DataError, match=r"large\.jsonl, line \d+: the prompt has \d tokens, the limit is 7 .*on_long_prompt: skip"
     ):
         make(store, tmp_path / "b", max_prompt_tokens=7, on_long_prompt="error").take(64)
+
+
+def test_a_run_that_a_long_prompt_ended_goes_on_with_the_advice_that_it_gave(
+    store: PromptStore, tmp_path: Path
+) -> None:
+    """Under its own settings it stops at the same prompt again, from a checkpoint before it and from one after."""
+    expected = make(store, tmp_path / "other").take(64)
+    place = next(number for number, entry in enumerate(expected) if number > 2 and entry.token_ids.size == 9)
+    limits: dict[str, Any] = {"max_prompt_tokens": 8, "on_long_prompt": "error"}
+    short = [entry.prompt.row for entry in expected[:place] if entry.token_ids.size < 9]
+    stream = make(store, tmp_path / "draws", max_prompt_tokens=8)
+    rows_of(stream, len(short))
+    states = [stream.state_dict()]
+    stream = make(store, tmp_path / "draws", **limits)
+    stream.load_state_dict(states[0])
+    with pytest.raises(DataError, match=r"9 tokens, the limit is 8.*on_long_prompt: skip.*may be resumed with either"):
+        stream.take(1)
+    states.append(stream.state_dict())
+    for state in states:
+        for cure in ({"on_long_prompt": "skip", "max_prompt_tokens": 8}, {"max_prompt_tokens": 9}):
+            again = make(store, tmp_path / "draws", **(limits | cure))
+            again.load_state_dict(state)
+            left = [entry for entry in expected[place:] if entry.token_ids.size <= again._max_prompt_tokens]
+            assert rows_of(again, 3) == [entry.prompt.row for entry in left[:3]]
+        again = make(store, tmp_path / "draws", **limits)
+        again.load_state_dict(state)
+        with pytest.raises(DataError, match="9 tokens, the limit is 8"):
+            again.take(1)
 
 
 def test_weights_of_the_wrong_shape(store: PromptStore, tmp_path: Path) -> None:
