@@ -81,6 +81,9 @@ class ScoringSettings(Settings):
     timeout_s: float = setting(10.0, "wall-clock limit of one call of a reward", unit="s", gt=0)
     startup_timeout_s: float = setting(120.0, "limit on a scorer's start, with imports and models", unit="s", gt=0)
     memory_mb: int = setting(4096, "private memory of one reward process", unit="MiB", ge=64)
+    env: tuple[str, ...] = setting(
+        (), "environment variables, by name, that the processes of rewards without an env of their own get"
+    )
     check_references: int = setting(
         1000,
         "rows, spread evenly, whose answers are scored against themselves at the start, where the reward knows how a "
