@@ -22,6 +22,7 @@ import ray
 from numpy.typing import NDArray
 
 from bolt_ray.actors.baseline_shard import BaselineShard, ShardState
+from bolt_ray.actors.placement import near_driver
 from bolt_ray.actors.processes import ProcessInfo
 from bolt_ray.actors.ray_results import get_result
 from bolt_ray.core.baseline import BaselineSettings
@@ -55,7 +56,13 @@ class BaselineShards:
     processes: tuple[ProcessInfo, ...]
 
     def __init__(
-        self, *, shards: Sequence[Any], settings: BaselineSettings, journal_dir: Path, timeout_s: float
+        self,
+        *,
+        shards: Sequence[Any],
+        settings: BaselineSettings,
+        journal_dir: Path,
+        timeout_s: float,
+        startup_s: float,
     ) -> None:
         self._shards = list(shards)
         self._settings = settings
@@ -64,7 +71,8 @@ class BaselineShards:
         self._row_shards: list[NDArray[np.uint16]] = []
         self._row_batches = 0
         self._tracker = LevelTracker(strength=settings.fixed_strength)
-        self._note(self._wait({s: shard.state.remote() for s, shard in enumerate(self._shards)}, "start"))
+        calls = {s: shard.state.remote() for s, shard in enumerate(self._shards)}
+        self._note(_results(calls, "start", timeout_s=startup_s))
 
     @classmethod
     def start(
@@ -74,6 +82,7 @@ class BaselineShards:
         settings: BaselineSettings,
         wal_dir: str | Path,
         timeout_s: float,
+        startup_s: float,
         cpus_per_shard: float,
     ) -> BaselineShards:
         """Start the actors with an empty store.
@@ -84,6 +93,7 @@ class BaselineShards:
             wal_dir: holds the shards' journals while the pool lives, and belongs to it alone: journals
                 of an earlier pool are removed. On several machines it must be storage all of them see.
             timeout_s: longest wait for the result of one call.
+            startup_s: longest wait for all of them to have started, on nodes that may have to boot first.
             cpus_per_shard: CPUs each actor asks Ray for; 0 would never make a cluster grow.
 
         Raises:
@@ -97,7 +107,9 @@ class BaselineShards:
             shutil.rmtree(left_over)
         journal_dir = root / f"{_JOURNAL_PREFIX}{uuid.uuid4().hex}"
         journal_dir.mkdir(parents=True)
-        remote = RemoteBaselineShard.options(num_cpus=cpus_per_shard, max_restarts=-1, max_task_retries=-1)
+        remote = RemoteBaselineShard.options(
+            num_cpus=cpus_per_shard, max_restarts=-1, max_task_retries=-1, scheduling_strategy=near_driver()
+        )
         shards = [
             remote.remote(
                 settings=settings,
@@ -107,7 +119,7 @@ class BaselineShards:
             )
             for shard in range(num_shards)
         ]
-        return cls(shards=shards, settings=settings, journal_dir=journal_dir, timeout_s=timeout_s)
+        return cls(shards=shards, settings=settings, journal_dir=journal_dir, timeout_s=timeout_s, startup_s=startup_s)
 
     @property
     def num_shards(self) -> int:

@@ -68,6 +68,10 @@ class Scorer:
         """What Ray shows."""
         return self._name
 
+    def info(self) -> ProcessInfo:
+        """Its process; the first answer says that it has found a node."""
+        return self._monitor.info()
+
     def start(self) -> None:
         """Start the reward processes.
 

@@ -28,9 +28,7 @@ def resolve(config: RunConfig, *, use_gpu: bool) -> RunConfig:
     clip_low, clip_high = config.loss.clip_range
     max_new_tokens = config.sampling.max_new_tokens
     limits = config.scoring
-    rewards = definite_rewards(
-        config.rewards, timeout_s=limits.timeout_s, memory_mb=limits.memory_mb, env=limits.env
-    )
+    rewards = definite_rewards(config.rewards, timeout_s=limits.timeout_s, memory_mb=limits.memory_mb, env=limits.env)
     learning_rate = config.train.peak_learning_rate(use_peft=config.model.use_peft)
     truncated = config.baseline.skip_truncated
     changed = {

@@ -78,7 +78,7 @@ class BaselineSink(Protocol):
     """Takes the outcomes of each trained step."""
 
     def commit(self, outcomes: Outcomes, *, update_id: str, drift: float | None) -> None: ...
-    def metrics(self) -> dict[str, float]: ...
+    def metrics(self, version: int) -> dict[str, float]: ...
 
 
 class CurriculumFeedback(Protocol):
@@ -256,7 +256,7 @@ class TrainingLoop:
             generation.check(after=error)
             raise
         self._between_steps = True
-        record.update(self._baseline.metrics())
+        record.update(self._baseline.metrics(self._rollout.version))
         record.update(self._curriculum.metrics())
         record.update(
             step_metrics(before, ServiceTotals.of(self._service), timer.seconds, num_sequences=batch.num_sequences)

@@ -84,7 +84,7 @@ def fresh_store(settings: BaselineSettings = SETTINGS) -> BaselineStore:
 
 def start_shards(count: int, wal_dir: Path, *, settings: BaselineSettings = SETTINGS) -> BaselineShards:
     return BaselineShards.start(
-        num_shards=count, settings=settings, wal_dir=wal_dir, timeout_s=60.0, cpus_per_shard=0.1
+        num_shards=count, settings=settings, wal_dir=wal_dir, timeout_s=60.0, startup_s=60.0, cpus_per_shard=0.1
     )
 
 

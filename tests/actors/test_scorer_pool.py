@@ -21,6 +21,8 @@ from bolt_ray.rewards.protocol import RewardInput
 from bolt_ray.rewards.reward_set import RewardResult
 from bolt_ray.rewards.settings import RewardSettings
 
+PATIENCE = {"room_s": 60.0, "failure_window_s": 600.0}
+
 pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("ray_cluster")]
 
 REWARD_FILE = """
@@ -82,7 +84,9 @@ def pool_of(
     **scoring: Any,
 ) -> Iterator[ScorerPool]:
     settings = ScoringSettings(**{"num_scorers": 2, "cpus_per_scorer": 0.1, **scoring})
-    pool = ScorerPool.start(specs=specs, settings=settings, by_source=by_source, batch_deadline_s=batch_deadline_s)
+    pool = ScorerPool.start(
+        specs=specs, settings=settings, by_source=by_source, batch_deadline_s=batch_deadline_s, **PATIENCE
+    )
     try:
         yield pool
     finally:
@@ -194,15 +198,17 @@ def test_close_leaves_no_process(rewards: Path, tmp_path: Path) -> None:
 def test_a_reward_that_cannot_be_built_stops_the_start() -> None:
     broken = reward_spec(name="own", type="function", options={"function": "no_such_module:f"})
     with pytest.raises(ConfigError, match=r"^rewards: own cannot be built: .* cannot be imported") as caught:
-        ScorerPool.start(specs=[broken], settings=ScoringSettings(cpus_per_scorer=0.1))
+        ScorerPool.start(specs=[broken], settings=ScoringSettings(cpus_per_scorer=0.1), **PATIENCE)
     assert type(caught.value) is ConfigError
 
 
 def test_a_cluster_without_room_is_an_environment_problem() -> None:
-    with pytest.raises(EnvironmentProblem, match="1 × 1000 CPU"):
+    with pytest.raises(EnvironmentProblem, match="1 wait for a node with 1000 CPU and 0 GPU"):
         ScorerPool.start(
             specs=[reward_spec(name="right", type="exact")],
-            settings=ScoringSettings(num_scorers=1, cpus_per_scorer=1000, startup_timeout_s=1.0),
+            settings=ScoringSettings(num_scorers=1, cpus_per_scorer=1000),
+            room_s=1.0,
+            failure_window_s=600.0,
         )
 
 

@@ -99,7 +99,10 @@ def test_a_function_may_stand_as_the_type() -> None:
         ({"type": "llm_judge", "url": "https://x", "model": "m", "min_score": 10}, "must be below"),
         ({"type": "http", "url": "https://me:hunter2@x"}, "must hold no user, password or key"),
         ({"type": "http", "url": "https://x/score?api_key=hunter2"}, "must hold no user, password or key"),
-        ({"type": "http", "url": "http://judge:8000", "api_key_env": "KEY"}, "the key of api_key_env to judge in clear"),
+        (
+            {"type": "http", "url": "http://judge:8000", "api_key_env": "KEY"},
+            "key of api_key_env to judge in clear",
+        ),
         ({"type": "http", "url": "http://[1", "api_key_env": "KEY"}, "Invalid IPv6 URL"),
         ({"type": "exact", "env": ["KEY=hunter2"]}, "takes names of environment variables"),
         ({"type": "reward_model"}, "Field required"),

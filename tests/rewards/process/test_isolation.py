@@ -240,7 +240,9 @@ def test_a_reward_gets_the_variables_named_for_it_and_those_of_the_machine(monke
     monkeypatch.setenv("JUDGE_KEY", "swordfish-78")
     process = RewardProcess(rewards=[spec("variable", env=["JUDGE_KEY"])], startup_timeout_s=120.0)
     try:
-        had, machine, withheld, unset = process.score(0, inputs("JUDGE_KEY", "PATH", "CLOUD_SECRET_KEY", "NO_SUCH_NAME"))
+        had, machine, withheld, unset = process.score(
+            0, inputs("JUDGE_KEY", "PATH", "CLOUD_SECRET_KEY", "NO_SUCH_NAME")
+        )
     finally:
         process.close()
     assert (had, machine) == (1.0, 1.0)
