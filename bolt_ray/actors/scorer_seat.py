@@ -29,7 +29,7 @@ class ScorerActors:
     """
 
     def __init__(self, *, arguments: Mapping[str, Any], num_cpus: float, num_gpus: float) -> None:
-        self._arguments = dict(arguments)
+        self._arguments = {**arguments, "gpus": num_gpus > 0}
         # Spread, so that a lost node takes few of them, and programs under test meet few of each other.
         self._options = {
             "num_cpus": num_cpus,

@@ -42,6 +42,8 @@ def score(item):
     if item.completion == "gate":        # waits until the test opens it
         while not os.path.exists(item.metadata["gate"]):
             time.sleep(0.01)
+    if item.completion == "GPUs":
+        return float(os.environ.get("CUDA_VISIBLE_DEVICES") != "")
     if item.completion == "hang":
         time.sleep(60)
     if item.completion == "raise":
@@ -132,7 +134,7 @@ def test_failing_rewards_are_unscored(rewards: Path) -> None:
     # Only what hangs is scored by the reward with little time.
     specs = [own(rewards), own(rewards, name="brief", timeout_s=0.5)]
     with pool_of(specs, batch_size=2, by_source={"": ["own"], "hangs": ["brief"]}) as pool:
-        texts = ["a", "raise", "hang", "b", "raise"]
+        texts = ["a", "raise", "hang", "b", "raise", "GPUs"]
         pool.submit([completion(i, text, source="hangs" * (text == "hang")) for i, text in enumerate(texts)])
         done = drain(pool)
         one = RewardResult(reward=1.0, tracker_reward=1.0, parts={"own": 1.0})
@@ -142,6 +144,7 @@ def test_failing_rewards_are_unscored(rewards: Path) -> None:
             2: unscored("timeout", "no answer within 0.5 s", reward="brief"),
             3: one,
             4: unscored("exception", "ValueError: on purpose"),
+            5: RewardResult(reward=0.0, tracker_reward=0.0, parts={"own": 0.0}),
         }
         assert pool.restarts == 0, "a reward that fails does not cost its scorer"
 

@@ -139,8 +139,8 @@ class Runtime:
     def init(self, **settings: Any) -> None:
         self.started = settings
 
-    def cluster_resources(self) -> dict[str, float]:
-        return {"CPU": 2.0}
+    def nodes(self) -> list[dict[str, Any]]:
+        return [{"Alive": True, "Resources": {"CPU": 2.0}}, {"Alive": False, "Resources": {"CPU": 64.0}}]
 
     def shutdown(self) -> None:
         """Nothing runs."""
