@@ -42,7 +42,7 @@ _REGISTER_BATCH = 1 << 18
 _JOURNAL_PREFIX = "journal-"
 _COLUMNS = ("v_hat", "n_eff", "visits", "solved_streak", "last_version")
 
-RemoteBaselineShard = ray.remote(BaselineShard)
+RemoteBaselineShard = ray.remote(max_restarts=-1, max_task_retries=-1)(BaselineShard)
 
 
 class BaselineShards:
@@ -56,13 +56,7 @@ class BaselineShards:
     processes: tuple[ProcessInfo, ...]
 
     def __init__(
-        self,
-        *,
-        shards: Sequence[Any],
-        settings: BaselineSettings,
-        journal_dir: Path,
-        timeout_s: float,
-        startup_s: float,
+        self, *, shards: Sequence[Any], settings: BaselineSettings, journal_dir: Path, timeout_s: float
     ) -> None:
         self._shards = list(shards)
         self._settings = settings
@@ -71,8 +65,7 @@ class BaselineShards:
         self._row_shards: list[NDArray[np.uint16]] = []
         self._row_batches = 0
         self._tracker = LevelTracker(strength=settings.fixed_strength)
-        calls = {s: shard.state.remote() for s, shard in enumerate(self._shards)}
-        self._note(_results(calls, "start", timeout_s=startup_s))
+        self._note(self._wait({s: shard.state.remote() for s, shard in enumerate(self._shards)}, "start"))
 
     @classmethod
     def start(
@@ -102,14 +95,8 @@ class BaselineShards:
         """
         if not 1 <= num_shards <= np.iinfo(np.uint16).max:
             raise ValueError(f"num_shards is {num_shards}; it must be 1 … 65535")
-        root = Path(wal_dir).resolve()
-        for left_over in root.glob(_JOURNAL_PREFIX + "*"):
-            shutil.rmtree(left_over)
-        journal_dir = root / f"{_JOURNAL_PREFIX}{uuid.uuid4().hex}"
-        journal_dir.mkdir(parents=True)
-        remote = RemoteBaselineShard.options(
-            num_cpus=cpus_per_shard, max_restarts=-1, max_task_retries=-1, scheduling_strategy=near_driver()
-        )
+        journal_dir = _fresh_journals(Path(wal_dir).resolve())
+        remote = RemoteBaselineShard.options(num_cpus=cpus_per_shard, scheduling_strategy=near_driver())
         shards = [
             remote.remote(
                 settings=settings,
@@ -119,7 +106,9 @@ class BaselineShards:
             )
             for shard in range(num_shards)
         ]
-        return cls(shards=shards, settings=settings, journal_dir=journal_dir, timeout_s=timeout_s, startup_s=startup_s)
+        pool = cls(shards=shards, settings=settings, journal_dir=journal_dir, timeout_s=startup_s)
+        pool.timeout_s = timeout_s
+        return pool
 
     @property
     def num_shards(self) -> int:
@@ -356,6 +345,15 @@ class BaselineShards:
     def _wait(self, calls: Mapping[int, Any], doing: str) -> dict[int, Any]:
         """The results by shard number."""
         return _results(calls, doing, timeout_s=self.timeout_s)
+
+
+def _fresh_journals(root: Path) -> Path:
+    """A new directory for the journals of one pool; those of earlier pools are removed."""
+    for left_over in root.glob(_JOURNAL_PREFIX + "*"):
+        shutil.rmtree(left_over)
+    directory = root / f"{_JOURNAL_PREFIX}{uuid.uuid4().hex}"
+    directory.mkdir(parents=True)
+    return directory
 
 
 def _places(keys: KeyBatch, num_shards: int) -> dict[int, NDArray[np.int64]]:
