@@ -21,7 +21,7 @@ from bolt_ray.rewards.protocol import RewardInput
 from bolt_ray.rewards.reward_set import RewardResult
 from bolt_ray.rewards.settings import RewardSettings
 
-PATIENCE = {"room_s": 60.0, "failure_window_s": 600.0}
+PATIENCE: dict[str, Any] = {"room_s": 60.0, "failure_window_s": 600.0}
 
 pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("ray_cluster")]
 

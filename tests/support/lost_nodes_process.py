@@ -41,7 +41,7 @@ def commit(shards: BaselineShards, store: BaselineStore, step: int) -> None:
     store.update_many(KEYS, sums, counts, versions=versions, update_id=f"step-{step}", drift=0.01)
 
 
-def score(pool: ScorerPool, count: int) -> list[float]:
+def score(pool: ScorerPool, count: int) -> list[Any]:
     requests = [
         ScoringRequest(request_id=number, input=RewardInput(prompt="2+2", completion="4", answer="4"))
         for number in range(count)

@@ -208,7 +208,8 @@ class RewardProcess:
                     return self._completed(verdicts, len(inputs))
                 if "failed" in answer:
                     return CallOutcome(verdicts={}, failure=self._explained(Unscored(*map(str, answer["failed"]))))
-                verdicts[int(answer["item"])] = self._explained(_verdict(answer))
+                verdict = _verdict(answer)
+                verdicts[int(answer["item"])] = self._explained(verdict) if isinstance(verdict, Unscored) else verdict
         except PeerTimeoutError:
             self.close()
             failure = Unscored("timeout", f"no answer within {spec.limit_s:g} s")
@@ -233,11 +234,9 @@ class RewardProcess:
             return CallOutcome(verdicts=verdicts)
         return CallOutcome(verdicts={}, failure=Unscored("wrong_count", f"{len(verdicts)} verdicts of {count}"))
 
-    def _explained(self, verdict: Verdict) -> Verdict:
+    def _explained(self, problem: Unscored) -> Unscored:
         """An exception for want of a variable says where it is named."""
-        if not isinstance(verdict, Unscored) or verdict.kind != "exception":
-            return verdict
-        return Unscored(verdict.kind, verdict.detail + self._hint(verdict.detail))
+        return Unscored(problem.kind, problem.detail + self._hint(problem.detail))
 
     def _hint(self, text: str) -> str:
         return withheld_hint(text, self._environment, os.environ)
