@@ -20,7 +20,7 @@ ONE = RewardResult(reward=1.0, tracker_reward=1.0)
 @dataclass(eq=False)
 class FakeScorer:
     """An actor: when it was launched, where it is, whether it lives, whether it keeps its answers back, what it was
-    asked to score."""
+    asked to score and in how many batches."""
 
     name: str
     launched: float
@@ -28,6 +28,7 @@ class FakeScorer:
     alive: bool = True
     held: bool = False
     asked: list[str] = field(default_factory=list)
+    batches: int = 0
 
 
 @dataclass(eq=False)
@@ -112,6 +113,7 @@ class FakeScorerActors(ScorerActors):
             call.answer = _process(actor)
         elif not actor.held:
             actor.asked += [item.completion for item in call.inputs]
+            actor.batches += 1
             if self.deadly in actor.asked:
                 actor.alive = False
             else:
