@@ -74,7 +74,10 @@ class ShardJournal:
         write_file_atomically(directory / _MARKER, lambda file: file.write(marker))
         self.num_row_batches = self._recover_rows()
         self._generation = self._recover_base()
-        self._log = self._open_log(self._recover_log())
+        length = self._recover_log()
+        if must_exist:
+            self._part_from_predecessor(length)
+        self._log = self._open_log(length)
 
     @property
     def log_bytes(self) -> int:
@@ -199,6 +202,14 @@ class ShardJournal:
                     )
                 end = record_end
         return end
+
+    def _part_from_predecessor(self, length: int) -> None:
+        """Go on in a copy of the log: where its node was cut off and not dead, the process that had it open may still
+        finish a write, whose sender has turned to this one."""
+        path = self._log_path(self._generation)
+        if path.is_file():
+            known = path.read_bytes()[:length]
+            write_file_atomically(path, lambda file: file.write(known))
 
     def _open_log(self, length: int) -> io.BufferedRandom:
         path = self._log_path(self._generation)

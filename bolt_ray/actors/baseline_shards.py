@@ -22,6 +22,7 @@ import ray
 from numpy.typing import NDArray
 
 from bolt_ray.actors.baseline_shard import BaselineShard, ShardState
+from bolt_ray.actors.placement import near_driver
 from bolt_ray.actors.processes import ProcessInfo
 from bolt_ray.actors.ray_results import get_result
 from bolt_ray.actors.stacks import waits_for
@@ -42,7 +43,7 @@ _REGISTER_BATCH = 1 << 18
 _JOURNAL_PREFIX = "journal-"
 _COLUMNS = ("v_hat", "n_eff", "visits", "solved_streak", "last_version")
 
-RemoteBaselineShard = ray.remote(BaselineShard)
+RemoteBaselineShard = ray.remote(max_restarts=-1, max_task_retries=-1)(BaselineShard)
 
 
 class BaselineShards:
@@ -75,6 +76,7 @@ class BaselineShards:
         settings: BaselineSettings,
         wal_dir: str | Path,
         timeout_s: float,
+        startup_s: float,
         cpus_per_shard: float,
     ) -> BaselineShards:
         """Start the actors with an empty store.
@@ -85,6 +87,7 @@ class BaselineShards:
             wal_dir: holds the shards' journals while the pool lives, and belongs to it alone: journals
                 of an earlier pool are removed. On several machines it must be storage all of them see.
             timeout_s: longest wait for the result of one call.
+            startup_s: longest wait for all of them to have started, on nodes that may have to boot first.
             cpus_per_shard: CPUs each actor asks Ray for; 0 would never make a cluster grow.
 
         Raises:
@@ -93,12 +96,8 @@ class BaselineShards:
         """
         if not 1 <= num_shards <= np.iinfo(np.uint16).max:
             raise ValueError(f"num_shards is {num_shards}; it must be 1 … 65535")
-        root = Path(wal_dir).resolve()
-        for left_over in root.glob(_JOURNAL_PREFIX + "*"):
-            shutil.rmtree(left_over)
-        journal_dir = root / f"{_JOURNAL_PREFIX}{uuid.uuid4().hex}"
-        journal_dir.mkdir(parents=True)
-        remote = RemoteBaselineShard.options(num_cpus=cpus_per_shard, max_restarts=-1, max_task_retries=-1)
+        journal_dir = _fresh_journals(Path(wal_dir).resolve())
+        remote = RemoteBaselineShard.options(num_cpus=cpus_per_shard, scheduling_strategy=near_driver())
         shards = [
             remote.remote(
                 settings=settings,
@@ -108,7 +107,9 @@ class BaselineShards:
             )
             for shard in range(num_shards)
         ]
-        return cls(shards=shards, settings=settings, journal_dir=journal_dir, timeout_s=timeout_s)
+        pool = cls(shards=shards, settings=settings, journal_dir=journal_dir, timeout_s=startup_s)
+        pool.timeout_s = timeout_s
+        return pool
 
     @property
     def num_shards(self) -> int:
@@ -345,6 +346,15 @@ class BaselineShards:
     def _wait(self, calls: Mapping[int, Any], doing: str) -> dict[int, Any]:
         """The results by shard number."""
         return _results(calls, doing, timeout_s=self.timeout_s, processes=self.processes)
+
+
+def _fresh_journals(root: Path) -> Path:
+    """A new directory for the journals of one pool; those of earlier pools are removed."""
+    for left_over in root.glob(_JOURNAL_PREFIX + "*"):
+        shutil.rmtree(left_over)
+    directory = root / f"{_JOURNAL_PREFIX}{uuid.uuid4().hex}"
+    directory.mkdir(parents=True)
+    return directory
 
 
 def _places(keys: KeyBatch, num_shards: int) -> dict[int, NDArray[np.int64]]:

@@ -115,6 +115,14 @@ def own_node_id() -> str:
     return "" if ray is None or not ray.is_initialized() else str(ray.get_runtime_context().get_node_id())
 
 
+def hide_gpus() -> None:
+    """Let this process, and those it starts, see no GPU; before anything asks for one.
+
+    Ray leaves all of a machine's GPUs visible to a process that was given none.
+    """
+    os.environ["CUDA_VISIBLE_DEVICES"] = ""
+
+
 def memory_metrics(processes: Iterable[ProcessInfo]) -> dict[str, float]:
     """``memory/*`` of a run's processes."""
     metrics: dict[str, float] = {}

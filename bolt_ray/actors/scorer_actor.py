@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import ray
 
-from bolt_ray.actors.processes import ProcessInfo, ProcessMonitor
+from bolt_ray.actors.processes import ProcessInfo, ProcessMonitor, hide_gpus
 from bolt_ray.core.records import UnscoredReason
 from bolt_ray.rewards.protocol import RewardInput
 from bolt_ray.rewards.reward_set import RewardResult, RewardSet
@@ -47,6 +47,7 @@ class Scorer:
         by_source, eval_by_source: names of the rewards that apply to a dataset, in training and in evaluation; all,
             for a dataset not in it.
         startup_timeout_s: limit on the start of a reward process.
+        gpus: whether Ray gave it some; without, its rewards see none.
     """
 
     def __init__(
@@ -57,7 +58,10 @@ class Scorer:
         by_source: Mapping[str, Sequence[str]],
         eval_by_source: Mapping[str, Sequence[str]],
         startup_timeout_s: float,
+        gpus: bool,
     ) -> None:
+        if not gpus:
+            hide_gpus()
         self._name = name
         self._monitor = ProcessMonitor("scorer", name, children=True)
         self._rewards = RewardSet(
@@ -67,6 +71,10 @@ class Scorer:
     def __repr__(self) -> str:
         """What Ray shows."""
         return self._name
+
+    def info(self) -> ProcessInfo:
+        """Its process; the first answer says that it has found a node."""
+        return self._monitor.info()
 
     def start(self) -> None:
         """Start the reward processes.

@@ -9,6 +9,7 @@ from typing import Literal
 
 from bolt_ray.core.baseline.settings import BaselineSettings
 from bolt_ray.core.settings import SettingError, Settings, setting
+from bolt_ray.rewards.settings import check_variable_names
 
 OWN_WARM_START = "auto"
 """The warm start that a run makes itself."""
@@ -75,12 +76,21 @@ class ScoringSettings(Settings):
     """``scoring:`` - the scorers, and the processes the rewards run in."""
 
     num_scorers: int = setting(1, "scorer actors", ge=1)
+    min_scorers: int | None = setting(
+        None, "a run starts when so many are ready, the others join when there is room; default: all", ge=1
+    )
+    max_scorers: int | None = setting(
+        None, "one scorer more at a time, up to so many, while completions queue for long; default: num_scorers", ge=1
+    )
     cpus_per_scorer: float = setting(0.25, "CPUs of a scorer", unit="CPUs", gt=0)
     gpus_per_scorer: float = setting(0.0, "GPUs of a scorer; only for reward models", unit="GPUs", ge=0)
     batch_size: int = setting(16, "completions a scorer takes at a time", unit="completions", ge=1)
     timeout_s: float = setting(10.0, "wall-clock limit of one call of a reward", unit="s", gt=0)
     startup_timeout_s: float = setting(120.0, "limit on a scorer's start, with imports and models", unit="s", gt=0)
     memory_mb: int = setting(4096, "private memory of one reward process", unit="MiB", ge=64)
+    env: tuple[str, ...] = setting(
+        (), "environment variables, by name, that the processes of rewards without an env of their own get"
+    )
     check_references: int = setting(
         1000,
         "rows, spread evenly, whose answers are scored against themselves at the start, where the reward knows how a "
@@ -97,6 +107,14 @@ class ScoringSettings(Settings):
         unit="s",
         ge=0,
     )
+
+    def __post_init__(self) -> None:
+        Settings.__post_init__(self)
+        check_variable_names("env", self.env)
+        if (self.min_scorers or 0) > self.num_scorers:
+            raise SettingError("min_scorers", f"{self.min_scorers} is above num_scorers {self.num_scorers}")
+        if self.max_scorers is not None and self.max_scorers < self.num_scorers:
+            raise SettingError("max_scorers", f"{self.max_scorers} is below num_scorers {self.num_scorers}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

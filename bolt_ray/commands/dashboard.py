@@ -16,6 +16,7 @@ from rich.console import Console
 from bolt_ray.commands.shared.say import shown
 from bolt_ray.commands.status.reading import find_run
 from bolt_ray.core.errors import BoltRayError, ConfigError
+from bolt_ray.core.secrets import is_loopback
 from bolt_ray.training.run_directory import RunDirectory
 
 Page = Callable[[Sequence[Path]], str]
@@ -127,14 +128,6 @@ def _written(path: Path) -> tuple[str, int, int] | None:
     except OSError:  # gone since it was listed
         return None
     return path.name, found.st_mtime_ns, found.st_size
-
-
-def is_loopback(host: str) -> bool:
-    """Whether only this machine reaches what listens there."""
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
 
 
 def serve_dashboard(run: Path | None, *, host: str, port: int, any_host: bool, console: Console) -> None:

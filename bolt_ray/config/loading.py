@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import typing
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -15,6 +16,7 @@ from bolt_ray.config.own_code import with_absolute_files
 from bolt_ray.config.presets import PRESETS, Tree, merge
 from bolt_ray.config.schema import RunConfig
 from bolt_ray.core.errors import ConfigError
+from bolt_ray.core.secrets import masked
 from bolt_ray.core.settings import SettingError, nearest_hint
 
 
@@ -113,8 +115,11 @@ def _explain(error: ValidationError, where: str) -> str:
         elif problem["type"] in ("extra_forbidden", "unexpected_keyword_argument"):
             lines += [f"{where}: {key}: {said}" for key, said in unknown_key(place, problem["input"])]
             continue
+        elif problem["type"] == "too_short" and problem["ctx"]["actual_length"] < len(problem["input"]):
+            continue  # pydantic counts the entries that were right; what is wrong with the others is said
         elif "input" in problem and problem["type"] not in ("missing", "value_error"):
-            message = f"{message[:1].lower()}{message[1:]}, not {problem['input']!r}"
+            given = masked(problem["input"], environ=os.environ)
+            message = f"{message[:1].lower()}{message[1:]}, not {given!r}"
         elif problem["type"] == "missing":
             message = "is required and missing"
         key = ".".join(place)

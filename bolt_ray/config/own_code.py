@@ -94,7 +94,7 @@ def _own_rewards(config: RunConfig) -> list[str]:
     lines = []
     limits = config.scoring
     for index, reward in enumerate(
-        definite_rewards(config.rewards, timeout_s=limits.timeout_s, memory_mb=limits.memory_mb)
+        definite_rewards(config.rewards, timeout_s=limits.timeout_s, memory_mb=limits.memory_mb, env=limits.env)
     ):
         if not isinstance(reward, FunctionSettings | CallableSettings):
             continue

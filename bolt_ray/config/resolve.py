@@ -27,7 +27,8 @@ def resolve(config: RunConfig, *, use_gpu: bool) -> RunConfig:
         gap = MAX_GAP["bfloat16" if "bfloat16" in (dtype, generated_in) else "float32"]
     clip_low, clip_high = config.loss.clip_range
     max_new_tokens = config.sampling.max_new_tokens
-    rewards = definite_rewards(config.rewards, timeout_s=config.scoring.timeout_s, memory_mb=config.scoring.memory_mb)
+    limits = config.scoring
+    rewards = definite_rewards(config.rewards, timeout_s=limits.timeout_s, memory_mb=limits.memory_mb, env=limits.env)
     learning_rate = config.train.peak_learning_rate(use_peft=config.model.use_peft)
     truncated = config.baseline.skip_truncated
     changed = {

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import ipaddress
 import re
 from collections.abc import Iterator, Mapping
 from typing import Any
+from urllib.parse import parse_qsl, urlsplit
 
 MASK = "***"
 
@@ -61,6 +63,34 @@ def is_secret(name: str) -> bool:
     words = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", name).lower()
     parts = [part for part in re.split(r"[^a-z0-9]+", words) if part]
     return bool(parts) and parts[-1] != "env" and (parts[-1] in _LAST or not _ANYWHERE.isdisjoint(parts))
+
+
+def check_door(url: str, *, has_key: bool) -> None:
+    """Refuse a URL with a secret in it, and one over which a key would go through the network in clear.
+
+    Args:
+        has_key: whether requests to it carry a key.
+
+    Raises:
+        ValueError: what is wrong and the remedy; the URL is not repeated, the message is logged.
+    """
+    parts = urlsplit(url)
+    host = parts.hostname or ""
+    if parts.username is not None or any(is_secret(name) for name, _ in parse_qsl(parts.query)):
+        raise ValueError(
+            "must hold no user, password or key, it is written to the run's files; put the key into an environment "
+            "variable and name that in api_key_env"
+        )
+    if has_key and parts.scheme != "https" and not is_loopback(host):
+        raise ValueError(f"would send the key of api_key_env to {host} in clear; use https, or leave out api_key_env")
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this machine reaches what listens there."""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
 
 
 def _secret_values(environ: Mapping[str, str]) -> list[str]:

@@ -10,13 +10,15 @@ import random
 import ssl
 import time
 import urllib.error
+import urllib.parse
 import urllib.request
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import IO, Any
 
-from bolt_ray.core.settings import setting
+from bolt_ray.core.secrets import check_door, is_loopback
+from bolt_ray.core.settings import SettingError, setting
 from bolt_ray.rewards.protocol import RewardInput, Unscored
 from bolt_ray.rewards.settings import RewardSettings
 
@@ -60,6 +62,17 @@ class EndpointSettings(RewardSettings):
     concurrency: int = setting(8, "requests under way at a time, per scorer", ge=1, le=256)
     timeout_s: float | None = setting(300.0, "wall-clock limit of one call", unit="s", gt=0)
 
+    def __post_init__(self) -> None:
+        RewardSettings.__post_init__(self)
+        try:
+            check_door(self.url, has_key=self.api_key_env is not None)
+        except ValueError as error:
+            raise SettingError("url", str(error)) from None
+
+    @property
+    def variables(self) -> tuple[str, ...]:
+        return (*(self.env or ()), *([self.api_key_env] if self.api_key_env else []))
+
 
 class Endpoint:
     """POSTs JSON, with retries; certificates are verified, redirects refused. Safe for several threads.
@@ -82,9 +95,13 @@ class Endpoint:
             if not key:
                 raise ValueError(f"the environment variable {settings.api_key_env} (`api_key_env`) is not set")
             self._headers["Authorization"] = f"Bearer {key}"
-        self._opener = urllib.request.build_opener(
-            _NoRedirects(), urllib.request.HTTPSHandler(context=ssl.create_default_context())
-        )
+        handlers: list[urllib.request.BaseHandler] = [
+            _NoRedirects(),
+            urllib.request.HTTPSHandler(context=ssl.create_default_context()),
+        ]
+        if is_loopback(urllib.parse.urlsplit(self._url).hostname or ""):
+            handlers.append(urllib.request.ProxyHandler({}))  # a proxy is another machine, and would read the key
+        self._opener = urllib.request.build_opener(*handlers)
 
     def post(self, body: Mapping[str, Any]) -> Any:
         """The endpoint's JSON answer.

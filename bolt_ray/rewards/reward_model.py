@@ -28,6 +28,7 @@ class RewardModelSettings(RewardSettings):
     dtype: Literal["float32", "bfloat16", "float16"] = setting("float32", "of the weights")
     memory_mb: int | None = setting(16384, "private memory of its process", unit="MiB", ge=64)
     timeout_s: float | None = setting(120.0, "wall-clock limit of one call", unit="s", gt=0)
+    env: tuple[str, ...] | None = setting(("HF_TOKEN",), "environment variables its process gets, by name")
 
     @property
     def bounds(self) -> tuple[float, float] | None:

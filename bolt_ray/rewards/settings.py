@@ -11,11 +11,12 @@ A reward's own settings stand beside its class. A dataset may name the rewards t
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, ClassVar
 
-from bolt_ray.core.settings import Settings, nearest_hint, setting
+from bolt_ray.core.settings import SettingError, Settings, nearest_hint, setting
 
 if TYPE_CHECKING:
     from bolt_ray.rewards.protocol import RewardInput
@@ -51,6 +52,15 @@ class RewardSettings(Settings):
     memory_mb: int | None = setting(
         None, "private memory of its process; default: scoring.memory_mb", unit="MiB", ge=64
     )
+    env: tuple[str, ...] | None = setting(
+        None,
+        "environment variables of the scorers' machines that its process gets, by name, beside those that say how the "
+        "machine is set up; default: scoring.env",
+    )
+
+    def __post_init__(self) -> None:
+        Settings.__post_init__(self)
+        check_variable_names("env", self.env or ())
 
     @property
     def part_name(self) -> str:
@@ -71,6 +81,11 @@ class RewardSettings(Settings):
         return self.memory_mb
 
     @property
+    def variables(self) -> tuple[str, ...]:
+        """The environment variables that its process is given by name."""
+        return self.env or ()
+
+    @property
     def bounds(self) -> tuple[float, float] | None:
         """Lowest and highest value it gives as it is set, before its weight; None where that is not known."""
         return self.always_within
@@ -86,16 +101,32 @@ class RewardSettings(Settings):
         return self.type
 
 
+def check_variable_names(key: str, names: Sequence[str]) -> None:
+    """Refuse what cannot be the name of an environment variable, a value above all.
+
+    Raises:
+        SettingError: of the setting ``key``; the text itself is not repeated, it may be a secret.
+    """
+    if not all(re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", name) for name in names):
+        raise SettingError(key, "takes names of environment variables, as [API_KEY], and not their values")
+
+
 def definite_rewards(
-    rewards: Sequence[RewardSettings], *, timeout_s: float, memory_mb: int
+    rewards: Sequence[RewardSettings], *, timeout_s: float, memory_mb: int, env: Sequence[str] = ()
 ) -> tuple[RewardSettings, ...]:
-    """The rewards with their names, and with the limits of those that have none of their own.
+    """The rewards with their names, and with the limits and variables of those that have none of their own.
 
     Raises:
         ValueError: two rewards were given the same name.
     """
     return tuple(
-        replace(reward, name=name, timeout_s=reward.timeout_s or timeout_s, memory_mb=reward.memory_mb or memory_mb)
+        replace(
+            reward,
+            name=name,
+            timeout_s=reward.timeout_s or timeout_s,
+            memory_mb=reward.memory_mb or memory_mb,
+            env=tuple(env) if reward.env is None else reward.env,
+        )
         for name, reward in zip(reward_names(rewards), rewards, strict=True)
     )
 

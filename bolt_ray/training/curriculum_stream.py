@@ -25,7 +25,7 @@ from bolt_ray.training.settings import RolloutSettings
 class ColumnsReader(Protocol):
     """The baseline's view of the prompts to train on, in row order."""
 
-    def columns(self) -> PromptColumns: ...
+    def columns(self, version: int) -> PromptColumns: ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -167,7 +167,7 @@ class CurriculumPrompts:
         return allocate_rollouts(self._columns.v_hat[drawn], self._schedule.rollout.group_size * len(drawn))
 
     def _read_columns(self) -> PromptColumns:
-        columns = self._baseline.columns()
+        columns = self._baseline.columns(self._version)
         return columns if self._categories is None else replace(columns, category=self._categories[self._rows])
 
     def _observe(self, rollouts: StepRollouts) -> None:

@@ -79,7 +79,7 @@ class BaselineSink(Protocol):
     """Takes the outcomes of each trained step."""
 
     def commit(self, outcomes: Outcomes, *, update_id: str, drift: float | None) -> None: ...
-    def metrics(self) -> dict[str, float]: ...
+    def metrics(self, version: int) -> dict[str, float]: ...
 
 
 class CurriculumFeedback(Protocol):
@@ -260,7 +260,7 @@ class TrainingLoop:
             generation.check(after=error)
             raise
         self._between_steps = True
-        record.update(self._baseline.metrics())
+        record.update(self._baseline.metrics(self._rollout.version))
         record.update(self._curriculum.metrics())
         record.update(self._rollout.metrics())
         record.update(

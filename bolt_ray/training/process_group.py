@@ -17,6 +17,8 @@ import ray.train
 from ray.exceptions import GetTimeoutError
 from ray.train.backend import Backend, BackendConfig
 
+from bolt_ray.actors.processes import hide_gpus
+
 log = logging.getLogger(__name__)
 
 LEAVE_S = 30.0
@@ -79,6 +81,8 @@ def _join(address: str, port: int, backend: str, timeout_s: int) -> None:
 
     import torch.distributed as dist
 
+    if backend == "gloo":
+        hide_gpus()  # the model would go to one of them all the same
     context = ray.train.get_context()
     os.environ |= {
         "MASTER_ADDR": address,

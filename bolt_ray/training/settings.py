@@ -118,11 +118,22 @@ class SamplesSettings(Settings):
 class DeadlineSettings(Settings):
     """``deadlines:`` - how long each wait may take before the run stops and says what it waited for."""
 
-    startup_s: float = setting(600.0, "start of a generator or of the learner ranks", unit="s", gt=0)
+    startup_s: float = setting(
+        600.0,
+        "start of a generator, of the learner ranks, or of what must wait until nodes have booted",
+        unit="s",
+        gt=0,
+    )
     generation_s: float = setting(600.0, "a generator without any progress", unit="s", gt=0)
     step_s: float = setting(1800.0, "one optimizer step, and one collective operation", unit="s", gt=0)
     sync_s: float = setting(300.0, "one weight sync", unit="s", gt=0)
-    baseline_s: float = setting(60.0, "an answer of the baseline shards", unit="s", gt=0)
+    baseline_s: float = setting(
+        180.0,
+        "an answer of the baseline shards; Ray takes over a minute to find out that a node is gone, before it starts "
+        "its shards elsewhere",
+        unit="s",
+        gt=0,
+    )
     prompts_s: float = setting(300.0, "the next prompts", unit="s", gt=0)
 
 

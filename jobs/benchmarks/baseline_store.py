@@ -154,6 +154,7 @@ def measure_shards(digests: NDArray[np.uint64], size: int, rounds: int, num_shar
         settings=BaselineSettings(),
         wal_dir=directory / "wal",
         timeout_s=300.0,
+        startup_s=300.0,
         cpus_per_shard=0.1,
     )
     start = time.perf_counter()

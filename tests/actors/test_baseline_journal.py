@@ -157,3 +157,17 @@ def test_death_in_the_middle_of_a_compaction(step: str, tmp_path: Path) -> None:
     store.apply(updates[4])
     journal.close()
     assert values(reopened(tmp_path)[0]) == values(store)
+
+
+def test_what_a_predecessor_cut_off_from_the_cluster_still_writes_is_not_read(tmp_path: Path) -> None:
+    first, second, third = commits(3)
+    before = ShardJournal(tmp_path, PromptValues(BaselineSettings()))
+    before.commit(first)
+    store, journal = reopened(tmp_path)
+    before.commit(second)  # its sender has turned to the new process, which gets it too
+    journal.commit(second)
+    before.commit(third)
+    journal.close()
+    before.close()
+    assert values(reopened(tmp_path)[0]) == values(store)
+    assert store.counters.num_updates == 2

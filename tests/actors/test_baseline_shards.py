@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from ray._raylet import Config
 
 from bolt_ray.actors.baseline_shards import BaselineShards
 from bolt_ray.core.baseline import BaselineSettings, BaselineStore
@@ -18,6 +19,7 @@ from bolt_ray.core.baseline.prompt_features import prompt_features
 from bolt_ray.core.baseline.sharded_snapshot import read_sharded_snapshot
 from bolt_ray.core.errors import CheckpointError, StallError
 from bolt_ray.core.records import Outcomes
+from bolt_ray.training.settings import DeadlineSettings
 
 pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("ray_cluster")]
 
@@ -84,7 +86,7 @@ def fresh_store(settings: BaselineSettings = SETTINGS) -> BaselineStore:
 
 def start_shards(count: int, wal_dir: Path, *, settings: BaselineSettings = SETTINGS) -> BaselineShards:
     return BaselineShards.start(
-        num_shards=count, settings=settings, wal_dir=wal_dir, timeout_s=60.0, cpus_per_shard=0.1
+        num_shards=count, settings=settings, wal_dir=wal_dir, timeout_s=60.0, startup_s=60.0, cpus_per_shard=0.1
     )
 
 
@@ -280,3 +282,11 @@ def test_a_shard_that_does_not_answer_is_named_and_the_log_shows_what_it_does(
     store.update_many(**commit)
     assert_same(pool, store)
     pool.close()
+
+
+def test_the_deadline_is_longer_than_ray_looks_for_a_lost_node() -> None:
+    """A shard is restarted elsewhere only then."""
+    tries, seconds = Config.health_check_failure_threshold(), Config.health_check_period_ms() / 1000
+    search_s = tries * (seconds + Config.health_check_timeout_ms() / 1000)
+    assert search_s == 65.0
+    assert DeadlineSettings().baseline_s > 2 * search_s

@@ -21,6 +21,8 @@ from bolt_ray.rewards.protocol import RewardInput
 from bolt_ray.rewards.reward_set import RewardResult
 from bolt_ray.rewards.settings import RewardSettings
 
+PATIENCE: dict[str, Any] = {"room_s": 60.0, "failure_window_s": 600.0}
+
 pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("ray_cluster")]
 
 REWARD_FILE = """
@@ -40,6 +42,8 @@ def score(item):
     if item.completion == "gate":        # waits until the test opens it
         while not os.path.exists(item.metadata["gate"]):
             time.sleep(0.01)
+    if item.completion == "GPUs":
+        return float(os.environ.get("CUDA_VISIBLE_DEVICES") != "")
     if item.completion == "hang":
         time.sleep(60)
     if item.completion == "raise":
@@ -82,7 +86,9 @@ def pool_of(
     **scoring: Any,
 ) -> Iterator[ScorerPool]:
     settings = ScoringSettings(**{"num_scorers": 2, "cpus_per_scorer": 0.1, **scoring})
-    pool = ScorerPool.start(specs=specs, settings=settings, by_source=by_source, batch_deadline_s=batch_deadline_s)
+    pool = ScorerPool.start(
+        specs=specs, settings=settings, by_source=by_source, batch_deadline_s=batch_deadline_s, **PATIENCE
+    )
     try:
         yield pool
     finally:
@@ -128,7 +134,7 @@ def test_failing_rewards_are_unscored(rewards: Path) -> None:
     # Only what hangs is scored by the reward with little time.
     specs = [own(rewards), own(rewards, name="brief", timeout_s=0.5)]
     with pool_of(specs, batch_size=2, by_source={"": ["own"], "hangs": ["brief"]}) as pool:
-        texts = ["a", "raise", "hang", "b", "raise"]
+        texts = ["a", "raise", "hang", "b", "raise", "GPUs"]
         pool.submit([completion(i, text, source="hangs" * (text == "hang")) for i, text in enumerate(texts)])
         done = drain(pool)
         one = RewardResult(reward=1.0, tracker_reward=1.0, parts={"own": 1.0})
@@ -138,6 +144,7 @@ def test_failing_rewards_are_unscored(rewards: Path) -> None:
             2: unscored("timeout", "no answer within 0.5 s", reward="brief"),
             3: one,
             4: unscored("exception", "ValueError: on purpose"),
+            5: RewardResult(reward=0.0, tracker_reward=0.0, parts={"own": 0.0}),
         }
         assert pool.restarts == 0, "a reward that fails does not cost its scorer"
 
@@ -194,15 +201,17 @@ def test_close_leaves_no_process(rewards: Path, tmp_path: Path) -> None:
 def test_a_reward_that_cannot_be_built_stops_the_start() -> None:
     broken = reward_spec(name="own", type="function", options={"function": "no_such_module:f"})
     with pytest.raises(ConfigError, match=r"^rewards: own cannot be built: .* cannot be imported") as caught:
-        ScorerPool.start(specs=[broken], settings=ScoringSettings(cpus_per_scorer=0.1))
+        ScorerPool.start(specs=[broken], settings=ScoringSettings(cpus_per_scorer=0.1), **PATIENCE)
     assert type(caught.value) is ConfigError
 
 
 def test_a_cluster_without_room_is_an_environment_problem() -> None:
-    with pytest.raises(EnvironmentProblem, match="1 × 1000 CPU"):
+    with pytest.raises(EnvironmentProblem, match="1 wait for a node with 1000 CPU and 0 GPU"):
         ScorerPool.start(
             specs=[reward_spec(name="right", type="exact")],
-            settings=ScoringSettings(num_scorers=1, cpus_per_scorer=1000, startup_timeout_s=1.0),
+            settings=ScoringSettings(num_scorers=1, cpus_per_scorer=1000),
+            room_s=1.0,
+            failure_window_s=600.0,
         )
 
 

@@ -321,7 +321,12 @@ def test_precompute_warm_start_and_inspect_on_the_real_parts(ray_cluster: None, 
     assert list(with_adapter) == list(document["baselines"]) and with_adapter != document["baselines"]
 
     shards = BaselineShards.start(
-        num_shards=2, settings=config.baseline, wal_dir=tmp_path / "wal", timeout_s=60.0, cpus_per_shard=0.1
+        num_shards=2,
+        settings=config.baseline,
+        wal_dir=tmp_path / "wal",
+        timeout_s=60.0,
+        startup_s=60.0,
+        cpus_per_shard=0.1,
     )
     try:
         shards.register(store.keys().to_pylist()[:6])

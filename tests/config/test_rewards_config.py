@@ -97,6 +97,14 @@ def test_a_function_may_stand_as_the_type() -> None:
         ({"type": "llm_judge", "url": "https://x", "model": "m", "pattern": "x"}, "group named score"),
         ({"type": "llm_judge", "url": "https://x", "model": "m", "prompt": "x"}, "must contain {completion}"),
         ({"type": "llm_judge", "url": "https://x", "model": "m", "min_score": 10}, "must be below"),
+        ({"type": "http", "url": "https://me:hunter2@x"}, "must hold no user, password or key"),
+        ({"type": "http", "url": "https://x/score?api_key=hunter2"}, "must hold no user, password or key"),
+        (
+            {"type": "http", "url": "http://judge:8000", "api_key_env": "KEY"},
+            "key of api_key_env to judge in clear",
+        ),
+        ({"type": "http", "url": "http://[1", "api_key_env": "KEY"}, "Invalid IPv6 URL"),
+        ({"type": "exact", "env": ["KEY=hunter2"]}, "takes names of environment variables"),
         ({"type": "reward_model"}, "Field required"),
         (3, "Unable to extract tag"),
     ],
@@ -105,6 +113,30 @@ def test_what_cannot_be_is_refused(reward: Any, message: str) -> None:
     with pytest.raises(ValidationError) as caught:
         load(reward)
     assert message in str(caught.value)
+
+
+def test_a_key_goes_over_https_or_stays_on_this_machine() -> None:
+    for url in ("https://judge.example/v1", "http://localhost:8000", "http://127.0.0.1:8000", "http://[::1]:8000"):
+        assert load({"type": "http", "url": url, "api_key_env": "KEY"})[0].variables == ("KEY",)
+    assert load({"type": "http", "url": "http://judge:8000/v1?model=m"})[0].variables == ()
+
+
+def test_a_secret_in_a_url_is_not_repeated_in_the_message() -> None:
+    tree = {"datasets": [{"name": "rows.jsonl"}], "rewards": [{"type": "http", "url": "https://me:hunter2@x"}]}
+    with pytest.raises(ConfigError, match=r"rewards.*url.*api_key_env") as caught:
+        build_config(tree)
+    assert "hunter2" not in str(caught.value)
+
+
+def test_the_variables_of_a_reward_are_its_own_or_those_of_all() -> None:
+    loaded = load(
+        "exact",
+        {"type": "math", "env": []},
+        {"type": "http", "url": "https://x", "api_key_env": "KEY", "env": ["TEAM"]},
+        {"type": "reward_model", "model": "m"},
+    )
+    definite = definite_rewards(loaded, timeout_s=7.0, memory_mb=512, env=["SHARED"])
+    assert [reward.variables for reward in definite] == [("SHARED",), (), ("TEAM", "KEY"), ("HF_TOKEN",)]
 
 
 def test_names() -> None:

@@ -134,6 +134,14 @@ def test_the_key_is_sent_and_never_shown(monkeypatch: pytest.MonkeyPatch) -> Non
         make_reward("http", url=url, api_key_env="BOLT_TEST_NO_KEY")
 
 
+def test_what_goes_to_this_machine_passes_no_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("BOLT_TEST_KEY", "s3cret-key")
+    with serve(lengths) as (proxy, seen), serve(lengths) as (url, recorder):
+        monkeypatch.setenv("http_proxy", proxy)
+        assert make_reward("http", url=url, api_key_env="BOLT_TEST_KEY").score(inputs("abc")) == [3.0]
+    assert (len(recorder.bodies), seen.bodies) == (1, [])
+
+
 @pytest.mark.skipif(shutil.which("openssl") is None, reason="makes a certificate with openssl")
 def test_certificates_are_verified(tmp_path: Path) -> None:
     key, certificate = str(tmp_path / "key.pem"), str(tmp_path / "cert.pem")

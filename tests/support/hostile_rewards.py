@@ -94,3 +94,8 @@ def record(item: RewardInput, *, file: str) -> float:
 
 def pid(item: RewardInput) -> float:
     return float(os.getpid())
+
+
+def variable(item: RewardInput) -> float:
+    """1.0 if its process has the environment variable that the completion names."""
+    return 1.0 if os.environ[item.completion] else 0.0

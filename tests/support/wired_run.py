@@ -143,7 +143,7 @@ class ShardsPart(Part):
     def commit(self, outcomes: Outcomes, *, update_id: str, drift: float | None) -> None:
         self.calls.append(("commit", [outcomes.reward_sums, outcomes.counts]))
 
-    def metrics(self) -> dict[str, float]:
+    def metrics(self, version: int) -> dict[str, float]:
         return {}
 
     def snapshot(self, directory: Path) -> None:

@@ -15,8 +15,9 @@ from numpy.typing import NDArray
 from support.fakes import logprobs_of, tokens_of
 
 from bolt_ray.core.baseline import BaselineSettings, BaselineStore
+from bolt_ray.core.baseline.level import Level
 from bolt_ray.core.curriculum import STRATEGIES, Curriculum, CurriculumSettings
-from bolt_ray.core.records import DrawnPrompt, Prompt, ScoredRollout
+from bolt_ray.core.records import DrawnPrompt, Prompt, PromptColumns, ScoredRollout
 from bolt_ray.data.ingest.build import build_store
 from bolt_ray.data.settings import DatasetSettings
 from bolt_ray.data.stream.window_reader import Tokenize
@@ -38,12 +39,22 @@ def one_token() -> Tokenize:
     return tokenize
 
 
+class NotingStore(BaselineStore):
+    """Notes at which policy version its columns were asked for."""
+
+    def __init__(self, settings: BaselineSettings) -> None:
+        super().__init__(settings)
+        self.asked: list[int | None] = []
+
+    def columns(self, version: int | None = None, *, level: Level | None = None) -> PromptColumns:
+        self.asked.append(version)
+        return super().columns(version, level=level)
+
+
 class Fixture:
     """A stream over 120 rows, 20 of them held out; row n is of level n mod 3 and is solved n / 120 of the time."""
 
-    def __init__(
-        self, home: Path, prompts: CurriculumPrompts, baseline: BaselineStore, rows: NDArray[np.int64]
-    ) -> None:
+    def __init__(self, home: Path, prompts: CurriculumPrompts, baseline: NotingStore, rows: NDArray[np.int64]) -> None:
         self.home, self.prompts, self.baseline, self.rows = home, prompts, baseline, rows
         self.step = 0
 
@@ -117,7 +128,7 @@ def opened(
     )
     rows, heldout = store.split_heldout(fraction=0.0, size=20)
     assert len(heldout) == 20
-    baseline = BaselineStore(BaselineSettings())
+    baseline = NotingStore(BaselineSettings())
     baseline.register(store.keys().take(rows).to_pylist())
     prompts = CurriculumPrompts(
         store=store,
@@ -186,6 +197,13 @@ def test_a_step_shows_the_prompts_tracked_after_it(tmp_path: Path) -> None:
             assert record["curriculum/coverage"] == PER_STEP * step
             assert record["curriculum/mean_v_hat"] == record["baseline/avg_v_hat"]
             assert record["curriculum/mean_weight"] > 0.0
+
+
+def test_a_window_is_drawn_with_what_the_new_policy_knows(tmp_path: Path) -> None:
+    """Not as of the newest outcome, which an older policy made."""
+    with opened(tmp_path, name="versions", strategy="uncertainty") as fixture:
+        fixture.run_step()
+        assert fixture.baseline.asked == [0, 1] and fixture.baseline.counters.version == 0
 
 
 def test_what_is_solved_least_surely_is_drawn_most(tmp_path: Path) -> None:

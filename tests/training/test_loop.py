@@ -84,6 +84,7 @@ class FakeParts:
         self.calls: list[str] = []
         self.commits: list[Outcomes] = []
         self.drifts: list[float | None] = []
+        self.measured_at: list[int] = []
         self.generators = Cutting(truncated, truncated_from)
         self.scorers = FakeScorers()
         self.interrupts = InterruptFlag()
@@ -130,7 +131,10 @@ class FakeParts:
     def after_step(self, step: int, rollouts: StepRollouts, *, version: int) -> None:
         self.calls.append(f"curriculum {step} at version {version}")
 
-    def metrics(self) -> Mapping[str, float]:
+    def metrics(self, version: int | None = None) -> Mapping[str, float]:
+        """Of the baseline, which is told the version, or of the curriculum."""
+        if version is not None:
+            self.measured_at.append(version)
         return {}
 
 
@@ -260,6 +264,7 @@ def test_a_skipped_step_teaches_neither_generators_nor_baseline(tmp_path: Path) 
         "save 3",
     ]
     assert [record.get("optim/skipped") for record in harness.records()] == [None, 1.0, None]
+    assert parts.measured_at == [1, 1, 2], "the baseline is shown as the policy of that step reads it"
     # Its completions are not trained again, nor do they teach the baseline later.
     keys = [key for commit in parts.commits for key in commit.keys]
     assert keys == [f"key-{number}" for number in (0, 1, 2, 3, 8, 9, 10, 11)]

@@ -46,6 +46,8 @@ def start_scorers(
         settings=config.scoring,
         by_source=rewards_by_source(inputs.train),
         eval_by_source=rewards_by_source(inputs.heldout or inputs.train),
+        room_s=config.deadlines.startup_s,
+        failure_window_s=config.cluster.failure_window_s,
     )
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -13,6 +13,7 @@ import ray
 from bolt_ray.actors.settings import ClusterSettings
 from bolt_ray.commands.shared.gpus import names_running_ray
 from bolt_ray.commands.shared.resources import ProcessGroup, total_demand
+from bolt_ray.commands.shared.room import check_room
 from bolt_ray.core.errors import EnvironmentProblem
 
 # Two seconds between Ray Train's looks at its workers is most of a step here.
@@ -42,12 +43,12 @@ def ray_session(cluster: ClusterSettings, *, groups: list[ProcessGroup], runtime
         runtime: the library, or a stand-in with its functions.
 
     Raises:
-        EnvironmentProblem: no Ray answers at ``cluster.address``, or it lacks CPUs or GPUs.
+        EnvironmentProblem: no Ray answers at ``cluster.address``, or a process fits on none of its nodes.
     """
     for key, value in _ENVIRONMENT.items():
         os.environ.setdefault(key, value)
     address = cluster.address
-    cpus, gpus = total_demand(groups)
+    cpus, _ = total_demand(groups)
     started_here = not runtime.is_initialized() and not names_running_ray(address)
     if started_here:
         logical = max(os.cpu_count() or 1, int(cpus + 0.999))
@@ -65,22 +66,8 @@ def ray_session(cluster: ClusterSettings, *, groups: list[ProcessGroup], runtime
             raise EnvironmentProblem(f"cluster.address {address or 'auto'}: no Ray answers there ({error})") from None
     try:
         if not cluster.wait_for_nodes:
-            _check_room(runtime.cluster_resources(), cpus, gpus, groups)
+            check_room([node["Resources"] for node in runtime.nodes() if node["Alive"]], groups)
         yield
     finally:
         if started_here:
             runtime.shutdown()
-
-
-def _check_room(have: Mapping[str, float], cpus: float, gpus: float, groups: list[ProcessGroup]) -> None:
-    for kind, need in (("CPU", cpus), ("GPU", gpus)):
-        if need > have.get(kind, 0) + 1e-6:
-            parts = ", ".join(
-                f"{g.count} {g.role} × {g.cpus if kind == 'CPU' else g.gpus:g}"
-                for g in groups
-                if (g.cpus if kind == "CPU" else g.gpus) > 0
-            )
-            raise EnvironmentProblem(
-                f"the run needs {need:g} {kind}s ({parts}) and the Ray cluster has {have.get(kind, 0):g}; lower "
-                f"cluster.* or scoring.*, add nodes, or set cluster.wait_for_nodes=true where an autoscaler adds them"
-            )

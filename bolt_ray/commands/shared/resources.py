@@ -14,12 +14,18 @@ from bolt_ray.rewards.settings import reward_range
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ProcessGroup:
-    """Processes of one role and what each asks of Ray."""
+    """Processes of one role and what each asks of Ray; ``least``: so many of them are enough to start with."""
 
     role: str
     count: int
     cpus: float
     gpus: float
+    least: int | None = None
+
+    @property
+    def needed(self) -> int:
+        """How many a start waits for."""
+        return self.count if self.least is None else self.least
 
 
 RAY_DATA_CPUS = 1.0
@@ -51,6 +57,7 @@ def resource_map(config: RunConfig, *, learners: bool = True) -> list[ProcessGro
         count=config.scoring.num_scorers,
         cpus=config.scoring.cpus_per_scorer,
         gpus=config.scoring.gpus_per_scorer,
+        least=config.scoring.min_scorers,
     )
     shards = ProcessGroup(
         role="baseline shards", count=config.baseline.num_shards, cpus=cluster.cpus_per_shard, gpus=0.0

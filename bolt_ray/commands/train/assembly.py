@@ -167,6 +167,7 @@ class TrainingAssembly:
             settings=self._config.baseline,
             wal_dir=self._run.baseline,
             timeout_s=self._config.deadlines.baseline_s,
+            startup_s=self._config.deadlines.startup_s,
             cpus_per_shard=self._config.cluster.cpus_per_shard,
         )
         stack.callback(shards.close)

@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import Any
 
 from bolt_ray.core.errors import ConfigError
+from bolt_ray.rewards.process.environment import reward_environment, withheld_hint
 from bolt_ray.rewards.process.json_socket import FrameSocket, PeerGoneError, PeerTimeoutError
 from bolt_ray.rewards.process.wire import to_message
 from bolt_ray.rewards.protocol import Noted, RewardInput, Unscored, Verdict, verdict_of
@@ -78,6 +79,7 @@ class RewardProcess:
         self._death_fd = -1
         self._batched: list[bool] = []  # known after the first start
         self._ready = False
+        self._environment: dict[str, str] = {}
         self.tag = ""
         self.starts = 0
         self.shapes: list[str] = []
@@ -92,7 +94,9 @@ class RewardProcess:
         ours, theirs = socket.socketpair()
         self.tag = uuid.uuid4().hex
         arguments = json.dumps([sys.path, theirs.fileno(), os.getpid()])
-        environment = {"OMP_NUM_THREADS": "1", **os.environ, TAG_VARIABLE: self.tag}
+        named = {name for reward in self._rewards for name in reward.variables}
+        self._environment = reward_environment(named, os.environ)
+        environment = {"OMP_NUM_THREADS": "1", **self._environment, TAG_VARIABLE: self.tag}
         self._process = subprocess.Popen(
             [sys.executable, "-c", _START, arguments],
             stdin=subprocess.DEVNULL,
@@ -137,7 +141,8 @@ class RewardProcess:
             raise ConfigError(f"rewards: the process of {names} ended while starting ({end})") from None
         if "ready" not in answer:
             self.close()
-            raise ConfigError(f"rewards: {names} cannot be built: {answer.get('failed', ['', answer])[1]}")
+            why = str(answer.get("failed", ["", answer])[1])
+            raise ConfigError(f"rewards: {names} cannot be built: {why}{self._hint(why)}")
         self._batched, self.shapes, self._ready = list(answer["batched"]), list(answer["shapes"]), True
 
     def score(self, index: int, inputs: Sequence[RewardInput]) -> list[Verdict]:
@@ -202,8 +207,9 @@ class RewardProcess:
                 if "done" in answer:
                     return self._completed(verdicts, len(inputs))
                 if "failed" in answer:
-                    return CallOutcome(verdicts={}, failure=Unscored(*map(str, answer["failed"])))
-                verdicts[int(answer["item"])] = _verdict(answer)
+                    return CallOutcome(verdicts={}, failure=self._explained(Unscored(*map(str, answer["failed"]))))
+                verdict = _verdict(answer)
+                verdicts[int(answer["item"])] = self._explained(verdict) if isinstance(verdict, Unscored) else verdict
         except PeerTimeoutError:
             self.close()
             failure = Unscored("timeout", f"no answer within {spec.limit_s:g} s")
@@ -227,6 +233,13 @@ class RewardProcess:
         if sorted(verdicts) == list(range(count)):
             return CallOutcome(verdicts=verdicts)
         return CallOutcome(verdicts={}, failure=Unscored("wrong_count", f"{len(verdicts)} verdicts of {count}"))
+
+    def _explained(self, problem: Unscored) -> Unscored:
+        """An exception for want of a variable says where it is named."""
+        return Unscored(problem.kind, problem.detail + self._hint(problem.detail))
+
+    def _hint(self, text: str) -> str:
+        return withheld_hint(text, self._environment, os.environ)
 
     def _end_of_child(self) -> str:
         """How the child ended, as text: its exit status, or the signal that killed it."""

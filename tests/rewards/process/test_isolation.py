@@ -233,3 +233,30 @@ def test_a_module_that_dies_or_hangs_at_import(tmp_path: Path, body: str, messag
     with pytest.raises(ConfigError, match=message):
         process.start()
     assert process.pid is None
+
+
+def test_a_reward_gets_the_variables_named_for_it_and_those_of_the_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CLOUD_SECRET_KEY", "swordfish-77")
+    monkeypatch.setenv("JUDGE_KEY", "swordfish-78")
+    process = RewardProcess(rewards=[spec("variable", env=["JUDGE_KEY"])], startup_timeout_s=120.0)
+    try:
+        had, machine, withheld, unset = process.score(
+            0, inputs("JUDGE_KEY", "PATH", "CLOUD_SECRET_KEY", "NO_SUCH_NAME")
+        )
+    finally:
+        process.close()
+    assert (had, machine) == (1.0, 1.0)
+    hint = "; a reward gets the environment variables named in `env`: [CLOUD_SECRET_KEY]"
+    assert withheld == Unscored("exception", f"KeyError: 'CLOUD_SECRET_KEY'{hint}")
+    assert unset == Unscored("exception", "KeyError: 'NO_SUCH_NAME'")
+
+
+def test_a_reward_that_cannot_be_built_for_want_of_a_variable_says_where_to_name_it(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("CLOUD_SECRET_KEY", "swordfish-77")
+    (tmp_path / "own.py").write_text("import os\nKEY = os.environ['CLOUD_SECRET_KEY']\ndef score(item): return 1.0\n")
+    reward = reward_spec(name="own", type="function", options={"function": f"{tmp_path}/own.py:score"})
+    process = RewardProcess(rewards=[reward], startup_timeout_s=120.0)
+    with pytest.raises(ConfigError, match=r"KeyError.*named in `env`: \[CLOUD_SECRET_KEY\]"):
+        process.start()

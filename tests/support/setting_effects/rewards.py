@@ -148,7 +148,7 @@ GRADE = r"Grade (?P<score>\d)"
 EFFECTS: tuple[Effect, ...] = (
     *of("any", kind, type="contains"),
     *of("any", sums, name="own", weight=2.0, shaping=True),
-    *of("any", scorer_limits, timeout_s=3.0, memory_mb=512),
+    *of("any", scorer_limits, timeout_s=3.0, memory_mb=512, env=("NAME",)),
     *of("exact", built, ignore_case=True, ignore_space=False),
     *of("contains", built, texts=["a"], ignore_case=False, ignore_space=False),
     *of("regex", built, pattern="5", full=True, ignore_case=True),

@@ -9,9 +9,13 @@ from typing import Any
 import numpy as np
 from rich.console import Console
 from support.effects import Effect, Look, Workplace, effect, state_of
+from support.scorers import FakeScorerActors
 from support.wired_run import LostLearner, called, run_once, run_wired, store_here, write_rows
 
-from bolt_ray.actors.scorer_pool import ScorerPool, worst_case_s
+from bolt_ray.actors.cluster_watch import ClusterWatch
+from bolt_ray.actors.scorer_pool import ScorerPool
+from bolt_ray.actors.scorer_seat import Batch
+from bolt_ray.actors.scorer_seats import ScorerSeats
 from bolt_ray.commands.shared.gpus import has_gpus, wants_gpu
 from bolt_ray.commands.shared.inputs import prepare_inputs
 from bolt_ray.commands.shared.ray_session import ray_session
@@ -20,7 +24,7 @@ from bolt_ray.commands.shared.resources import ProcessGroup, resource_map
 from bolt_ray.commands.train.observers import observers, sink_starts
 from bolt_ray.commands.train.train import _run_directory, with_own_warm_start
 from bolt_ray.config.schema import RunConfig
-from bolt_ray.core.errors import BoltRayError
+from bolt_ray.core.errors import BoltRayError, EnvironmentProblem
 from bolt_ray.training.run_directory import RunDirectory, checkpoint_name
 
 
@@ -55,15 +59,40 @@ def loop(*names: str) -> Look:
 
 def scorer_pool(config: RunConfig, here: Workplace) -> Any:
     given = run_wired(config, here)["made"]["scorers"]
-    settings = given["settings"]
-    deadline = worst_case_s(
-        given["specs"], batch_size=settings.batch_size, startup_timeout_s=settings.startup_timeout_s
+    return state_of(ScorerPool.of(**given, batch_deadline_s=None))
+
+
+def scorers_at_work(config: RunConfig, here: Workplace) -> Any:
+    """How many start where two have room, and how many there are while completions queue; or what is missing."""
+    given = run_wired(config, here)["made"]["scorers"]
+    actors = FakeScorerActors(node=2)
+    seats = ScorerSeats(
+        settings=given["settings"],
+        batch_deadline_s=1000.0,
+        room_s=10.0,
+        failure_window_s=60.0,
+        actors=actors,
+        watch=ClusterWatch(dict, now=actors.now),
+        now=actors.now,
     )
-    return [settings.num_scorers, state_of(ScorerPool(**given, batch_deadline_s=deadline))]
+    seats.launch()
+    try:
+        seats.wait_ready()
+    except EnvironmentProblem as problem:
+        return str(problem)
+    started = len(actors.living)
+    for seat in seats.free():
+        seat.actor.held = True
+        seats.give(seat, Batch(requests=[]))
+    for _ in range(60):
+        seats.advance(1.0, queued=True)
+    return [started, len(actors.living)]
 
 
 def scorer_limits(config: RunConfig, here: Workplace) -> Any:
-    return [(spec.limit_s, spec.limit_mb) for spec in run_wired(config, here)["made"]["scorers"]["specs"]]
+    return [
+        (spec.limit_s, spec.limit_mb, spec.variables) for spec in run_wired(config, here)["made"]["scorers"]["specs"]
+    ]
 
 
 def own_warm_start(config: RunConfig, here: Workplace) -> Any:
@@ -110,8 +139,8 @@ class Runtime:
     def init(self, **settings: Any) -> None:
         self.started = settings
 
-    def cluster_resources(self) -> dict[str, float]:
-        return {"CPU": 2.0}
+    def nodes(self) -> list[dict[str, Any]]:
+        return [{"Alive": True, "Resources": {"CPU": 2.0}}, {"Alive": False, "Resources": {"CPU": 64.0}}]
 
     def shutdown(self) -> None:
         """Nothing runs."""
@@ -197,6 +226,7 @@ EFFECTS: tuple[Effect, ...] = (
     effect("samples.max_mb", 0.001, left("samples")),
     effect("train.max_steps", 3, calls("learner", "train"), made("prompts", "schedule")),
     effect("deadlines.startup_s", 7.0, made("generators", "startup_s"), calls("learner", "wait_ready")),
+    effect("deadlines.startup_s", 7.0, made("scorers", "room_s"), made("shards", "startup_s")),
     effect(
         "deadlines.startup_s", 7.0, loop("_rollout", "_stall_s"), loop("_evaluator", "_stall_s"), data__heldout_size=3
     ),
@@ -240,9 +270,13 @@ EFFECTS: tuple[Effect, ...] = (
     effect("curriculum.allocate_rollouts", True, loop("_rollout", "_keep_groups"), rollout__group_size=2),
     effect("curriculum.importance", 0.5, calls("learner", "batch")),
     # scorers
-    effect("scoring.num_scorers", 3, scorer_pool, processes),
+    effect("scoring.num_scorers", 3, scorers_at_work, processes),
+    effect("scoring.min_scorers", 1, scorers_at_work, scoring__num_scorers=3),
+    effect("scoring.max_scorers", 2, scorers_at_work),
+    effect("scoring.env", ("NAME",), scorer_limits),
     effect("scoring.cpus_per_scorer", 0.5, scorer_pool, processes),
     effect("scoring.gpus_per_scorer", 0.5, scorer_pool, processes, **GPUS),
+    effect("cluster.failure_window_s", 7.0, made("scorers", "failure_window_s")),
     effect("scoring.batch_size", 4, scorer_pool),
     effect("scoring.timeout_s", 3.0, scorer_limits),
     effect("scoring.startup_timeout_s", 7.0, scorer_pool),
