@@ -14,7 +14,7 @@ import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import xxhash
 
@@ -52,6 +52,38 @@ def write_checkpoint(
     for old in list_checkpoints(run)[:-keep]:
         shutil.rmtree(old)
     return target
+
+
+class UsableCheckpoint(NamedTuple):
+    """What a run continues from.
+
+    Attributes:
+        path: the checkpoint.
+        state: its ``state.json``.
+        refused: newer ones that cannot be used, newest first, and why each.
+    """
+
+    path: Path
+    state: dict[str, Any]
+    refused: list[tuple[Path, str]]
+
+
+def newest_usable(run: RunDirectory) -> UsableCheckpoint | None:
+    """The newest checkpoint of a run whose files are all as they were written; None if the run has no checkpoint.
+
+    Raises:
+        CheckpointError: there are some, and each is damaged.
+    """
+    refused: list[tuple[Path, str]] = []
+    for path in reversed(list_checkpoints(run)):
+        try:
+            return UsableCheckpoint(path, read_checkpoint(path), refused)
+        except CheckpointError as error:
+            refused.append((path, str(error)))
+    if refused:
+        reasons = "; ".join(why for _, why in refused)
+        raise CheckpointError(f"{run.checkpoints}: no checkpoint there is whole ({reasons})")
+    return None
 
 
 def read_checkpoint(path: Path) -> dict[str, Any]:

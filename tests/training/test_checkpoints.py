@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from bolt_ray.core.errors import CheckpointError
-from bolt_ray.training.checkpoints import read_checkpoint, write_checkpoint
+from bolt_ray.training.checkpoints import newest_usable, read_checkpoint, write_checkpoint
 from bolt_ray.training.run_directory import (
     RunDirectory,
     find_run_to_resume,
@@ -69,6 +69,24 @@ def test_damage_is_found(tmp_path: Path, damage: object, message: str) -> None:
     damage(path)  # type: ignore[operator]
     with pytest.raises(CheckpointError, match=message):
         read_checkpoint(path)
+
+
+def test_the_previous_checkpoint_is_used_and_the_broken_one_named(tmp_path: Path) -> None:
+    run = RunDirectory(tmp_path)
+    assert newest_usable(run) is None
+    older, newer = save(run, 1), save(run, 2)
+    found = newest_usable(run)
+    assert found is not None
+    assert (found.path, found.state, found.refused) == (newer, {"step": 2}, [])
+    (newer / "model" / "weights.bin").write_bytes(b"w" * 500 + b"x" + b"w" * 499)
+    found = newest_usable(run)
+    assert found is not None
+    assert (found.path, found.state) == (older, {"step": 1})
+    assert [path for path, _ in found.refused] == [newer]
+    assert "weights.bin: changed or truncated" in found.refused[0][1]
+    (older / "state.json").unlink()
+    with pytest.raises(CheckpointError, match=r"no checkpoint there is whole .*weights\.bin.*state\.json: missing"):
+        newest_usable(run)
 
 
 def test_a_new_run_takes_no_directory_that_holds_one(tmp_path: Path) -> None:
