@@ -110,17 +110,6 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     return state
 
 
-def newest_usable(run: RunDirectory) -> tuple[Path | None, dict[str, Any] | None, list[tuple[Path, str]]]:
-    """The newest checkpoint that can be read, its state, and the newer ones that cannot, each with the reason."""
-    refused: list[tuple[Path, str]] = []
-    for path in reversed(list_checkpoints(run)):
-        try:
-            return path, read_checkpoint(path), refused
-        except CheckpointError as error:
-            refused.append((path, str(error)))
-    return None, None, refused
-
-
 def _describe(path: Path) -> dict[str, Any]:
     digest = xxhash.xxh3_128()
     with path.open("rb") as file:
