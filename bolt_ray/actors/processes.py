@@ -56,6 +56,7 @@ class ProcessInfo:
         host_bytes: resident memory, with that of the processes it started.
         gpu_bytes: the most GPU memory that PyTorch ever held for it, on one device; None where it uses none.
         node_fraction: used share of its machine's memory, or of what its container may use if that is fuller.
+        node_id: Ray's hexadecimal id of that machine; "" outside of Ray.
     """
 
     role: ProcessRole
@@ -65,6 +66,7 @@ class ProcessInfo:
     host_bytes: int
     gpu_bytes: int | None
     node_fraction: float
+    node_id: str = ""
 
 
 class ProcessMonitor:
@@ -100,10 +102,17 @@ class ProcessMonitor:
             host_bytes=self._process.memory_info().rss + self._of_children(),
             gpu_bytes=_gpu_bytes(),
             node_fraction=node_memory_fraction(),
+            node_id=own_node_id(),
         )
 
     def _of_children(self) -> int:
         return memory_of_tree(self._process.pid, enough=sys.maxsize) if self._children else 0
+
+
+def own_node_id() -> str:
+    """Ray's hexadecimal id of this machine; "" in a process outside of Ray."""
+    ray: Any = sys.modules.get("ray")
+    return "" if ray is None or not ray.is_initialized() else str(ray.get_runtime_context().get_node_id())
 
 
 def memory_metrics(processes: Iterable[ProcessInfo]) -> dict[str, float]:
