@@ -5,6 +5,8 @@ step-000100/
   state.json        step, policy version, prompt-stream position, requests in flight, curriculum
   learner/          weights, optimizer moments, schedule, controllers (safetensors, JSON)
   baseline/         the shards' snapshot
+  draws/            of the window that is being drawn from, and of the next
+  config.yaml       the settings of the run, resolved and without secrets
   model/            the policy in Hugging Face format
 """
 

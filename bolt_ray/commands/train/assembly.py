@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import logging
 import math
-import shutil
 import time
 import uuid
 from collections.abc import Callable
@@ -31,6 +30,7 @@ from bolt_ray.commands.shared.references import verify_references
 from bolt_ray.commands.shared.say import say
 from bolt_ray.commands.train.fleet import Fleet
 from bolt_ray.commands.train.observers import start_telemetry
+from bolt_ray.commands.train.resume import write_config
 from bolt_ray.config.resolve import eval_sampling
 from bolt_ray.config.schema import RunConfig
 from bolt_ray.core.curriculum import Curriculum
@@ -52,6 +52,7 @@ from bolt_ray.training.loop import LoopOutcome, TrainingLoop
 from bolt_ray.training.recovery import StartingPoint
 from bolt_ray.training.rollout import RolloutLoop
 from bolt_ray.training.run_directory import RunDirectory, set_aside_later
+from bolt_ray.training.run_lock import RunLock
 from bolt_ray.training.telemetry.notices import Notices
 from bolt_ray.training.telemetry.profiling import target_of
 from bolt_ray.training.telemetry.state import StateWriter
@@ -82,6 +83,7 @@ class TrainingAssembly:
         *,
         config: RunConfig,
         run: RunDirectory,
+        lock: RunLock,
         inputs: RunInputs,
         fleet: Fleet,
         interrupts: InterruptFlag,
@@ -90,6 +92,7 @@ class TrainingAssembly:
     ) -> None:
         self._config = config
         self._run = run
+        self._lock = lock
         self._inputs = inputs
         self._fleet = fleet
         self._start = start
@@ -124,6 +127,11 @@ class TrainingAssembly:
             self._progress.stage("step")
             stack.callback(self._progress.stage, "stop")
             return loop.run()
+
+    def _check(self) -> None:
+        """Whether to go on."""
+        self._interrupts.check()
+        self._lock.check_last_seen()
 
     def _set_aside_later(self) -> None:
         """Only now, when steps after the checkpoint are about to be trained again."""
@@ -206,7 +214,8 @@ class TrainingAssembly:
         stack.callback(prompts.close)
         if self._checkpoint is not None and self._state is not None:
             shards.restore(self._checkpoint / "baseline")
-            prompts.load_state_dict(self._state["prompts"])
+            saved = self._checkpoint / "draws"  # checkpoints of earlier versions leave them in the run
+            prompts.load_state_dict(self._state["prompts"], draws_dir=saved if saved.is_dir() else self._run.draws)
         elif config.baseline.warm_start not in (None, OWN_WARM_START):
             self._warm_start(shards, store)
         say(self._console, f"{store.report()}; {len(problems):,} held-out problems")
@@ -255,7 +264,7 @@ class TrainingAssembly:
             seed=config.seed,
             stall_s=config.deadlines.generation_s + config.deadlines.startup_s,
             version=self._start.version,
-            check=self._interrupts.check,
+            check=self._check,
         )
         if self._state is not None:
             rollout.load_state_dict(self._state["rollout"], redraw=prompts.redraw)
@@ -331,12 +340,16 @@ class TrainingAssembly:
         rollout: RolloutLoop,
         prompts: CurriculumPrompts,
     ) -> None:
-        """Checkpoint after ``step`` finished steps; at the last one also the final model."""
+        """Checkpoint after ``step`` finished steps."""
+        self._lock.check()
         deadline = self._config.deadlines.step_s
 
         def write_parts(directory: Path) -> None:
             learner.save(directory=directory / "learner", model_directory=directory / "model", timeout_s=deadline)
             shards.snapshot(directory / "baseline")
+            prompts.save_draws(directory / "draws")
+            write_config(directory / "config.yaml", self._config)
+            self._lock.check()  # that took a while: what follows makes it the newest, and deletes an older one
 
         score = loop.initial_score
         state = {
@@ -346,15 +359,7 @@ class TrainingAssembly:
             "prompts": prompts.state_dict(),
             "initial_score": None if score is None else asdict(score),
         }
-        path = write_checkpoint(
-            self._run, step=step, state=state, write_parts=write_parts, keep=self._config.checkpoint.keep
-        )
-        if step >= self._config.train.max_steps:
-            aside = self._run.root / ".final"
-            shutil.rmtree(aside, ignore_errors=True)
-            shutil.copytree(path / "model", aside)
-            shutil.rmtree(self._run.final_model, ignore_errors=True)
-            aside.rename(self._run.final_model)
+        write_checkpoint(self._run, step=step, state=state, write_parts=write_parts, keep=self._config.checkpoint.keep)
 
 
 def _processes(
