@@ -95,7 +95,7 @@ class LearnerMailbox:
 
     def __init__(self, *, world_size: int) -> None:
         self._world_size = world_size
-        self._ready: set[int] = set()
+        self._ready: dict[int, ProcessInfo | None] = {}
         self._all_ready = asyncio.Event()
         self._posted = asyncio.Condition()
         self._call: _Call | None = None
@@ -107,8 +107,8 @@ class LearnerMailbox:
         """What Ray shows."""
         return "learner-mailbox"
 
-    async def register(self, rank: int) -> None:
-        """A rank has built its learner and waits for commands.
+    async def register(self, rank: int, process: ProcessInfo | None = None) -> None:
+        """A rank has built its learner and waits for commands; ``process``: it.
 
         Raises:
             LearnerLostError: it did so before, in a process that is gone.
@@ -121,7 +121,7 @@ class LearnerMailbox:
             async with self._posted:
                 self._posted.notify_all()
         self._check()
-        self._ready.add(rank)
+        self._ready[rank] = process
         if len(self._ready) == self._world_size:
             self._all_ready.set()
 
@@ -133,14 +133,15 @@ class LearnerMailbox:
         """The actor that owns the ranks, in a list; an empty one before it has started."""
         return [] if self._controller is None else [self._controller]
 
-    async def wait_ready(self) -> None:
-        """Return when every rank has registered.
+    async def wait_ready(self) -> tuple[ProcessInfo, ...]:
+        """Return when every rank has registered: those that said who they are.
 
         Raises:
             LearnerLostError: one of them started twice.
         """
         await self._all_ready.wait()
         self._check()
+        return tuple(process for _, process in sorted(self._ready.items()) if process is not None)
 
     async def call(self, command: Command) -> Reply:
         """Give ``command`` to every rank and return when all have answered.

@@ -53,7 +53,7 @@ def check_shared(
     mine = directory / _name(token)
     try:
         mine.write_text(token, encoding="ascii")
-        answers = (ask or _ask_by_ray(timeout_s))(str(directory), token, list(nodes))
+        answers = (ask or ask_by_ray(timeout_s))(str(directory), token, list(nodes))
         problems = {
             node: answers[node] or _unseen(directory / _name(token, node), token, appears_within_s) for node in nodes
         }
@@ -103,7 +103,9 @@ def _name(token: str, node: str = "driver") -> str:
 _remote_see: Any = ray.remote(num_cpus=0, max_retries=2)(see)
 
 
-def _ask_by_ray(timeout_s: float) -> Ask:
+def ask_by_ray(timeout_s: float) -> Ask:
+    """Asks by a task on each node; those that have not answered within ``timeout_s`` are told of as such."""
+
     def ask(directory: str, token: str, nodes: Sequence[str]) -> dict[str, str]:
         refs = {
             node: _remote_see.options(scheduling_strategy=NodeAffinitySchedulingStrategy(node, soft=False)).remote(

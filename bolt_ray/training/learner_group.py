@@ -143,7 +143,7 @@ class LearnerGroup:
 
     @property
     def processes(self) -> tuple[ProcessInfo, ...]:
-        """The ranks', as of the last command."""
+        """The ranks', as of their start or the last command."""
         return self._processes
 
     def wait_ready(self, *, timeout_s: float, idle: Callable[[], None] = lambda: None) -> None:
@@ -154,7 +154,7 @@ class LearnerGroup:
             LearnerLostError: a rank's process died.
             BoltRayError: raised by a rank.
         """
-        self._wait(
+        self._processes = self._wait(
             self._mailbox.wait_ready.remote(),
             what="the learner ranks to start",
             timeout_s=timeout_s,

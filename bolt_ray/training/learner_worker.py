@@ -79,7 +79,7 @@ def train_worker(config: dict[str, Any]) -> None:
     learner = DeepSpeedLearner(settings.learner)
     if settings.restore_from is not None:
         learner.load(settings.restore_from)
-    ray.get(mailbox.register.remote(rank))
+    ray.get(mailbox.register.remote(rank, monitor.info()))
     number = 0
     while True:
         number, command = ray.get(mailbox.next_command.remote(rank, number))

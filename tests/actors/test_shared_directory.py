@@ -6,9 +6,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
+import ray
 
 from bolt_ray.actors.processes import ProcessInfo
-from bolt_ray.actors.shared_directory import Ask, check_shared, see
+from bolt_ray.actors.shared_directory import Ask, ask_by_ray, check_shared, see
 from bolt_ray.core.errors import CheckpointError
 
 
@@ -82,3 +83,15 @@ def test_what_a_node_wrote_has_to_arrive(tmp_path: Path) -> None:
 
     with pytest.raises(CheckpointError, match=r"machine-a .* does not see what is written there"):
         check(tmp_path, [process("learner-0", "a")], ask)
+
+
+@pytest.mark.ray
+def test_a_node_answers_by_a_task_of_its_own(ray_cluster: None, tmp_path: Path) -> None:
+    """The way it is done on any other than the driver's; a node that is gone is told of."""
+    node = ray.get_runtime_context().get_node_id()
+    check_shared(tmp_path, [process("learner-0", node)], timeout_s=60.0, ask=None)  # not asked: the driver's own
+    (tmp_path / ".seen-abc-driver").write_text("abc")
+    answers = ask_by_ray(60.0)(str(tmp_path), "abc", [node, "ab" * 28])
+    assert answers[node] == ""
+    assert answers["ab" * 28].startswith("could not be asked (")
+    assert (tmp_path / f".seen-abc-{node}").read_text() == "abc"

@@ -9,7 +9,7 @@ import logging
 import math
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict
 from functools import partial
@@ -23,6 +23,7 @@ from bolt_ray.actors.generator_pool import GeneratorPool
 from bolt_ray.actors.processes import ProcessInfo, ProcessMonitor
 from bolt_ray.actors.scorer_pool import ScorerPool
 from bolt_ray.actors.settings import OWN_WARM_START
+from bolt_ray.actors.shared_directory import check_shared
 from bolt_ray.commands.shared.inference import math_equality
 from bolt_ray.commands.shared.inputs import RunInputs
 from bolt_ray.commands.shared.prompts import heldout_problems, open_store, prompt_doubts, store_row_keys
@@ -116,6 +117,8 @@ class TrainingAssembly:
             prompts, problems = self._prompts(stack, shards)
             generators.wait_ready(idle=self._interrupts.check)
             learner.wait_ready(timeout_s=self._config.deadlines.startup_s, idle=self._interrupts.check)
+            adapted = generators.processes if self._config.model.use_peft else ()  # their weights come as files
+            self._check_shared([*learner.processes, *adapted])
             say(self._console, f"All processes are up after {time.monotonic() - self._started:.0f} s")
             self._processes = self._progress.processes = _processes(learner, generators, scorers, shards)
             stack.callback(setattr, self._progress, "processes", list)  # from then on they are ended
@@ -132,6 +135,10 @@ class TrainingAssembly:
         """Whether to go on."""
         self._interrupts.check()
         self._lock.check_last_seen()
+
+    def _check_shared(self, processes: Sequence[ProcessInfo]) -> None:
+        """Whether the nodes of processes that read and write in the run directory have it."""
+        check_shared(self._run.root, processes, timeout_s=self._config.deadlines.startup_s)
 
     def _set_aside_later(self) -> None:
         """Only now, when steps after the checkpoint are about to be trained again."""
@@ -171,6 +178,7 @@ class TrainingAssembly:
             cpus_per_shard=self._config.cluster.cpus_per_shard,
         )
         stack.callback(shards.close)
+        self._check_shared(shards.processes)
         return shards
 
     def _prompts(self, stack: ExitStack, shards: BaselineShards) -> tuple[CurriculumPrompts, list[DrawnPrompt]]:
@@ -217,25 +225,10 @@ class TrainingAssembly:
             saved = self._checkpoint / "draws"  # checkpoints of earlier versions leave them in the run
             prompts.load_state_dict(self._state["prompts"], draws_dir=saved if saved.is_dir() else self._run.draws)
         elif config.baseline.warm_start not in (None, OWN_WARM_START):
-            self._warm_start(shards, store)
+            _warm_start(config, shards, store, say=tell)
         say(self._console, f"{store.report()}; {len(problems):,} held-out problems")
         prompts.stream.prefetch_next()
         return prompts, problems
-
-    def _warm_start(self, shards: BaselineShards, store: PromptStore) -> None:
-        baseline = self._config.baseline
-        assert baseline.warm_start is not None
-        report = shards.warm_start(
-            Path(baseline.warm_start),
-            row_key=store_row_keys(store),
-            allow_pickle=baseline.warm_start_allow_pickle,
-        )
-        say(
-            self._console,
-            f"Warm start: {report.hits:,} of {report.rows:,} prompts ({100 * report.hit_rate:.1f}%) from {report.path}",
-        )
-        if report.warning is not None:
-            say(self._console, f"Warning: {report.warning}")
 
     def _loop(
         self,
@@ -345,10 +338,11 @@ class TrainingAssembly:
         deadline = self._config.deadlines.step_s
 
         def write_parts(directory: Path) -> None:
-            learner.save(directory=directory / "learner", model_directory=directory / "model", timeout_s=deadline)
-            shards.snapshot(directory / "baseline")
+            # First, as the state was taken: the parts take a while in which the stream may move on.
             prompts.save_draws(directory / "draws")
             write_config(directory / "config.yaml", self._config)
+            learner.save(directory=directory / "learner", model_directory=directory / "model", timeout_s=deadline)
+            shards.snapshot(directory / "baseline")
             self._lock.check()  # that took a while: what follows makes it the newest, and deletes an older one
 
         score = loop.initial_score
@@ -360,6 +354,18 @@ class TrainingAssembly:
             "initial_score": None if score is None else asdict(score),
         }
         write_checkpoint(self._run, step=step, state=state, write_parts=write_parts, keep=self._config.checkpoint.keep)
+
+
+def _warm_start(config: RunConfig, shards: BaselineShards, store: PromptStore, *, say: Callable[[str], None]) -> None:
+    assert config.baseline.warm_start is not None
+    report = shards.warm_start(
+        Path(config.baseline.warm_start),
+        row_key=store_row_keys(store),
+        allow_pickle=config.baseline.warm_start_allow_pickle,
+    )
+    say(f"Warm start: {report.hits:,} of {report.rows:,} prompts ({100 * report.hit_rate:.1f}%) from {report.path}")
+    if report.warning is not None:
+        say(f"Warning: {report.warning}")
 
 
 def _processes(
