@@ -216,11 +216,21 @@ def find_run_to_resume(resume: str, *, run_dir: str | None, name: str) -> tuple[
     return run, checkpoint
 
 
-def make_final_model(run: RunDirectory, model: Path) -> None:
-    """Copy ``model``, of the last checkpoint, to ``final/``, which then holds all of it or what it held before."""
+def make_final_model(run: RunDirectory, *, step: int, resumed_from: Path | None) -> None:
+    """Copy the model of the last checkpoint to ``final/``, which then holds all of it or what it held before.
+
+    A run that was killed between the two has no other chance than its resume, which finds nothing to train.
+
+    Args:
+        step: finished steps.
+        resumed_from: the checkpoint that the run went on from; it may be that of the last step.
+    """
+    last = run.checkpoints / checkpoint_name(step)
+    if not last.is_dir() and resumed_from is not None:
+        last = resumed_from  # copied from another place
     aside = run.root / ".final"
     shutil.rmtree(aside, ignore_errors=True)
-    shutil.copytree(model, aside)
+    shutil.copytree(last / "model", aside)
     for path in [*aside.rglob("*"), aside]:
         fsync_path(path)
     shutil.rmtree(run.final_model, ignore_errors=True)

@@ -137,7 +137,7 @@ def test_resume_without_a_checkpoint(tmp_path: Path) -> None:
 
 
 def test_the_final_model_replaces_one_of_fewer_steps(tmp_path: Path) -> None:
-    run = with_checkpoints(tmp_path, 4)
+    run = with_checkpoints(tmp_path / "run", 2, 4)
     model = run.checkpoints / "step-000004" / "model"
     (model / "tokenizer").mkdir(parents=True)
     (model / "weights").write_text("new")
@@ -145,7 +145,15 @@ def test_the_final_model_replaces_one_of_fewer_steps(tmp_path: Path) -> None:
     (run.final_model / "weights").write_text("old")
     (run.final_model / "more").write_text("old")
     (run.root / ".final").mkdir()  # a kill while it was copied
-    make_final_model(run, model)
+    make_final_model(run, step=4, resumed_from=run.checkpoints / "step-000004")
     assert sorted(path.name for path in run.final_model.iterdir()) == ["tokenizer", "weights"]
     assert (run.final_model / "weights").read_text() == "new"
-    assert list_checkpoints(run) == [run.checkpoints / "step-000004"]
+    assert len(list_checkpoints(run)) == 2
+
+
+def test_a_run_that_goes_on_from_a_copied_last_checkpoint_has_its_model(tmp_path: Path) -> None:
+    (tmp_path / "backup" / "step-000004" / "model").mkdir(parents=True)
+    (tmp_path / "backup" / "step-000004" / "model" / "weights").write_text("w")
+    run = new_run_directory("run", name="x")
+    make_final_model(run, step=4, resumed_from=tmp_path / "backup" / "step-000004")
+    assert (run.final_model / "weights").read_text() == "w"

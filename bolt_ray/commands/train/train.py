@@ -35,7 +35,7 @@ from bolt_ray.core.errors import ConfigError
 from bolt_ray.training.interrupts import InterruptFlag, catch_interrupts
 from bolt_ray.training.loop import LoopOutcome
 from bolt_ray.training.recovery import StartingPoint, train_with_recovery
-from bolt_ray.training.run_directory import RunDirectory, checkpoint_name, make_final_model
+from bolt_ray.training.run_directory import RunDirectory, make_final_model
 from bolt_ray.training.telemetry.console import open_log
 from bolt_ray.training.telemetry.state import StateWriter
 
@@ -127,9 +127,7 @@ def _train_in(opened: OpenedRun, config: RunConfig, *, own_rewards: list[str], c
                     say=partial(say, console),
                 )
             if not ended.interrupted:
-                # Here, for a run that was killed between its last checkpoint and this, too.
-                last = run.checkpoints / checkpoint_name(ended.steps)
-                make_final_model(run, (last if last.exists() or checkpoint is None else checkpoint) / "model")
+                make_final_model(run, step=ended.steps, resumed_from=checkpoint)
             progress.ended = "interrupted" if ended.interrupted else "done"
     except BaseException:
         log.exception("the run ended early")
