@@ -143,6 +143,7 @@ class TrainingAssembly:
     def _set_aside_later(self) -> None:
         """Only now, when steps after the checkpoint are about to be trained again."""
         if self._checkpoint is not None:
+            write_config(self._run.config, self._config)
             for later in set_aside_later(self._run, self._checkpoint):
                 say(self._console, f"Going on from {self._checkpoint.name}: {later.name} keeps a later checkpoint")
 

@@ -99,7 +99,8 @@ def _train_in(opened: OpenedRun, config: RunConfig, *, own_rewards: list[str], c
             if checkpoint is None and config.baseline.warm_start == OWN_WARM_START:
                 progress.stage("warm start")
                 config = with_own_warm_start(config, run, console=console)
-            write_config(run.config, config)
+            if checkpoint is None:  # else it still tells of the run that is there, until this one is known to go on
+                write_config(run.config, config)
             say(console, f"Run directory: {run.root}")
             for line in (*own_rewards, *changed):
                 say(console, line)
