@@ -114,6 +114,10 @@ class LearnerMailbox:
         """The mailbox's own."""
         return self._monitor.info()
 
+    async def registered(self) -> tuple[ProcessInfo, ...]:
+        """The ranks that said who they are."""
+        return tuple(process for _, process in sorted(self._registered.items()))
+
     async def owing(self) -> tuple[ProcessInfo, ...]:
         """The ranks that have not answered the call under way."""
         answered = {} if self._call is None else self._call.answers

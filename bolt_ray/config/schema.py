@@ -49,8 +49,18 @@ class RunConfig(BaseModel):
 
     algo: Algorithm = Field("bolt", description="preset laid under the other settings, see the table of presets")
     name: str = Field("run", description="run directories are runs/<name>-<time> unless run_dir is given")
-    run_dir: str | None = Field(None, description="directory of the run's files; default: runs/<name>-<time>")
-    resume: str | None = Field(None, description="'auto', or the directory of the run to go on with")
+    run_dir: str | None = Field(
+        None,
+        description="directory of the run's files; default: runs/<name>-<time>, and in a Ray job below $BOLT_RAY_RUNS",
+    )
+    resume: str | None = Field(
+        None,
+        description="'auto', or the directory of the run to go on with, or of a checkpoint; 'if_any': go on if run_dir "
+        "has a checkpoint, else begin there",
+    )
+    resume_changes: tuple[Literal["model", "rewards"], ...] = Field(
+        (), description="settings that may differ from the checkpoint's, where they usually must not"
+    )
     seed: int = Field(0, ge=0, description="of draws, completions, mini-batches and new adapters")
 
     model: ModelSettings = ModelSettings()
@@ -132,6 +142,12 @@ class RunConfig(BaseModel):
             raise ValueError(
                 f"eval.success_part: no reward is named {part!r}{nearest_hint(part, names)}; known: {', '.join(names)}"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _resumable(self) -> RunConfig:
+        if self.resume == "if_any" and self.run_dir is None:
+            raise ValueError("resume 'if_any' needs run_dir: the directory that every start of the run is to find")
         return self
 
     @model_validator(mode="after")

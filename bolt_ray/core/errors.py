@@ -10,6 +10,7 @@
     └── RunError              our side failed; exit code 1
         ├── StallError        a wait passed its deadline
         ├── LearnerLostError  the learner's processes are gone; the last checkpoint is not
+        ├── StorageError      a file could not be written: disk full, read-only; what was there before is unharmed
         ├── WeightSyncError   generator and learner could not be brought to one version
         └── UnhealthyTrainingError  too many bad steps or unscored completions in a row
 
@@ -58,6 +59,10 @@ class StallError(RunError):
 
 class LearnerLostError(RunError):
     """A learner rank or its node is gone, stuck or being taken away: training goes back to the last checkpoint."""
+
+
+class StorageError(RunError):
+    """A file could not be written; what had been written before is as it was."""
 
 
 class WeightSyncError(RunError):

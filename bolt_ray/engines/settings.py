@@ -37,6 +37,9 @@ class ModelSettings(Settings):
     name_or_path: str = setting(
         "arithmetic", "a Hugging Face model directory or name, or 'arithmetic' for the embedded model"
     )
+    revision: str | None = setting(
+        None, "of a model on the Hugging Face hub: a commit, tag or branch; a run keeps to the commit it began with"
+    )
     trust_remote_code: bool = setting(False, "run Python code shipped inside the model directory")
     dtype: Dtype = setting(
         "auto",

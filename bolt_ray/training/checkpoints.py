@@ -5,6 +5,8 @@ step-000100/
   state.json        step, policy version, prompt-stream position, requests in flight, curriculum
   learner/          weights, optimizer moments, schedule, controllers (safetensors, JSON)
   baseline/         the shards' snapshot
+  draws/            of the window that is being drawn from, and of the next
+  config.yaml       the settings of the run, resolved and without secrets
   model/            the policy in Hugging Face format
 """
 
@@ -14,7 +16,7 @@ import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import xxhash
 
@@ -54,6 +56,38 @@ def write_checkpoint(
     return target
 
 
+class UsableCheckpoint(NamedTuple):
+    """What a run continues from.
+
+    Attributes:
+        path: the checkpoint.
+        state: its ``state.json``.
+        refused: newer ones that cannot be used, newest first, and why each.
+    """
+
+    path: Path
+    state: dict[str, Any]
+    refused: list[tuple[Path, str]]
+
+
+def newest_usable(run: RunDirectory) -> UsableCheckpoint | None:
+    """The newest checkpoint of a run whose files are all as they were written; None if the run has no checkpoint.
+
+    Raises:
+        CheckpointError: there are some, and each is damaged.
+    """
+    refused: list[tuple[Path, str]] = []
+    for path in reversed(list_checkpoints(run)):
+        try:
+            return UsableCheckpoint(path, read_checkpoint(path), refused)
+        except CheckpointError as error:
+            refused.append((path, str(error)))
+    if refused:
+        reasons = "; ".join(why for _, why in refused)
+        raise CheckpointError(f"{run.checkpoints}: no checkpoint there is whole ({reasons})")
+    return None
+
+
 def read_checkpoint(path: Path) -> dict[str, Any]:
     """The state of a checkpoint, after checking that all its files are as they were written.
 
@@ -76,17 +110,6 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
             raise CheckpointError(f"{file}: changed or truncated since it was written; resume from an older checkpoint")
     state: dict[str, Any] = json.loads((path / "state.json").read_text(encoding="utf-8"))
     return state
-
-
-def newest_usable(run: RunDirectory) -> tuple[Path | None, dict[str, Any] | None, list[tuple[Path, str]]]:
-    """The newest checkpoint that can be read, its state, and the newer ones that cannot, each with the reason."""
-    refused: list[tuple[Path, str]] = []
-    for path in reversed(list_checkpoints(run)):
-        try:
-            return path, read_checkpoint(path), refused
-        except CheckpointError as error:
-            refused.append((path, str(error)))
-    return None, None, refused
 
 
 def _describe(path: Path) -> dict[str, Any]:

@@ -144,8 +144,13 @@ class CurriculumPrompts:
             "version": self._version,
         }
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.stream.load_state_dict(state["stream"])
+    def save_draws(self, directory: Path) -> None:
+        """See `PromptStream.save_draws`."""
+        self.stream.save_draws(directory)
+
+    def load_state_dict(self, state: dict[str, Any], *, draws_dir: Path) -> None:
+        """``draws_dir``: what `save_draws` wrote when the state was taken."""
+        self.stream.load_state_dict(state["stream"], draws_dir=draws_dir)
         self._curriculum.load_state_dict(state["curriculum"])
         self._step, self._version = int(state["step"]), int(state["version"])
 

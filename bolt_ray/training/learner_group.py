@@ -150,7 +150,7 @@ class LearnerGroup:
 
     @property
     def processes(self) -> tuple[ProcessInfo, ...]:
-        """The ranks', as of the last command."""
+        """The ranks', as of their start or the last command."""
         return self._processes
 
     def leaving(self) -> str:
@@ -169,6 +169,7 @@ class LearnerGroup:
         """
         ready = self._mailbox.wait_ready.remote()
         self._controllers = self._wait(ready, what="the learner ranks to start", timeout_s=timeout_s, idle=idle)
+        self._processes = get_result(self._mailbox.registered.remote(), timeout_s=timeout_s)
         self._started = True
         self._mailbox_process = get_result(self._mailbox.process.remote(), timeout_s=timeout_s)
 

@@ -116,9 +116,10 @@ def _next_start(start: StartingPoint, run: RunDirectory, *, own: bool, say: Call
     """``own``: all checkpoints are of this run's own steps; before an attempt began, later ones may not be."""
     checkpoint, state = start.checkpoint, start.state
     if own:
-        checkpoint, state, refused = newest_usable(run)
-        for path, why in refused:
+        found = newest_usable(run)
+        for path, why in found.refused if found else ():
             say(f"Warning: {path.name} cannot be used: {why}")
-        if checkpoint is None and (refused or start.checkpoint is not None):
+        checkpoint, state = (found.path, found.state) if found else (None, None)
+        if checkpoint is None and (start.checkpoint is not None or (found and found.refused)):
             raise CheckpointError(f"{run.checkpoints}: the learner is lost, and no checkpoint can be read")
     return replace(start, checkpoint=checkpoint, state=state, restarts=start.restarts + 1)

@@ -27,10 +27,11 @@ from bolt_ray.commands.shared.ray_session import ray_session
 from bolt_ray.commands.shared.resources import resource_map
 from bolt_ray.commands.train.assembly import TrainingAssembly
 from bolt_ray.commands.train.observers import start_telemetry
-from bolt_ray.commands.train.train import write_config
+from bolt_ray.commands.train.resume import write_config
 from bolt_ray.config.loading import load_config
 from bolt_ray.training.interrupts import InterruptFlag
 from bolt_ray.training.run_directory import RunDirectory
+from bolt_ray.training.run_lock import RunLock
 from bolt_ray.training.telemetry.observer import Observer
 from bolt_ray.training.telemetry.state import StateWriter
 
@@ -131,8 +132,9 @@ def measure(steps: int, *, block: int, settings: list[str]) -> Measured:
         quiet = ["eval.at_start=false", "eval.at_end=false", "eval.every_steps=0", "checkpoint.every_steps=0"]
         overrides = [f"train.max_steps={steps + 2}", f"run_dir={run.root}", *quiet, *settings]
         config = resolve_here(load_config("configs/quickstart.yaml", overrides))
-        write_config(run, config)
+        write_config(run.config, config)
         with (
+            RunLock(run, say=print) as lock,
             StateWriter(run.state, max_steps=config.train.max_steps) as progress,
             ray_session(config.cluster, groups=resource_map(config)),
         ):
@@ -140,6 +142,7 @@ def measure(steps: int, *, block: int, settings: list[str]) -> Measured:
                 measured,
                 config=config,
                 run=run,
+                lock=lock,
                 inputs=prepare_inputs(config, say=print),
                 checkpoint=None,
                 state=None,

@@ -144,7 +144,8 @@ def test_a_run_is_watched_until_it_ends(tmp_path: Path) -> None:
 
 def test_the_newest_run_is_meant(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(CheckpointError, match="no run under runs; name a run directory, or"):
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    with pytest.raises(CheckpointError, match=r"no run under runs or .*/home/bolt-ray-runs; name a run directory, or"):
         find_run(None)
     for place, name, at in (("runs", "b", 100), ("runs", "a", 200), ("elsewhere", "c", 300), ("runs", "d", 50)):
         run = write_run(tmp_path / place / name, STATE)

@@ -24,7 +24,7 @@ from bolt_ray.commands.shared.inputs import prepare_inputs
 from bolt_ray.commands.shared.prompts import open_store
 from bolt_ray.commands.train.assembly import TrainingAssembly
 from bolt_ray.commands.train.fleet import Fleet
-from bolt_ray.commands.train.train import write_config
+from bolt_ray.commands.train.resume import write_config
 from bolt_ray.config.loading import dump_config
 from bolt_ray.config.schema import RunConfig
 from bolt_ray.core.baseline.warm_start import WarmStartReport
@@ -49,6 +49,7 @@ from bolt_ray.training.learner_worker import PublishedWeights
 from bolt_ray.training.loop import TrainingLoop
 from bolt_ray.training.recovery import StartingPoint, train_with_recovery
 from bolt_ray.training.run_directory import RunDirectory
+from bolt_ray.training.run_lock import RunLock
 from bolt_ray.training.telemetry.console import open_log
 from bolt_ray.training.telemetry.record import read_metrics
 from bolt_ray.training.telemetry.sample_files import read_samples, sample_files
@@ -194,8 +195,11 @@ class PromptsPart(Part):
     def state_dict(self) -> dict[str, Any]:
         return {"drawn": self.drawn}
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
+    def load_state_dict(self, state: dict[str, Any], *, draws_dir: Path) -> None:
         self.drawn = state["drawn"]
+
+    def save_draws(self, directory: Path) -> None:
+        directory.mkdir()
 
 
 class GeneratorsPart(FakeGenerators):
@@ -326,12 +330,12 @@ def run_once(config: RunConfig, here: Workplace, *, learner_part: type[LearnerPa
 
     run = RunDirectory(here.directory / "run")
     run.root.mkdir()
-    write_config(run, config)
+    write_config(run.config, config)
     handler = open_log(run.log)
     problem = ""
     progress = StateWriter(run.state, max_steps=config.train.max_steps)
     try:
-        with progress:
+        with RunLock(run, say=print) as lock, progress:
             inputs = prepare_inputs(config, say=lambda text: None, show_progress=False)
             with WiredFleet(config, inputs) as fleet:
                 train_with_recovery(
@@ -339,6 +343,7 @@ def run_once(config: RunConfig, here: Workplace, *, learner_part: type[LearnerPa
                         Wired,
                         config=config,
                         run=run,
+                        lock=lock,
                         inputs=inputs,
                         fleet=fleet,
                         interrupts=InterruptFlag(),

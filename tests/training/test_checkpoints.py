@@ -8,12 +8,10 @@ from pathlib import Path
 import pytest
 
 from bolt_ray.core.errors import CheckpointError
-from bolt_ray.training.checkpoints import read_checkpoint, write_checkpoint
+from bolt_ray.training.checkpoints import newest_usable, read_checkpoint, write_checkpoint
 from bolt_ray.training.run_directory import (
     RunDirectory,
-    find_run_to_resume,
     list_checkpoints,
-    new_run_directory,
     set_aside_later,
 )
 
@@ -71,30 +69,22 @@ def test_damage_is_found(tmp_path: Path, damage: object, message: str) -> None:
         read_checkpoint(path)
 
 
-def test_a_new_run_takes_no_directory_that_holds_one(tmp_path: Path) -> None:
-    run = new_run_directory(str(tmp_path / "a"), name="x")
-    run.config.write_text("seed: 0")
-    with pytest.raises(CheckpointError, match=r"already holds a run; .*resume=auto"):
-        new_run_directory(str(tmp_path / "a"), name="x")
-
-
-def test_a_directory_that_cannot_be_made(tmp_path: Path) -> None:
-    (tmp_path / "file").write_text("")
-    with pytest.raises(CheckpointError, match="cannot be written"):
-        new_run_directory(str(tmp_path / "file" / "run"), name="x")
-
-
-def test_resume_finds_the_newest_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
-    save(RunDirectory(tmp_path / "runs" / "q-20260101-000000"), 9)
-    save(RunDirectory(tmp_path / "runs" / "q-20260102-000000"), 3)
-    save(RunDirectory(tmp_path / "runs" / "q-20260102-000000"), 4)
-    (tmp_path / "runs" / "q-20260103-000000").mkdir()
-    run, checkpoint = find_run_to_resume("auto", run_dir=None, name="q")
-    assert (run.root.name, checkpoint.name) == ("q-20260102-000000", "step-000004")
-    assert find_run_to_resume("runs/q-20260101-000000", run_dir=None, name="q")[1].name == "step-000009"
-    older = checkpoint.with_name("step-000003")
-    assert find_run_to_resume(str(older), run_dir=None, name="q")[1] == older
+def test_the_previous_checkpoint_is_used_and_the_broken_one_named(tmp_path: Path) -> None:
+    run = RunDirectory(tmp_path)
+    assert newest_usable(run) is None
+    older, newer = save(run, 1), save(run, 2)
+    found = newest_usable(run)
+    assert found is not None
+    assert (found.path, found.state, found.refused) == (newer, {"step": 2}, [])
+    (newer / "model" / "weights.bin").write_bytes(b"w" * 500 + b"x" + b"w" * 499)
+    found = newest_usable(run)
+    assert found is not None
+    assert (found.path, found.state) == (older, {"step": 1})
+    assert [path for path, _ in found.refused] == [newer]
+    assert "weights.bin: changed or truncated" in found.refused[0][1]
+    (older / "state.json").unlink()
+    with pytest.raises(CheckpointError, match=r"no checkpoint there is whole .*weights\.bin.*state\.json: missing"):
+        newest_usable(run)
 
 
 def test_checkpoints_after_the_one_resumed_are_set_aside(tmp_path: Path) -> None:
@@ -110,10 +100,6 @@ def test_checkpoints_after_the_one_resumed_are_set_aside(tmp_path: Path) -> None
     save(run, 85, keep=3)
     newer = save(run, 90, keep=3)
     assert [path.name for path in list_checkpoints(run)] == ["step-000080", "step-000085", "step-000090"]
-    assert find_run_to_resume(str(tmp_path), run_dir=None, name="x") == (run, newer)
+    found = newest_usable(run)
+    assert found is not None and found.path == newer
     assert set_aside_later(run, newer) == []
-
-
-def test_resume_without_a_checkpoint(tmp_path: Path) -> None:
-    with pytest.raises(CheckpointError, match=r"resume=auto: no checkpoint under .*start without resume"):
-        find_run_to_resume("auto", run_dir=str(tmp_path), name="q")

@@ -176,10 +176,11 @@ def test_every_strategy_drives_the_stream_and_goes_on_after_a_resume(tmp_path: P
     with opened(tmp_path, name="cut", **options_of(strategy)) as first:
         begun = [one.prompt.row for _ in range(3) for one in first.run_step()]
         state = json.loads(json.dumps(first.prompts.state_dict()))
+        first.prompts.save_draws(tmp_path / "draws-saved")
         first.baseline.save(tmp_path / "baseline.npz")
     with opened(tmp_path, name="cut", **options_of(strategy)) as again:
         again.baseline.load(tmp_path / "baseline.npz")
-        again.prompts.load_state_dict(state)
+        again.prompts.load_state_dict(state, draws_dir=tmp_path / "draws-saved")
         again.step = 3
         begun += [one.prompt.row for _ in range(3) for one in again.run_step()]
         assert again.record() == pytest.approx(record)

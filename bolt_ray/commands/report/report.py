@@ -32,8 +32,8 @@ from bolt_ray.commands.report.series import (
     starts,
     thinned,
 )
-from bolt_ray.commands.report.settings import differences
 from bolt_ray.commands.report.words import facts, gains, story
+from bolt_ray.commands.shared.differences import differences
 from bolt_ray.core.errors import CheckpointError
 from bolt_ray.training.telemetry.health import judge
 

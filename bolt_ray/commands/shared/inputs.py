@@ -139,7 +139,7 @@ def _model_path(config: RunConfig, *, say: Callable[[str], None], show_progress:
 
         return ensure_embedded_model(config.arithmetic, say=say, show_progress=show_progress)
     path = Path(name).expanduser().absolute()
-    return _from_hub(name, path) if is_hub_model(name) else path
+    return _from_hub(name, path, revision=config.model.revision) if is_hub_model(name) else path
 
 
 def described_model(config: RunConfig) -> Path | None:
@@ -160,7 +160,8 @@ def described_model(config: RunConfig) -> Path | None:
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, RepositoryNotFoundError
 
     try:
-        return Path(snapshot_download(name, allow_patterns=["*.json", "*.jinja", "*.model", "*.txt"]))
+        patterns = ["*.json", "*.jinja", "*.model", "*.txt"]
+        return Path(snapshot_download(name, revision=config.model.revision, allow_patterns=patterns))
     except (HfHubHTTPError, LocalEntryNotFoundError, RepositoryNotFoundError, OSError):
         return None
 
@@ -171,13 +172,13 @@ def is_hub_model(name: str) -> bool:
     return looks and not Path(name).is_dir()
 
 
-def _from_hub(name: str, path: Path) -> Path:
+def _from_hub(name: str, path: Path, *, revision: str | None) -> Path:
     """A model named as on the Hugging Face hub, from its local cache or downloaded."""
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, RepositoryNotFoundError
 
     try:
-        return Path(snapshot_download(name))
+        return Path(snapshot_download(name, revision=revision))
     except (HfHubHTTPError, LocalEntryNotFoundError, RepositoryNotFoundError, OSError) as error:
         raise ModelError(
             f"model.name_or_path: there is no directory {path}, and {name!r} cannot be had from the Hugging Face hub "

@@ -9,13 +9,13 @@ from pathlib import Path
 from typing import Any
 
 from bolt_ray.core.errors import CheckpointError
-from bolt_ray.training.run_directory import RunDirectory
+from bolt_ray.training.run_directory import RUNS_VARIABLE, RunDirectory, run_places
 
 BLOCK = 1 << 16
 
 
 def find_run(run: Path | None) -> RunDirectory:
-    """The run that is named, or the newest under ``runs/`` and the directory that ``BOLT_RAY_RUNS`` names.
+    """The run that is named, or the newest in the directories of runs (`run_places`).
 
     Raises:
         CheckpointError: there is none.
@@ -24,13 +24,13 @@ def find_run(run: Path | None) -> RunDirectory:
         if _last_written(run) is None:
             raise CheckpointError(f"{run}: no run directory (it has neither state.json nor metrics.jsonl)")
         return RunDirectory(run.absolute())
-    places = [Path("runs"), *(Path(place) for place in [os.environ.get("BOLT_RAY_RUNS")] if place)]
+    places = run_places()
     written = {path: _last_written(path) for place in places if place.is_dir() for path in place.iterdir()}
     found = [(time, path) for path, time in written.items() if time is not None]
     if not found:
         raise CheckpointError(
             f"no run under {' or '.join(map(str, places))}; name a run directory, or the directory of all runs in the "
-            "environment variable BOLT_RAY_RUNS"
+            f"environment variable {RUNS_VARIABLE}"
         )
     return RunDirectory(max(found)[1].absolute())
 

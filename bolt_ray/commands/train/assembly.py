@@ -7,10 +7,9 @@ from __future__ import annotations
 
 import logging
 import math
-import shutil
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict
 from functools import partial
@@ -24,6 +23,7 @@ from bolt_ray.actors.generator_pool import GeneratorPool
 from bolt_ray.actors.processes import ProcessInfo, ProcessMonitor
 from bolt_ray.actors.scorer_pool import ScorerPool
 from bolt_ray.actors.settings import OWN_WARM_START
+from bolt_ray.actors.shared_directory import check_shared
 from bolt_ray.commands.shared.inference import math_equality
 from bolt_ray.commands.shared.inputs import RunInputs
 from bolt_ray.commands.shared.prompts import heldout_problems, open_store, prompt_doubts, store_row_keys
@@ -31,6 +31,7 @@ from bolt_ray.commands.shared.references import verify_references
 from bolt_ray.commands.shared.say import say
 from bolt_ray.commands.train.fleet import Fleet
 from bolt_ray.commands.train.observers import start_telemetry
+from bolt_ray.commands.train.resume import write_config
 from bolt_ray.config.resolve import eval_sampling
 from bolt_ray.config.schema import RunConfig
 from bolt_ray.core.curriculum import Curriculum
@@ -52,6 +53,7 @@ from bolt_ray.training.loop import LoopOutcome, TrainingLoop
 from bolt_ray.training.recovery import StartingPoint
 from bolt_ray.training.rollout import RolloutLoop
 from bolt_ray.training.run_directory import RunDirectory, set_aside_later
+from bolt_ray.training.run_lock import RunLock
 from bolt_ray.training.telemetry.notices import Notices
 from bolt_ray.training.telemetry.profiling import target_of
 from bolt_ray.training.telemetry.state import StateWriter
@@ -82,6 +84,7 @@ class TrainingAssembly:
         *,
         config: RunConfig,
         run: RunDirectory,
+        lock: RunLock,
         inputs: RunInputs,
         fleet: Fleet,
         interrupts: InterruptFlag,
@@ -90,6 +93,7 @@ class TrainingAssembly:
     ) -> None:
         self._config = config
         self._run = run
+        self._lock = lock
         self._inputs = inputs
         self._fleet = fleet
         self._start = start
@@ -111,6 +115,8 @@ class TrainingAssembly:
             prompts, problems = self._prompts(stack, shards)
             generators.wait_ready(idle=self._interrupts.check, say=partial(say, self._console))
             self._wait_for(learner)
+            adapted = generators.processes if self._config.model.use_peft else ()  # their weights come as files
+            self._check_shared([*learner.processes, *adapted])
             say(self._console, f"All processes are up after {time.monotonic() - self._started:.0f} s")
             self._processes = self._progress.processes = _processes(learner, generators, scorers, shards)
             stack.callback(setattr, self._progress, "processes", list)  # from then on they are ended
@@ -132,9 +138,14 @@ class TrainingAssembly:
                 raise
             raise LearnerLostError(str(error)) from error
 
+    def _check_shared(self, processes: Sequence[ProcessInfo]) -> None:
+        """Whether the nodes of processes that read and write in the run directory have it."""
+        check_shared(self._run.root, processes, timeout_s=self._config.deadlines.startup_s)
+
     def _set_aside_later(self) -> None:
         """Only now, when steps after the checkpoint are about to be trained again."""
         if (checkpoint := self._start.checkpoint) is not None:
+            write_config(self._run.config, self._config)
             for later in set_aside_later(self._run, checkpoint):
                 say(self._console, f"Going on from {checkpoint.name}: {later.name} keeps a later checkpoint")
 
@@ -171,6 +182,7 @@ class TrainingAssembly:
             cpus_per_shard=self._config.cluster.cpus_per_shard,
         )
         stack.callback(shards.close)
+        self._check_shared(shards.processes)
         return shards
 
     def _prompts(self, stack: ExitStack, shards: BaselineShards) -> tuple[CurriculumPrompts, list[DrawnPrompt]]:
@@ -212,29 +224,16 @@ class TrainingAssembly:
             draws_dir=self._run.draws,
         )
         stack.callback(prompts.close)
-        if self._start.checkpoint is not None and self._start.state is not None:
-            shards.restore(self._start.checkpoint / "baseline")
-            prompts.load_state_dict(self._start.state["prompts"])
+        if (checkpoint := self._start.checkpoint) is not None and self._start.state is not None:
+            shards.restore(checkpoint / "baseline")
+            saved = checkpoint / "draws"  # checkpoints of earlier versions leave them in the run
+            draws = saved if saved.is_dir() else self._run.draws
+            prompts.load_state_dict(self._start.state["prompts"], draws_dir=draws)
         elif config.baseline.warm_start not in (None, OWN_WARM_START):
-            self._warm_start(shards, store)
+            _warm_start(config, shards, store, say=tell)
         say(self._console, f"{store.report()}; {len(problems):,} held-out problems")
         prompts.stream.prefetch_next()
         return prompts, problems
-
-    def _warm_start(self, shards: BaselineShards, store: PromptStore) -> None:
-        baseline = self._config.baseline
-        assert baseline.warm_start is not None
-        report = shards.warm_start(
-            Path(baseline.warm_start),
-            row_key=store_row_keys(store),
-            allow_pickle=baseline.warm_start_allow_pickle,
-        )
-        say(
-            self._console,
-            f"Warm start: {report.hits:,} of {report.rows:,} prompts ({100 * report.hit_rate:.1f}%) from {report.path}",
-        )
-        if report.warning is not None:
-            say(self._console, f"Warning: {report.warning}")
 
     def _loop(
         self,
@@ -252,6 +251,11 @@ class TrainingAssembly:
         service = CompletionService(
             generators=generators, scorers=scorers, opened=tokenize.opened, worked=telemetry.worked
         )
+
+        def check() -> None:
+            loop.check()
+            self._lock.check_last_seen()
+
         rollout = RolloutLoop(
             service=service,
             prompts=prompts.stream,
@@ -263,7 +267,7 @@ class TrainingAssembly:
             seed=config.seed,
             stall_s=config.deadlines.generation_s + config.deadlines.startup_s,
             version=self._start.version,
-            check=lambda: loop.check(),
+            check=check,
         )
         if self._start.state is not None:
             rollout.load_state_dict(self._start.state["rollout"], redraw=prompts.redraw)
@@ -338,12 +342,17 @@ class TrainingAssembly:
         rollout: RolloutLoop,
         prompts: CurriculumPrompts,
     ) -> None:
-        """Checkpoint after ``step`` finished steps; at the last one also the final model."""
+        """Checkpoint after ``step`` finished steps."""
+        self._lock.check()
         deadline = self._config.deadlines.step_s
 
         def write_parts(directory: Path) -> None:
+            # First, as the state was taken: the parts take a while in which the stream may move on.
+            prompts.save_draws(directory / "draws")
+            write_config(directory / "config.yaml", self._config)
             learner.save(directory=directory / "learner", model_directory=directory / "model", timeout_s=deadline)
             shards.snapshot(directory / "baseline")
+            self._lock.check()  # that took a while: what follows makes it the newest, and deletes an older one
 
         score = loop.initial_score
         state = {
@@ -353,15 +362,19 @@ class TrainingAssembly:
             "prompts": prompts.state_dict(),
             "initial_score": None if score is None else asdict(score),
         }
-        path = write_checkpoint(
-            self._run, step=step, state=state, write_parts=write_parts, keep=self._config.checkpoint.keep
-        )
-        if step >= self._config.train.max_steps:
-            aside = self._run.root / ".final"
-            shutil.rmtree(aside, ignore_errors=True)
-            shutil.copytree(path / "model", aside)
-            shutil.rmtree(self._run.final_model, ignore_errors=True)
-            aside.rename(self._run.final_model)
+        write_checkpoint(self._run, step=step, state=state, write_parts=write_parts, keep=self._config.checkpoint.keep)
+
+
+def _warm_start(config: RunConfig, shards: BaselineShards, store: PromptStore, *, say: Callable[[str], None]) -> None:
+    assert config.baseline.warm_start is not None
+    report = shards.warm_start(
+        Path(config.baseline.warm_start),
+        row_key=store_row_keys(store),
+        allow_pickle=config.baseline.warm_start_allow_pickle,
+    )
+    say(f"Warm start: {report.hits:,} of {report.rows:,} prompts ({100 * report.hit_rate:.1f}%) from {report.path}")
+    if report.warning is not None:
+        say(f"Warning: {report.warning}")
 
 
 def _processes(

@@ -20,7 +20,7 @@ from bolt_ray.training.telemetry.health import Health
 from bolt_ray.training.telemetry.observer import Observer
 from bolt_ray.training.telemetry.profiling import Profiling
 from bolt_ray.training.telemetry.ray_metrics import RayMetrics
-from bolt_ray.training.telemetry.record import MetricsLog, read_metrics
+from bolt_ray.training.telemetry.record import MetricsLog
 from bolt_ray.training.telemetry.sample_files import SampleFiles
 from bolt_ray.training.telemetry.sinks.processes import Sinks
 from bolt_ray.training.telemetry.sinks.settings import LoggingSettings
@@ -53,8 +53,7 @@ def start_telemetry(
         ProgressDisplay(total_steps=config.train.max_steps, first_step=first_step, console=console)
     )
     metrics = MetricsLog(run, keep_up_to_step=first_step if resumed else None)
-    earlier = read_metrics(run.metrics_jsonl)
-    for record in earlier:
+    for record in metrics.kept:
         display.evaluated(record)
         progress.evaluated(record)
     made: list[Observer] = observers(config, run, first_step=first_step, say=lambda text: telemetry.say(text))
@@ -64,7 +63,7 @@ def start_telemetry(
         metrics=metrics,
         display=display,
         observers=[progress, *made],
-        health=Health(earlier),
+        health=Health(metrics.kept),
         samples=SampleFiles(
             run.samples, config.samples, reward_range=config.baseline.scaled_from, first_step=first_step
         ),

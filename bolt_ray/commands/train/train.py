@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
 from functools import partial
@@ -22,16 +21,21 @@ from bolt_ray.commands.shared.say import say, shown
 from bolt_ray.commands.train.assembly import TrainingAssembly
 from bolt_ray.commands.train.fleet import Fleet
 from bolt_ray.commands.train.observers import check_logging
-from bolt_ray.config.loading import dump_config
+from bolt_ray.commands.train.resume import (
+    OpenedRun,
+    changed_settings,
+    open_run,
+    with_commit,
+    with_saved_revision,
+    write_config,
+)
 from bolt_ray.config.own_code import check_own_code, with_absolute_files
 from bolt_ray.config.schema import RunConfig
 from bolt_ray.core.errors import ConfigError
-from bolt_ray.core.secrets import masked
-from bolt_ray.training.checkpoints import read_checkpoint
 from bolt_ray.training.interrupts import InterruptFlag, catch_interrupts
 from bolt_ray.training.loop import LoopOutcome
 from bolt_ray.training.recovery import StartingPoint, train_with_recovery
-from bolt_ray.training.run_directory import RunDirectory, find_run_to_resume, new_run_directory
+from bolt_ray.training.run_directory import RunDirectory, make_final_model
 from bolt_ray.training.telemetry.console import open_log
 from bolt_ray.training.telemetry.state import StateWriter
 
@@ -75,23 +79,30 @@ def train(config: RunConfig, *, console: Console | None = None) -> TrainingOutco
     config = resolve_here(config)
     if config.resume is None:
         _check_warm_start(config.baseline.warm_start)
-    run, checkpoint = _run_directory(config)
-    state = read_checkpoint(checkpoint) if checkpoint is not None else None
-    start = StartingPoint(checkpoint=checkpoint, state=state)
+    with open_run(config, say=partial(say, console)) as opened:
+        return _train_in(opened, config, own_rewards=own_rewards, console=console)
+
+
+def _train_in(opened: OpenedRun, config: RunConfig, *, own_rewards: list[str], console: Console) -> TrainingOutcome:
+    run, checkpoint = opened.run, opened.checkpoint
+    start = StartingPoint(checkpoint=checkpoint, state=opened.state)
     handler = open_log(run.log)
     try:
         with (
             catch_interrupts(InterruptFlag(at_once=True)) as interrupts,
             StateWriter(run.state, max_steps=config.train.max_steps, first_step=start.step) as progress,
         ):
+            config = with_saved_revision(config, opened.saved)
             inputs = prepare_inputs(config, say=partial(say, console))
-            config = fit_to_tokenizer(config, inputs.model_path)
+            config = with_commit(fit_to_tokenizer(config, inputs.model_path), inputs.model_path)
+            changed = changed_settings(opened, config)
             if checkpoint is None and config.baseline.warm_start == OWN_WARM_START:
                 progress.stage("warm start")
                 config = with_own_warm_start(config, run, console=console)
-            write_config(run, config)
-            say(console, f"Run directory: {shown(run.root)}")
-            for line in own_rewards:
+            if checkpoint is None:  # else it still tells of the run that is there, until this one is known to go on
+                write_config(run.config, config)
+            say(console, f"Run directory: {run.root}")
+            for line in (*own_rewards, *changed):
                 say(console, line)
             progress.stage("start")
             with (
@@ -104,6 +115,7 @@ def train(config: RunConfig, *, console: Console | None = None) -> TrainingOutco
                         TrainingAssembly,
                         config=config,
                         run=run,
+                        lock=opened.lock,
                         inputs=inputs,
                         fleet=fleet,
                         interrupts=interrupts,
@@ -115,6 +127,8 @@ def train(config: RunConfig, *, console: Console | None = None) -> TrainingOutco
                     cluster=config.cluster,
                     say=partial(say, console),
                 )
+            if not ended.interrupted:
+                make_final_model(run, step=ended.steps, resumed_from=checkpoint)
             progress.ended = "interrupted" if ended.interrupted else "done"
     except BaseException:
         log.exception("the run ended early")
@@ -129,12 +143,6 @@ def train(config: RunConfig, *, console: Console | None = None) -> TrainingOutco
     )
     _report(outcome, run=run, console=console)
     return outcome
-
-
-def write_config(run: RunDirectory, config: RunConfig) -> None:
-    """``config.yaml``: what the run was resolved to, without the secrets in it."""
-    text = dump_config(config, show=partial(masked, environ=os.environ))
-    run.config.write_text(text, encoding="utf-8")
 
 
 def _check_warm_start(file: str | None) -> None:
@@ -157,12 +165,6 @@ def with_own_warm_start(
     say(console, f"Warm start: {samples} completions of every prompt first (baseline.warm_start: {OWN_WARM_START})")
     precompute(config, output=run.warm_start, num_samples=samples, console=console)
     return config.model_copy(update={"baseline": replace(config.baseline, warm_start=str(run.warm_start))})
-
-
-def _run_directory(config: RunConfig) -> tuple[RunDirectory, Path | None]:
-    if config.resume is None:
-        return new_run_directory(config.run_dir, name=config.name), None
-    return find_run_to_resume(config.resume, run_dir=config.run_dir, name=config.name)
 
 
 def _report(outcome: TrainingOutcome, *, run: RunDirectory, console: Console) -> None:

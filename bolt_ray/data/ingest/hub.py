@@ -78,7 +78,22 @@ def _told_by_name(arguments: dict[str, Any]) -> Iterator[Any]:
         ) from error
 
 
-def hub_fingerprint(loaded: Any) -> str:
-    """Number of rows and the cache files (their directories carry the hash of the data), with their sizes."""
-    files = sorted((entry["filename"], Path(entry["filename"]).stat().st_size) for entry in loaded.cache_files)
-    return repr((loaded.num_rows, files))
+def hub_fingerprint(loaded: Any, *, cache: Path) -> str:
+    """Number of rows and the cache files with their sizes, by their places in the cache: these carry the hash of the
+    data, and are the same on every machine.
+
+    Args:
+        loaded: of `load_hub`.
+        cache: the directory that ``datasets`` keeps its data sets in.
+    """
+    files = [Path(entry["filename"]).absolute() for entry in loaded.cache_files]
+    places = [file.relative_to(cache) if file.is_relative_to(cache) else file for file in files]
+    sizes = sorted((str(place), file.stat().st_size) for place, file in zip(places, files, strict=True))
+    return repr((loaded.num_rows, sizes))
+
+
+def hub_cache() -> Path:
+    """Where ``datasets`` keeps its data sets on this machine."""
+    import datasets
+
+    return Path(datasets.config.HF_DATASETS_CACHE).expanduser().absolute()

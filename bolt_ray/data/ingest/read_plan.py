@@ -14,7 +14,7 @@ import xxhash
 
 from bolt_ray.core.errors import DataError
 from bolt_ray.data.ingest.fingerprints import FileScanner
-from bolt_ray.data.ingest.hub import hub_arguments, hub_fingerprint, load_hub, split_of
+from bolt_ray.data.ingest.hub import hub_arguments, hub_cache, hub_fingerprint, load_hub, split_of
 from bolt_ray.data.ingest.known_datasets import known_dataset
 from bolt_ray.data.ingest.locate import DataFile, find_files, is_hub_dataset, open_filesystem
 from bolt_ray.data.ingest.normalize import RowRules, row_rules
@@ -193,7 +193,7 @@ def _hub_pieces(dataset: DatasetSettings) -> tuple[list[Piece], list[str]]:
         )
         for start in range(0, rows, HUB_ROWS_PER_PIECE)
     ]
-    return pieces, [repr(arguments), hub_fingerprint(loaded)]
+    return pieces, [repr(arguments), hub_fingerprint(loaded, cache=hub_cache())]
 
 
 def _file_pieces(dataset: DatasetSettings, scanner: FileScanner) -> tuple[list[Piece], list[str]]:

@@ -150,16 +150,16 @@ class DrawLog:
     """Windows' draws on disk: ``window-000007.npz``, written aside, fsynced, renamed.
 
     Args:
-        directory: made if missing.
+        directory: made when draws are written.
         store_address: of the store the rows belong to; draws of another store are refused.
     """
 
     def __init__(self, directory: Path, *, store_address: str) -> None:
         self._directory = directory
         self._address = store_address
-        directory.mkdir(parents=True, exist_ok=True)
 
     def write(self, draws: WindowDraws) -> None:
+        self._directory.mkdir(parents=True, exist_ok=True)
         address = np.frombuffer(self._address.encode("ascii"), dtype=np.uint8)
         write_file_atomically(
             self._path(draws.window),

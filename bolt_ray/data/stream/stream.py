@@ -116,6 +116,7 @@ class PromptStream(Iterator[DrawnPrompt]):
         self._window = 0
         self._offset = 0
         self._num_drawn = 0
+        self._draws: dict[int, WindowDraws] = {}  # of the present window and those after it
         self._skipped: Counter[str] = Counter()
         self._current: WindowReader | None = None
         self._following: WindowReader | None = None
@@ -164,7 +165,7 @@ class PromptStream(Iterator[DrawnPrompt]):
         return {"data/draws": float(self._window * self._window_size + self._offset), **skipped}
 
     def state_dict(self) -> dict[str, Any]:
-        """The position, plain JSON values. Windows already drawn keep their draws in ``draws_dir``."""
+        """The position, plain JSON values; `save_draws` writes what belongs to it."""
         return {
             "window": self._window,
             "offset": self._offset,
@@ -173,10 +174,20 @@ class PromptStream(Iterator[DrawnPrompt]):
             **self._settings(),
         }
 
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+    def save_draws(self, directory: Path) -> None:
+        """Write the draws of the present window and of those drawn ahead, for `load_state_dict`."""
+        saved = DrawLog(directory, store_address=self._store.address)
+        for window in range(self._window, self._num_drawn):
+            saved.write(self._draws[window])
+
+    def load_state_dict(self, state: Mapping[str, Any], *, draws_dir: Path) -> None:
         """Go on where the state was taken: the same draws follow.
 
         Windows drawn after the state was taken are forgotten and drawn again, from the weights of then.
+
+        Args:
+            state: of `state_dict`.
+            draws_dir: what `save_draws` wrote at that time.
 
         Raises:
             CheckpointError: the state is of another store or other settings, or a window's draws are gone.
@@ -186,10 +197,12 @@ class PromptStream(Iterator[DrawnPrompt]):
         window, offset, num_drawn = (int(state[name]) for name in ("window", "offset", "num_drawn"))
         if not (0 <= offset <= self._window_size and window >= 0 and num_drawn <= window + 2):
             raise CheckpointError(f"impossible position of the prompt stream: window {window}, offset {offset}")
-        for drawn in range(window, num_drawn):
-            self._log.read(drawn)
+        saved = DrawLog(draws_dir, store_address=self._store.address)
+        self._draws = {drawn: saved.read(drawn) for drawn in range(window, num_drawn)}
         self.close()
-        self._log.drop_from(num_drawn)
+        self._log.drop_from(window)
+        for draws in self._draws.values():
+            self._log.write(draws)
         if offset == self._window_size:
             window, offset = window + 1, 0
         self._window, self._offset, self._num_drawn = window, offset, num_drawn
@@ -215,6 +228,7 @@ class PromptStream(Iterator[DrawnPrompt]):
         if self._offset >= self._window_size:
             self._current = self._following
             self._following = None
+            self._draws.pop(self._window, None)
             self._window += 1
             self._offset = 0
         if self._current is None:
@@ -222,15 +236,13 @@ class PromptStream(Iterator[DrawnPrompt]):
         return self._current
 
     def _open(self, window: int, offset: int) -> WindowReader:
-        if window < self._num_drawn:
-            draws = self._log.read(window)
-        else:
-            draws = self._draw(window)
-            self._log.write(draws)
+        if window >= self._num_drawn:
+            self._draws[window] = self._draw(window)
+            self._log.write(self._draws[window])
             self._num_drawn = window + 1
         return WindowReader(
             store=self._store,
-            draws=draws,
+            draws=self._draws[window],
             offset=offset,
             first_group_id=window * self._window_size,
             tokenize=self._tokenize,

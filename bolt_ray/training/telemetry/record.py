@@ -24,17 +24,23 @@ class MetricsLog:
         """``keep_up_to_step``: after a resume, drop the records of steps that will be trained again."""
         self._jsonl, self._csv = run.metrics_jsonl, run.metrics_csv
         self._columns: list[str] = []
-        self.evaluated: set[int] = set()
-        """Steps whose evaluation is there."""
         kept = [] if keep_up_to_step is None else read_metrics(self._jsonl)
-        kept = [record for record in kept if record["step"] <= (keep_up_to_step or 0)]
-        self.last: dict[str, Any] = {name: value for record in kept for name, value in record.items()}
+        self.kept = [record for record in kept if record["step"] <= (keep_up_to_step or 0)]
+        """The records that were there and stay."""
+        self.evaluated = {int(record["step"]) for record in self.kept if is_evaluation(record)}
+        """Steps whose evaluation is there."""
+        self.last: dict[str, Any] = {name: value for record in self.kept for name, value in record.items()}
         """The newest value of each metric in the records kept."""
+        self._begun = False
+
+    def begin(self) -> None:
+        """Leave in the files what is kept. The first `write` does so, too, and not before: a start that fails takes
+        nothing from the record."""
+        self._begun = True
         # Aside and renamed: a kill at this moment must not cost the record of the whole run.
-        text = "".join(_line(record) for record in kept)
+        text = "".join(_line(record) for record in self.kept)
         write_file_atomically(self._jsonl, lambda file: file.write(text.encode()))
-        self._write_table(kept)
-        self.evaluated = {int(record["step"]) for record in kept if is_evaluation(record)}
+        self._write_table(self.kept)
 
     def write(self, record: Mapping[str, Any]) -> dict[str, Any]:
         """Append one record; ``step`` is its number of finished optimizer steps.
@@ -42,6 +48,8 @@ class MetricsLog:
         Returns:
             what was written: the record without numbers that are not finite, for JSON has none.
         """
+        if not self._begun:
+            self.begin()
         record = _finite(record)
         if is_evaluation(record):
             self.evaluated.add(int(record["step"]))

@@ -75,9 +75,14 @@ class SampleFiles:
         self._max_bytes = settings.max_mb * _BYTES_PER_MB
         self._sizes: dict[str, dict[int, int]] = {kind: {} for kind in _PREFIXES}
         self._said_too_many = False
+        self._begun = False
 
     def begin(self) -> None:
-        """Remove what steps left that are about to be trained again, and what a kill cut off; count the rest."""
+        """Remove what steps left that are about to be trained again, and what a kill cut off; count the rest.
+
+        The first file that is written does so, and not before: a start that fails takes nothing away.
+        """
+        self._begun = True
         for torn in self._directory.glob(".*.part"):
             torn.unlink()
         for file in sample_files(self._directory):
@@ -101,6 +106,8 @@ class SampleFiles:
         return self._write("eval", step, rows)
 
     def _write(self, kind: str, step: int, rows: Sequence[Row]) -> WrittenSamples:
+        if not self._begun:
+            self.begin()
         name = _name(kind, step)
         lines = [row_text(row).encode() for row in rows]
         size, kept = 0, 0

@@ -45,7 +45,6 @@ class Telemetry:
         for verdict in health.verdicts:
             self._observers.judged(verdict)
         self._samples = samples
-        self._sample(lambda files: files.begin())
 
     @property
     def evaluated(self) -> set[int]:

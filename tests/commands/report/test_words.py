@@ -9,8 +9,8 @@ from support.report_runs import CONFIG, evaluation, step_record
 
 from bolt_ray.commands.report.reading import ReadRun
 from bolt_ray.commands.report.series import columns
-from bolt_ray.commands.report.settings import differences
 from bolt_ray.commands.report.words import facts, gains, story
+from bolt_ray.commands.shared.differences import differences
 from bolt_ray.commands.status.condition import Condition, Standing
 
 

@@ -174,9 +174,10 @@ def test_resuming_goes_on_with_the_same_draws(store: PromptStore, tmp_path: Path
     seen = rows_of(stream, 100)
     stream.prefetch_next()
     state = json.loads(json.dumps(stream.state_dict()))
+    stream.save_draws(tmp_path / "saved")
     following = rows_of(stream, 100)
-    lost = make(store, tmp_path, weights=lambda window: np.linspace(1, 2, NUM_ROWS))
-    lost.load_state_dict(state)
+    lost = make(store, tmp_path / "elsewhere", weights=lambda window: np.linspace(1, 2, NUM_ROWS))
+    lost.load_state_dict(state, draws_dir=tmp_path / "saved")
     assert lost.position == (1, 36)
     resumed = lost.take(92)
     assert [entry.prompt.row for entry in resumed] == following[:92]
@@ -190,11 +191,12 @@ def test_resuming_at_the_end_of_a_window_and_before_anything(store: PromptStore,
     expected = rows_of(make(store, tmp_path / "a"), 70)
     stream = make(store, tmp_path / "b")
     fresh = make(store, tmp_path / "c")
-    fresh.load_state_dict(stream.state_dict())
+    fresh.load_state_dict(stream.state_dict(), draws_dir=tmp_path / "nothing")
     assert rows_of(fresh, 70) == expected
     stream.take(64)
+    stream.save_draws(tmp_path / "saved")
     resumed = make(store, tmp_path / "b")
-    resumed.load_state_dict(stream.state_dict())
+    resumed.load_state_dict(stream.state_dict(), draws_dir=tmp_path / "saved")
     resumed.prefetch_next()
     assert rows_of(resumed, 6) == expected[64:]
 
@@ -204,17 +206,35 @@ def test_states_that_do_not_fit_are_refused(store: PromptStore, tmp_path: Path) 
     next(stream)
     state = stream.state_dict()
     with pytest.raises(CheckpointError, match="window_size 64 and now has 32"):
-        make(store, tmp_path, window_size=32).load_state_dict(state)
+        make(store, tmp_path, window_size=32).load_state_dict(state, draws_dir=tmp_path)
     before_it_could_be_set = {name: value for name, value in state.items() if name != "distinct_draws"}
-    make(store, tmp_path).load_state_dict(before_it_could_be_set)
+    make(store, tmp_path).load_state_dict(before_it_could_be_set, draws_dir=tmp_path)
     with pytest.raises(CheckpointError, match="distinct_draws 64 and now has 8"):
-        make(store, tmp_path, distinct_draws=8).load_state_dict(before_it_could_be_set)
+        make(store, tmp_path, distinct_draws=8).load_state_dict(before_it_could_be_set, draws_dir=tmp_path)
     with pytest.raises(CheckpointError, match="saved with seed"):
-        make(store, tmp_path, seed=1).load_state_dict(state)
+        make(store, tmp_path, seed=1).load_state_dict(state, draws_dir=tmp_path)
     with pytest.raises(CheckpointError, match="impossible position"):
-        stream.load_state_dict({**state, "offset": 65})
+        stream.load_state_dict({**state, "offset": 65}, draws_dir=tmp_path)
     with pytest.raises(CheckpointError, match="draws of window 0 cannot be read"):
-        make(store, tmp_path / "elsewhere").load_state_dict(state)
+        make(store, tmp_path).load_state_dict(state, draws_dir=tmp_path / "elsewhere")
+
+
+def test_a_resume_from_an_older_state_leaves_the_newer_one_as_it_was(store: PromptStore, tmp_path: Path) -> None:
+    """What the newer one needs lies with it: window 2 is drawn otherwise after the resume, under the same number."""
+    stream = make(store, tmp_path / "run")
+    stream.take(70)
+    older = stream.state_dict()
+    stream.save_draws(tmp_path / "older")
+    stream.take(70)
+    newer = stream.state_dict()
+    stream.save_draws(tmp_path / "newer")
+    following = rows_of(stream, 40)
+    back = make(store, tmp_path / "run", weights=lambda window: np.linspace(1, 2, NUM_ROWS))
+    back.load_state_dict(older, draws_dir=tmp_path / "older")
+    assert rows_of(back, 110)[-40:] != following
+    again = make(store, tmp_path / "run")
+    again.load_state_dict(newer, draws_dir=tmp_path / "newer")
+    assert rows_of(again, 40) == following
 
 
 def failing(kind: str) -> Tokenize:
@@ -299,9 +319,10 @@ def test_prompts_that_are_too_long_are_passed_over(
     (told,) = [record.getMessage() for record in caplog.records if "tokens" in record.getMessage()]
     assert "large.jsonl, line " in told and "the prompt has 9 tokens, the limit is 8 (data.max_prompt_tokens" in told
     state = json.loads(json.dumps(stream.state_dict()))
+    stream.save_draws(tmp_path / "saved")
     following = [(entry.group_id, entry.prompt.row) for entry in stream.take(30)]
     resumed = make(store, tmp_path / "a", max_prompt_tokens=8, window_size=400)
-    resumed.load_state_dict(state)
+    resumed.load_state_dict(state, draws_dir=tmp_path / "saved")
     assert [(entry.group_id, entry.prompt.row) for entry in resumed.take(30)] == following
     with pytest.raises(DataError, match=r"not one of 8 prompts .* longer than 2 tokens"):
         make(store, tmp_path / "c", max_prompt_tokens=2, window_size=8).take(1)

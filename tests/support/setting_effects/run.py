@@ -22,10 +22,13 @@ from bolt_ray.commands.shared.ray_session import ray_session
 from bolt_ray.commands.shared.references import verify_references
 from bolt_ray.commands.shared.resources import ProcessGroup, resource_map
 from bolt_ray.commands.train.observers import observers, sink_starts
-from bolt_ray.commands.train.train import _run_directory, with_own_warm_start
+from bolt_ray.commands.train.resume import OpenedRun, changed_settings, open_run, with_saved_revision
+from bolt_ray.commands.train.train import with_own_warm_start
 from bolt_ray.config.schema import RunConfig
 from bolt_ray.core.errors import BoltRayError, EnvironmentProblem
-from bolt_ray.training.run_directory import RunDirectory, checkpoint_name
+from bolt_ray.training.checkpoints import write_checkpoint
+from bolt_ray.training.run_directory import RunDirectory
+from bolt_ray.training.run_lock import RunLock
 
 
 def made(part: str, *names: str) -> Look:
@@ -173,11 +176,26 @@ def sinks(config: RunConfig, here: Workplace) -> Any:
 
 
 def run_directory(config: RunConfig, here: Workplace) -> Any:
-    """The directory that a run gets, or the checkpoint that it goes on from."""
-    for name, step in (("old", 3), ("runs/older-1", 1)):
-        (RunDirectory(here.directory / name).checkpoints / checkpoint_name(step)).mkdir(parents=True, exist_ok=True)
-    run, checkpoint = _run_directory(config)
-    return [run.root.name.split("-")[0], checkpoint]
+    """The directory that a run gets, and the checkpoint that it goes on from."""
+    write_checkpoint(RunDirectory(here.directory / "old"), step=3, state={}, write_parts=lambda directory: None, keep=1)
+    try:
+        with open_run(config, say=print) as opened:
+            return [opened.run.root.name.split("-")[0], opened.checkpoint]
+    except BoltRayError as error:
+        return str(error)
+
+
+def resumed(config: RunConfig, here: Workplace) -> Any:
+    """The model's revision and what is said of a run that goes on with other settings."""
+    run = RunDirectory(here.directory)
+    saved = config.model_dump(mode="json") | {"rewards": [{"type": "contains"}]}
+    saved["model"]["revision"] = "saved"
+    opened = OpenedRun(run=run, lock=RunLock(run, say=print), checkpoint=run.root, state=None, saved=saved)
+    config = with_saved_revision(config, saved)
+    try:
+        return [config.model.revision, changed_settings(opened, config)]
+    except BoltRayError as error:
+        return str(error)
 
 
 GPUS = {"cluster__use_gpu": "yes"}
@@ -188,6 +206,8 @@ EFFECTS: tuple[Effect, ...] = (
     effect("name", "other", run_directory),
     effect("run_dir", "elsewhere", run_directory),
     effect("resume", "old", run_directory),
+    effect("resume_changes", ["rewards"], resumed),
+    effect("model.revision", "main", resumed),
     effect(
         "seed", 5, calls("generators", "generate"), made("prompts", "schedule"), made("generators", "engine", "seed")
     ),

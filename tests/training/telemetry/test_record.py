@@ -35,7 +35,9 @@ def test_a_number_that_is_not_finite_is_left_out_because_json_has_none(tmp_path:
     assert run.metrics_jsonl.read_text() == '{"step": 1, "reward/mean": 0.5}\n'
     with run.metrics_jsonl.open("a") as file:  # as an earlier version did
         file.write('{"step": 2, "policy/gen_kl": NaN}\n')
-    assert MetricsLog(run, keep_up_to_step=2).last == {"step": 2, "reward/mean": 0.5}
+    log = MetricsLog(run, keep_up_to_step=2)
+    log.begin()
+    assert log.last == {"step": 2, "reward/mean": 0.5}
     assert run.metrics_jsonl.read_text() == '{"step": 1, "reward/mean": 0.5}\n{"step": 2}\n'
 
 
@@ -44,7 +46,7 @@ def test_a_resume_that_cannot_write_leaves_the_record_as_it_was(tmp_path: Path) 
     MetricsLog(run).write({"step": 1})
     (tmp_path / ".metrics.jsonl.part").mkdir()
     with pytest.raises(OSError):
-        MetricsLog(run, keep_up_to_step=1)
+        MetricsLog(run, keep_up_to_step=1).begin()
     assert read_metrics(run.metrics_jsonl) == [{"step": 1}]
 
 
@@ -68,14 +70,19 @@ def test_resume_drops_what_will_be_trained_again_and_a_torn_line(tmp_path: Path)
         log.write({"step": step})
     with run.metrics_jsonl.open("a") as file:
         file.write('{"step": 4, "rew')
-    MetricsLog(run, keep_up_to_step=2)
+    resumed = MetricsLog(run, keep_up_to_step=2)
+    assert [record["step"] for record in resumed.kept] == [1, 2]
+    # Before a first record it may still fail to start, and the record be that of a newer checkpoint.
+    assert [record["step"] for record in read_metrics(run.metrics_jsonl)] == [1, 2, 3]
+    resumed.begin()
     assert [record["step"] for record in read_metrics(run.metrics_jsonl)] == [1, 2]
     assert [row["step"] for row in rows(run)] == ["1", "2"]
 
 
 def test_a_new_run_starts_with_empty_files(tmp_path: Path) -> None:
     run = RunDirectory(tmp_path)
-    MetricsLog(run)
+    run.metrics_jsonl.write_text('{"step": 1}\n')  # of one that was killed before its first checkpoint
+    MetricsLog(run).begin()
     assert run.metrics_jsonl.read_text() == ""
 
 

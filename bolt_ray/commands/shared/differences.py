@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 MISSING = "–"
-_OF_EVERY_RUN = ("run_dir", "resume")
+_OF_EVERY_RUN = ("run_dir", "resume", "resume_changes")
 """Settings that differ between any two runs and say nothing."""
 
 
