@@ -40,6 +40,7 @@ from bolt_ray.core.records import DrawnPrompt
 from bolt_ray.data.ingest.read_plan import source_weights
 from bolt_ray.data.store import PromptStore
 from bolt_ray.engines.tokenizer import PromptTokenizer
+from bolt_ray.rewards.equivalence import MathEquality
 from bolt_ray.rewards.unscored import UnscoredWatch
 from bolt_ray.training.batch import BatchBuilder
 from bolt_ray.training.checkpoints import write_checkpoint
@@ -261,9 +262,7 @@ class TrainingAssembly:
             prompts=prompts.stream,
             baseline=shards,
             settings=config.rollout,
-            keep_groups=config.advantage.baseline in ("group", "rloo", "loo_posterior")
-            or config.advantage.normalize == "group"
-            or config.curriculum.allocate_rollouts,
+            keep_groups=_keeps_groups(config),
             seed=config.seed,
             stall_s=config.deadlines.generation_s + config.deadlines.startup_s,
             version=self._start.version,
@@ -285,14 +284,7 @@ class TrainingAssembly:
         sync.run(self._start.version, [ParityProbe(token_ids=token_ids) for token_ids in first if len(token_ids) >= 2])
         same_answers = math_equality(config)
         stack.callback(same_answers.close)
-        evaluator = Evaluator(
-            service=service,
-            problems=problems,
-            sampling=eval_sampling(config),
-            settings=config.eval,
-            stall_s=config.deadlines.generation_s + config.deadlines.startup_s,
-            same_answers=same_answers,
-        )
+        evaluator = _evaluator(config, service, problems, same_answers)
         builder = _batch_builder(config)
         loop = TrainingLoop(
             max_steps=config.train.max_steps,
@@ -306,7 +298,7 @@ class TrainingAssembly:
             sync=sync,
             baseline=shards,
             curriculum=prompts,
-            evaluator=evaluator if problems else None,
+            evaluator=evaluator,
             telemetry=telemetry,
             notices=_notices(config, builder, telemetry),
             interrupts=self._interrupts,
@@ -397,6 +389,28 @@ def _counted_from(start: StartingPoint, telemetry: Telemetry, *, started: float)
     if "time/at" not in telemetry.last:
         return start.since
     return time.monotonic() - (time.time() - float(telemetry.last["time/at"]))
+
+
+def _keeps_groups(config: RunConfig) -> bool:
+    """Whether the completions of a draw are trained together."""
+    compared = config.advantage.baseline in ("group", "rloo", "loo_posterior") or config.advantage.normalize == "group"
+    return compared or config.curriculum.allocate_rollouts
+
+
+def _evaluator(
+    config: RunConfig, service: CompletionService, problems: list[DrawnPrompt], same_answers: MathEquality
+) -> Evaluator | None:
+    """None without problems."""
+    if not problems:
+        return None
+    return Evaluator(
+        service=service,
+        problems=problems,
+        sampling=eval_sampling(config),
+        settings=config.eval,
+        stall_s=config.deadlines.generation_s + config.deadlines.startup_s,
+        same_answers=same_answers,
+    )
 
 
 def _unscored_watch(config: RunConfig, start: StartingPoint) -> UnscoredWatch:
