@@ -152,7 +152,7 @@ class TrainingAssembly:
     def _learner(self, stack: ExitStack) -> LearnerGroup:
         cluster = self._config.cluster
         group = self.learner_group(
-            settings=self._config.learner(model_path=str(self._inputs.model_path)),
+            settings=self._config.learner(model_path=self._inputs.model),
             world_size=cluster.num_learners,
             resources_per_worker={
                 "CPU": cluster.cpus_per_learner,
@@ -189,7 +189,7 @@ class TrainingAssembly:
         """The stream with the baseline's rows registered, and the held-out problems."""
         config, inputs = self._config, self._inputs
         store = self.open_store(inputs.train, config)
-        tokenize = PromptTokenizer.of(str(inputs.model_path), config.model)
+        tokenize = PromptTokenizer.of(inputs.model, config.model)
         for doubt in prompt_doubts(store, tokenize):
             say(self._console, f"Warning: {doubt}")
         max_tokens = min(config.data.max_prompt_tokens, inputs.context_tokens - config.sampling.max_new_tokens)
@@ -247,7 +247,7 @@ class TrainingAssembly:
         problems: list[DrawnPrompt],
     ) -> TrainingLoop:
         config = self._config
-        tokenize = PromptTokenizer.of(str(self._inputs.model_path), config.model)
+        tokenize = PromptTokenizer.of(self._inputs.model, config.model)
         service = CompletionService(
             generators=generators, scorers=scorers, opened=tokenize.opened, worked=telemetry.worked
         )
