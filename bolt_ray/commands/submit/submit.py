@@ -22,7 +22,6 @@ KNOWN_CODES = (1, 2, INTERRUPTED)
 """Exit codes of ``bolt-ray train``; every other comes from a signal or from outside it."""
 
 MAX_LOST_CONNECTIONS, WITHIN_S = 20, 600.0
-POLL_S = 1.0
 
 
 class JobClient(Protocol):
@@ -36,13 +35,19 @@ class JobClient(Protocol):
 
 
 def submit(
-    job: Job, *, console: Console, follow: bool = True, connect: Callable[[Job], JobClient] | None = None
+    job: Job,
+    *,
+    console: Console,
+    follow: bool = True,
+    connect: Callable[[Job], JobClient] | None = None,
+    poll_s: float = 1.0,
 ) -> int:
     """Submit ``job`` and follow it to its end.
 
     Args:
         follow: False returns as soon as the cluster has it.
         connect: makes the client; default: Ray's.
+        poll_s: seconds between two looks at a job whose log has ended, or cannot be read.
 
     Returns:
         the exit code: 0 it succeeded (or was only to be submitted), 130 it was stopped, else the run's own (see
@@ -64,7 +69,7 @@ def submit(
     if not follow:
         return 0
     try:
-        info = _follow(client, name, console)
+        info = _follow(client, name, console, poll_s=poll_s)
     except KeyboardInterrupt:
         say(console, f"\nThe job goes on. Its log: ray job logs -f {name}   To stop it: ray job stop {name}")
         return INTERRUPTED
@@ -112,7 +117,7 @@ def _refused(job: Job, error: Exception) -> BoltRayError:
     return EnvironmentProblem(f"the job could not be submitted to the cluster at {where}: {reason.splitlines()[-1]}")
 
 
-def _follow(client: JobClient, name: str, console: Console) -> Any:
+def _follow(client: JobClient, name: str, console: Console, *, poll_s: float) -> Any:
     """Print the log until the job has ended; a connection that breaks is made again.
 
     Returns:
@@ -142,7 +147,7 @@ def _follow(client: JobClient, name: str, console: Console) -> Any:
                 raise RunError(
                     f"the cluster no longer answers ({error}); the job may go on: ray job status {name}"
                 ) from None
-        time.sleep(POLL_S)
+        time.sleep(poll_s)
 
 
 def _ending(name: str, info: Any) -> str:
@@ -159,4 +164,5 @@ def _ending(name: str, info: Any) -> str:
         return f"Job {name} failed: its process was ended by signal {number}" + (
             ", as when memory runs out" if number == 9 else ""
         )
-    return f"Job {name} failed: {info.message or f'exit code {code}'}"
+    lines = [line.strip() for line in (info.message or f"exit code {code}").splitlines() if line.strip()]
+    return f"Job {name} failed: " + " … ".join(dict.fromkeys((lines[0], lines[-1])))  # between them lies a traceback
