@@ -26,7 +26,7 @@ def model_directory(model: str) -> Path:
             raise ModelError(
                 f"model.name_or_path: there is no directory {path} on the node {platform.node()}; put it on storage "
                 "that all nodes share, or name a model of the Hugging Face hub, which every node gets for itself (for "
-                "the embedded model, set arithmetic.cache to a directory that all nodes share)"
+                "the embedded model, set arithmetic.cache_dir to a directory that all nodes share)"
             )
         return path
     return hub_snapshot(name, revision or None)

@@ -58,7 +58,6 @@ def main(directory: Path) -> None:
     environ |= {"HOME": str(home), "PATH": f"{venv}:{environ['PATH']}", "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.3"}
     common = ["--object-store-memory", "200000000", "--node-ip-address", "127.0.0.1", "--disable-usage-stats"]
     head = ["--head", f"--port={PORT}", "--num-cpus=3", "--dashboard-host=127.0.0.1", f"--temp-dir={directory}/ray"]
-    second = [f"--address=127.0.0.1:{PORT}", "--num-cpus=2"]
     ended: dict[str, Ended] = {}
 
     def run(name: str, *command: str, **more: str) -> Ended:
@@ -72,10 +71,13 @@ def main(directory: Path) -> None:
     began = time.monotonic()
     submit = [sys.executable, "-m", "bolt_ray.cli", "submit", "config.yaml", "--address", DASHBOARD]
     try:
-        for number, role in enumerate((head, second)):
-            ports = ["--dashboard-agent-listen-port", str(52400 + number)]
-            # The head finds the token by itself; whoever joins has to be told.
-            run(f"node {number}", "ray", "start", *role, *common, *ports, RAY_AUTH_MODE="token" if number else "")
+        run("node 0", "ray", "start", *head, *common, "--dashboard-agent-listen-port", "52400", RAY_AUTH_MODE="token")
+        # A machine of its own as to jobs' directories: each node deletes those that it needs no more.
+        own = ("unshare", "--mount", "bash", "-c", 'mount -t tmpfs none "$0" && exec "$@"')
+        resources = directory / "ray" / "session_latest" / "runtime_resources"
+        second = ["ray", "start", f"--address=127.0.0.1:{PORT}", "--num-cpus=2"]
+        second += [*common, "--dashboard-agent-listen-port", "52401"]
+        run("node 1", *own, str(resources), *second, RAY_AUTH_MODE="token")
         # One that would never end: stopped after a step.
         long = subprocess.Popen(
             [*submit, "train.max_steps=100000", "--id", "long"],

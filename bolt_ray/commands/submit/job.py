@@ -26,7 +26,7 @@ log = logging.getLogger(__name__)
 EXCLUDES = (".?*", "__pycache__", "*.egg-info", "/runs", "/evaluations", "/wandb", "/build", "/dist")
 """What no run needs. Whatever is hidden goes too: histories, virtual environments, caches, files of credentials."""
 
-OUTPUTS = ("run_dir", "resume", "store_dir", "cache")
+OUTPUTS = ("run_dir", "resume", "store_dir", "cache_dir")
 """Settings that name what a run writes, which the cluster does not need beforehand."""
 
 _OWN = re.compile(r":\w+$")
