@@ -2,7 +2,8 @@
 # A training run on SLURM: one Ray over all nodes of the allocation, for as long as the run takes.
 #   sbatch --nodes=2 cluster/slurm.sh configs/gsm8k_lora_cluster.yaml
 #   scancel --signal=TERM --batch JOB      # the step under way is finished and saved; resubmitting goes on from there
-# The working directory, the virtual environment and the run directory must be on storage that all nodes share.
+# The working directory, the virtual environment and the run directory must be on storage that all nodes share; the
+# config names its run_dir, so that a job which was requeued finds it.
 #SBATCH --job-name=bolt-ray
 #SBATCH --nodes=2
 #SBATCH --ntasks-per-node=1

@@ -30,6 +30,8 @@ def endings(directory: Path) -> dict[str, Ended]:
 def test_a_second_node_joins_with_the_token(endings: dict[str, Ended]) -> None:
     assert [endings[f"node {number}"].code for number in (0, 1)] == [0, 0]
     assert "127.0.0.1:8265" in endings["node 0"].text
+    # A process that nobody told of the token: it is asked for one, and finds it.
+    assert "5.0" in endings["joined"].text.splitlines(), endings["joined"].text
 
 
 def test_a_stopped_job_has_saved_and_says_so(directory: Path, endings: dict[str, Ended]) -> None:

@@ -78,6 +78,8 @@ def main(directory: Path) -> None:
         second = ["ray", "start", f"--address=127.0.0.1:{PORT}", "--num-cpus=2"]
         second += [*common, "--dashboard-agent-listen-port", "52401"]
         run("node 1", *own, str(resources), *second, RAY_AUTH_MODE="token")
+        join = f"import ray; from bolt_ray.commands.shared.join import join_ray; join_ray('127.0.0.1:{PORT}'); "
+        run("joined", sys.executable, "-c", join + "print(ray.cluster_resources()['CPU'])")
         # One that would never end: stopped after a step.
         long = subprocess.Popen(
             [*submit, "train.max_steps=100000", "--id", "long"],

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import logging
+import os
 import signal
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import ray
 from ray.exceptions import AuthenticationError, RayError
 
 from bolt_ray.actors.process_output import output_to_log
-from bolt_ray.commands.shared.cluster_token import use_token
+from bolt_ray.commands.shared.cluster_token import has_unused_token, use_token
 from bolt_ray.core.errors import EnvironmentProblem
 
 JOIN_S = 60.0
@@ -31,7 +33,6 @@ def join_ray(address: str | None, *, runtime: Any = ray, timeout_s: float = JOIN
         EnvironmentProblem: no Ray answers there, or it asks for another token.
     """
     where = f"cluster.address {address or 'auto'}"
-    use_token()
     try:
         if runtime is ray:
             _wait_for_answer(address, where=where, timeout_s=timeout_s)
@@ -61,15 +62,36 @@ def kept_signal_handlers() -> Iterator[None]:
 
 
 def _wait_for_answer(address: str | None, *, where: str, timeout_s: float) -> None:
-    """Ask the cluster's control service something: ``ray.init`` would wait for a sick one without an end."""
+    """Ask the cluster's control service something: ``ray.init`` would wait for a sick one without an end.
+
+    This machine's token is used where it is asked for, and only there: with a cluster that knows of no token, a driver
+    that has one refuses its own workers.
+    """
     from ray._private.services import canonicalize_bootstrap_address
-    from ray._raylet import GcsClient
 
     if address is not None and "://" in address:
         return  # Ray Client has deadlines of its own
     server = canonicalize_bootstrap_address(address or "auto")
     if server is None:
         return
+    error = _asked(server, where=where, timeout_s=timeout_s)
+    if isinstance(error, AuthenticationError) and has_unused_token(os.environ, Path.home()):
+        use_token()
+        error = _asked(server, where=where, timeout_s=timeout_s)
+    if isinstance(error, AuthenticationError):
+        raise error
+    if error is not None:
+        raise EnvironmentProblem(f"{where}: no Ray answers at {server} ({str(error).splitlines()[0]})")
+
+
+def _asked(server: str, *, where: str, timeout_s: float) -> Exception | None:
+    """What the control service at ``server`` refused to answer with.
+
+    Raises:
+        EnvironmentProblem: it said nothing within ``timeout_s``.
+    """
+    from ray._raylet import GcsClient
+
     errors: list[Exception] = []
 
     def ask() -> None:
@@ -83,7 +105,4 @@ def _wait_for_answer(address: str | None, *, where: str, timeout_s: float) -> No
     asking.join(timeout_s)
     if asking.is_alive():
         raise EnvironmentProblem(f"{where}: the Ray at {server} has not answered within {timeout_s:.0f} s")
-    for error in errors:
-        if isinstance(error, AuthenticationError):
-            raise error
-        raise EnvironmentProblem(f"{where}: no Ray answers at {server} ({str(error).splitlines()[0]})")
+    return errors[0] if errors else None
