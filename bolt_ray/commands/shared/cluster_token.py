@@ -24,7 +24,7 @@ def has_unused_token(environ: Mapping[str, str], home: Path) -> bool:
 def use_token() -> None:
     """Authenticate with the token of this machine, if it has one; before Ray connects to anything."""
     if has_unused_token(os.environ, Path.home()):
-        from ray._raylet import Config
+        from ray._raylet import Config  # type: ignore[attr-defined]
 
         os.environ[MODE] = "token"
         Config.initialize("")  # Ray read the variable when it was imported

@@ -90,7 +90,7 @@ def _asked(server: str, *, where: str, timeout_s: float) -> Exception | None:
     Raises:
         EnvironmentProblem: it said nothing within ``timeout_s``.
     """
-    from ray._raylet import GcsClient
+    from ray._raylet import GcsClient  # type: ignore[attr-defined]
 
     errors: list[Exception] = []
 
