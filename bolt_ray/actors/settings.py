@@ -71,9 +71,6 @@ class ClusterSettings(Settings):
             )
         if self.max_generators is not None and self.max_generators < self.num_generators:
             raise SettingError("max_generators", f"{self.max_generators} is below num_generators {self.num_generators}")
-
-    def __post_init__(self) -> None:
-        Settings.__post_init__(self)
         if self.wait_for_nodes and self.use_gpu == "auto":
             raise SettingError(
                 "use_gpu",

@@ -113,7 +113,7 @@ class TrainingAssembly:
             shards = self._shards(stack)
             scorers = self._fleet.scorers()
             prompts, problems = self._prompts(stack, shards)
-            generators.wait_ready(idle=self._interrupts.check, say=partial(say, self._console))
+            generators.wait_ready(idle=partial(self._look_after, learner), say=partial(say, self._console))
             self._wait_for(learner)
             adapted = generators.processes if self._config.model.use_peft else ()  # their weights come as files
             self._check_shared([*learner.processes, *adapted])
@@ -128,6 +128,11 @@ class TrainingAssembly:
             self._progress.stage("step")
             stack.callback(self._progress.stage, "stop")
             return loop.run()
+
+    def _look_after(self, learner: LearnerGroup) -> None:
+        """While generators start, which may take minutes: a signal, or ranks that have ended by then."""
+        self._interrupts.check()
+        learner.check()
 
     def _wait_for(self, learner: LearnerGroup) -> None:
         """Until its ranks are there. Once they had room, its lack is a loss like the first: it may come back."""
