@@ -28,7 +28,12 @@ def log_lines(batch: dict[str, Any]) -> None:
     Args:
         batch: as Ray's log monitor sends it: ``lines``, ``pid``, ``ip``, and ``actor_name`` or ``task_name`` if known.
     """
+    from ray._private.worker import filter_autoscaler_events
+
     who = batch.get("actor_name") or batch.get("task_name") or "process"
-    for line in batch["lines"]:
+    lines = batch["lines"]
+    if batch.get("pid") == "autoscaler":
+        who, lines = "autoscaler", filter_autoscaler_events(lines)  # else its whole state, every few seconds
+    for line in lines:
         if line.strip():
             log.info("%s (pid %s on %s): %s", who, batch.get("pid"), batch.get("ip"), line)

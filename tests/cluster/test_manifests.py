@@ -226,8 +226,8 @@ def test_the_job_s_cluster_is_the_cluster_but_for_the_dashboard() -> None:
 def test_the_ray_job_trains_a_config_that_ships_and_goes_on_after_a_failure() -> None:
     spec = read("rayjob.yaml")["spec"]
     words = spec["entrypoint"].split()
-    assert words[:4] == ["python", "-m", "bolt_ray.cli", "train"]
-    config = load_config(ROOT / words[4], words[5:])
+    assert words[:5] == ["exec", "python", "-m", "bolt_ray.cli", "train"]
+    config = load_config(ROOT / words[5], words[6:])
     assert config.resume == "if_any" and spec["backoffLimit"] >= 1
     assert yaml.safe_load(spec["runtimeEnvYAML"])["working_dir"] == "/opt/bolt-ray"
 

@@ -52,7 +52,7 @@ def job(*overrides: str, **given: Any) -> Job:
 
 def test_the_job_is_the_training_command_with_its_environment(project: Path) -> None:
     made = job("train.max_steps=3", address="http://127.0.0.1:9999", submission_id="mine", env=["HF_HOME=/shared/hf"])
-    assert made.entrypoint == ("python", "-m", "bolt_ray.cli", "train", "config.yaml", "train.max_steps=3")
+    assert made.entrypoint == ("exec", "python", "-m", "bolt_ray.cli", "train", "config.yaml", "train.max_steps=3")
     assert made.runtime_env["working_dir"] == "."
     assert made.runtime_env["env_vars"] == {"RAY_JOB_STOP_WAIT_TIME_S": "600", "HF_HOME": "/shared/hf"}
 

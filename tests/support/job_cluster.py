@@ -40,7 +40,8 @@ def possible() -> bool:
 
 def run_jobs(directory: Path, *, timeout_s: float) -> dict[str, Ended]:
     """The endings of the jobs by name: ``stopped``, ``resumed``, ``mistake``, ``failure``, and others."""
-    command = [*NAMESPACES, sys.executable, __file__, str(directory)]
+    # A shell as the first process: it collects those whose parents have ended, as every machine's does.
+    command = [*NAMESPACES, "bash", "-c", '"$@"; exit $?', "init", sys.executable, __file__, str(directory)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=timeout_s)
     file = directory / "endings.json"
     assert file.is_file(), done.stdout + done.stderr

@@ -100,7 +100,8 @@ def training_job(
             )
     return Job(
         submission_id=submission_id or f"{settings.name}-{time.strftime('%Y%m%d-%H%M%S')}-{uuid.uuid4().hex[:4]}",
-        entrypoint=("python", "-m", "bolt_ray.cli", "train", config_in_upload(config), *overrides),
+        # Ray hands it to a shell, which would get the signal of ``ray job stop`` as well and leave the run an orphan.
+        entrypoint=("exec", "python", "-m", "bolt_ray.cli", "train", config_in_upload(config), *overrides),
         excludes=excludes,
         env_vars={"RAY_JOB_STOP_WAIT_TIME_S": str(grace_s), **_variables(env)},
         address=address,
