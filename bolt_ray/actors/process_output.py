@@ -6,6 +6,8 @@ import logging
 from typing import Any
 
 HANDLER = "bolt_ray"
+EVENT = ":event_summary:"
+"""What Ray's autoscaler puts before the lines that say what it did."""
 
 log = logging.getLogger(__name__)
 
@@ -28,12 +30,12 @@ def log_lines(batch: dict[str, Any]) -> None:
     Args:
         batch: as Ray's log monitor sends it: ``lines``, ``pid``, ``ip``, and ``actor_name`` or ``task_name`` if known.
     """
-    from ray._private.worker import filter_autoscaler_events
-
     who = batch.get("actor_name") or batch.get("task_name") or "process"
     lines = batch["lines"]
     if batch.get("pid") == "autoscaler":
-        who, lines = "autoscaler", filter_autoscaler_events(lines)  # else its whole state, every few seconds
+        # Else its whole state, every few seconds. The events of its second version are JSON.
+        who = "autoscaler"
+        lines = [line.rpartition(EVENT)[2] for line in lines if EVENT in line or line.startswith("{")]
     for line in lines:
         if line.strip():
             log.info("%s (pid %s on %s): %s", who, batch.get("pid"), batch.get("ip"), line)

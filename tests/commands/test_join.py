@@ -82,12 +82,13 @@ def test_lines_of_a_process_are_logged_with_its_name(caplog: pytest.LogCaptureFi
         )
         log_lines({"lines": ["three"], "pid": 8, "ip": "10.0.0.3", "actor_name": None, "task_name": "map"})
         log_lines({"lines": ["four"], "pid": 9, "ip": "10.0.0.3"})
-        log_lines({"lines": ["Usage: 0 CPUs"], "pid": "autoscaler", "ip": "10.0.0.1"})
+        log_lines({"lines": ["Usage: 0 CPUs", ":event_summary:1 node added"], "pid": "autoscaler", "ip": "10.0.0.1"})
     assert [record.getMessage() for record in caplog.records] == [
         "generator-1 (pid 7 on 10.0.0.2): one",
         "generator-1 (pid 7 on 10.0.0.2): two",
         "map (pid 8 on 10.0.0.3): three",
         "process (pid 9 on 10.0.0.3): four",
+        "autoscaler (pid autoscaler on 10.0.0.1): 1 node added",
     ]
 
 
