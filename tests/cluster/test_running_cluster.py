@@ -24,7 +24,7 @@ def directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def endings(directory: Path) -> dict[str, Ended]:
     if not possible():
         pytest.skip("this machine lets no namespaces be made (unshare), or has no iproute2")
-    return run_jobs(directory, timeout_s=540)
+    return run_jobs(directory, timeout_s=900)
 
 
 def test_a_second_node_joins_with_the_token(endings: dict[str, Ended]) -> None:
