@@ -16,7 +16,6 @@ from bolt_ray.commands.shared.gpus import names_running_ray
 from bolt_ray.commands.shared.join import join_ray, kept_signal_handlers
 from bolt_ray.commands.shared.resources import ProcessGroup, total_demand
 from bolt_ray.commands.shared.room import check_room
-from bolt_ray.core.errors import EnvironmentProblem
 
 # Two seconds between Ray Train's looks at its workers is most of a step here.
 _ENVIRONMENT = {
