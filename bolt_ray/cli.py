@@ -5,8 +5,10 @@ Exit codes: 0 done, 2 something the user can fix, 1 our failure, 130 interrupted
 
 from __future__ import annotations
 
+import signal
 import sys
 from pathlib import Path
+from types import FrameType
 from typing import Annotated
 
 import typer
@@ -44,6 +46,36 @@ def train(config: ConfigFile, overrides: Overrides = None) -> None:
     outcome = run_training(load_config(config, overrides or []))
     if outcome.interrupted:
         raise typer.Exit(INTERRUPTED)
+
+
+@app.command()
+def submit(
+    config: ConfigFile,
+    overrides: Overrides = None,
+    address: Annotated[
+        str | None, typer.Option(help="the cluster's dashboard; default: RAY_API_SERVER_ADDRESS, else 127.0.0.1:8265")
+    ] = None,
+    submission_id: Annotated[str | None, typer.Option("--id", help="the job's name; default: NAME-TIME")] = None,
+    grace_s: Annotated[
+        int, typer.Option(min=1, help="seconds from `ray job stop` to the end by force: a step and its checkpoint")
+    ] = 600,
+    env: Annotated[
+        list[str] | None, typer.Option(help="`NAME=VALUE` for the job's processes, no secrets; repeat it for several")
+    ] = None,
+    follow: Annotated[bool, typer.Option("--follow/--no-wait", help="show the log until the job has ended")] = True,
+    only_print: Annotated[bool, typer.Option("--print", help="only print the `ray job submit` that does it")] = False,
+) -> None:
+    """Train on a running cluster, as a Ray job that gets a copy of the working directory. Exit code: the run's."""
+    from bolt_ray.commands.submit.job import training_job
+    from bolt_ray.commands.submit.submit import submit as submit_job
+
+    job = training_job(
+        config, overrides or [], address=address, submission_id=submission_id, grace_s=grace_s, env=env or ()
+    )
+    if only_print:
+        typer.echo(job.command())
+        return
+    raise typer.Exit(submit_job(job, console=Console(), follow=follow))
 
 
 @app.command()
@@ -258,6 +290,7 @@ def report(
 
 def main() -> None:
     """Entry point: the exit code follows from the error."""
+    before = signal.signal(signal.SIGTERM, _terminated)
     try:
         code = app(standalone_mode=False) or 0
     except typer.Exit as leave:
@@ -273,7 +306,14 @@ def main() -> None:
     except TyperException as error:
         _complain(error.format_message())
         code = 2
+    finally:
+        signal.signal(signal.SIGTERM, before)
     sys.exit(code)
+
+
+def _terminated(number: int, frame: FrameType | None) -> None:
+    """As Ctrl-C does, until a run puts its own handler in place."""
+    raise Interrupted(signal.Signals(number).name)
 
 
 def _complain(message: str) -> None:

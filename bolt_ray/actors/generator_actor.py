@@ -13,7 +13,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
 import numpy as np
@@ -24,6 +24,7 @@ from bolt_ray.actors.engine_series import EngineSeries
 from bolt_ray.actors.processes import ProcessInfo, ProcessMonitor
 from bolt_ray.core.errors import RunError
 from bolt_ray.core.records import Completion, GenerationRequest
+from bolt_ray.engines.model_directory import model_directory
 from bolt_ray.engines.profiler import ProfileTarget
 from bolt_ray.engines.settings import SamplingSettings
 from bolt_ray.engines.vllm.engine import VLLMEngine
@@ -87,6 +88,7 @@ class Generator:
         Raises:
             UserError: the engine cannot start.
         """
+        settings = replace(settings, model_dir=str(model_directory(settings.model_dir)))
         # Beyond one GPU the engine's workers are processes of their own.
         self._monitor = ProcessMonitor("generator", self._name, children=settings.tensor_parallel_size > 1)
         self._engine = self._on_engine_thread(

@@ -24,7 +24,9 @@ class ClusterSettings(Settings):
     )
     dashboard: bool = setting(False, "with a Ray started here: its dashboard on 127.0.0.1:8265")
     wait_for_nodes: bool = setting(False, "start although resources are missing: an autoscaler adds nodes")
-    use_gpu: Literal["auto", "yes", "no"] = setting("auto", "auto: if the cluster, or this machine, has one")
+    use_gpu: Literal["auto", "yes", "no"] = setting(
+        "auto", "auto: if the cluster, its autoscaler or this machine has one; with wait_for_nodes say yes or no"
+    )
     num_learners: int = setting(1, "learner ranks (DeepSpeed)", ge=1)
     num_generators: int = setting(1, "generators (vLLM)", ge=1)
     min_generators: int = setting(
@@ -69,6 +71,12 @@ class ClusterSettings(Settings):
             )
         if self.max_generators is not None and self.max_generators < self.num_generators:
             raise SettingError("max_generators", f"{self.max_generators} is below num_generators {self.num_generators}")
+        if self.wait_for_nodes and self.use_gpu == "auto":
+            raise SettingError(
+                "use_gpu",
+                "auto looks at the GPUs there are now, and wait_for_nodes is for nodes that have yet to come: say yes "
+                "or no",
+            )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

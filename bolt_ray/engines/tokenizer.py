@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from bolt_ray.core.errors import ModelError
 from bolt_ray.core.records import Messages, Prompt
 from bolt_ray.core.settings import nearest_hint
+from bolt_ray.engines.model_directory import model_directory
 from bolt_ray.engines.settings import ModelSettings
 
 _OPEN_TAGS = re.compile(r"(?:<[A-Za-z][\w.\-]*>\s*)+\Z")
@@ -24,20 +25,17 @@ _TAIL_TOKENS = 32
 
 @lru_cache(maxsize=4)
 def load_tokenizer(path: str, *, trust_remote_code: bool) -> Any:
-    """The tokenizer of a Hugging Face model directory (or name), loaded once per process.
+    """The tokenizer of a Hugging Face model directory (or name, see `model_directory`), loaded once per process.
 
     Raises:
         ModelError: there is none, or it cannot be loaded.
     """
     from transformers import AutoTokenizer
 
-    if path.startswith(("/", ".", "~")) and not Path(path).expanduser().is_dir():
-        raise ModelError(f"no model directory at {path}; check model.name_or_path")
+    if path.startswith(("/", ".", "~")) or "@" in path:
+        path = str(model_directory(path))
     try:
-        return AutoTokenizer.from_pretrained(
-            str(Path(path).expanduser()) if path.startswith("~") else path,
-            trust_remote_code=trust_remote_code,
-        )
+        return AutoTokenizer.from_pretrained(path, trust_remote_code=trust_remote_code)
     except (OSError, ValueError, KeyError, ImportError) as error:
         raise ModelError(f"cannot load the tokenizer of {path}: {error}") from error
 

@@ -159,6 +159,11 @@ class LearnerGroup:
         names = [f"{process.name} ({process.node})" for process in self._processes if process.node_id in draining]
         return f"the cluster takes away the node of {', '.join(names)}" if names else ""
 
+    def check(self) -> None:
+        """Raise what ended the ranks, if something did: others may be waited for first."""
+        if self._ended.is_set():
+            raise what_ended(self._error, waiting_for="the other processes to start", started=self._started)
+
     def wait_ready(self, *, timeout_s: float, idle: Callable[[], None] = lambda: None) -> None:
         """Wait until every rank has loaded its model.
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -21,6 +21,7 @@ from bolt_ray.actors.learner_mailbox import (
 from bolt_ray.actors.processes import ProcessMonitor
 from bolt_ray.core.errors import BoltRayError
 from bolt_ray.engines.learner.settings import LearnerSettings
+from bolt_ray.engines.model_directory import model_directory
 from bolt_ray.engines.profiler import Recording
 
 # Ray Train's controller imports this file for the name of ``train_worker`` alone; PyTorch comes with a rank.
@@ -76,7 +77,8 @@ def train_worker(config: dict[str, Any]) -> None:
     os.environ["OMP_NUM_THREADS"] = str(settings.num_threads)
     mailbox, rank = settings.mailbox, ray.train.get_context().get_world_rank()
     monitor = ProcessMonitor("learner", f"learner-{rank}")
-    learner = DeepSpeedLearner(settings.learner)
+    model = model_directory(settings.learner.model_path)
+    learner = DeepSpeedLearner(replace(settings.learner, model_path=str(model)))
     if settings.restore_from is not None:
         learner.load(settings.restore_from)
     ray.get(mailbox.register.remote(rank, monitor.info()))

@@ -130,7 +130,7 @@ def test_messages_the_template_refuses(chat: PromptTokenizer) -> None:
 
 
 def test_what_is_no_model_directory(tmp_path: Path) -> None:
-    with pytest.raises(ModelError, match="no model directory at /nowhere"):
+    with pytest.raises(ModelError, match="no directory /nowhere on the node"):
         load_tokenizer("/nowhere", trust_remote_code=False)
     with pytest.raises(ModelError, match="cannot load the tokenizer"):
         load_tokenizer(str(tmp_path), trust_remote_code=False)

@@ -101,6 +101,9 @@ class LearnerPart(Part):
     def leaving(self) -> str:
         return ""
 
+    def check(self) -> None:
+        """It never ends."""
+
     def publish(self, *, version: int, probes: Sequence[NDArray[np.int32]], timeout_s: float) -> PublishedWeights:
         self.calls.append(("publish", timeout_s))
         logprobs = [np.zeros(len(probe) - 1, dtype=np.float32) for probe in probes]
@@ -217,7 +220,7 @@ class GeneratorsPart(FakeGenerators):
         self.waiting.clear()
 
     def wait_ready(self, *, idle: Callable[[], None], say: Callable[[str], None]) -> None:
-        """Ready."""
+        idle()
 
     def profile(self, target: ProfileTarget | None) -> None:
         self.calls.append(("profile", target))

@@ -145,7 +145,7 @@ class _Precomputation:
     def _score(self, store: PromptStore, rows: NDArray[np.int64], file: ScoreFile) -> list[str]:
         """Do ``rows``; returns what was left out, in sentences."""
         config = self.config
-        tokenize = PromptTokenizer.of(str(self.inputs.model_path), config.model)
+        tokenize = PromptTokenizer.of(self.inputs.model, config.model)
         for doubt in prompt_doubts(store, tokenize):
             say(self.console, f"Warning: {doubt}")
         with ExitStack() as stack:

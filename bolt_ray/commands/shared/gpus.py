@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 
 from bolt_ray.config.resolve import resolve
@@ -29,14 +29,26 @@ def has_gpus(address: str | None) -> bool:
     if names_running_ray(address) or ("ray" in sys.modules and sys.modules["ray"].is_initialized()):
         import ray
 
+        from bolt_ray.commands.shared.join import join_ray
+
         if not ray.is_initialized():
-            ray.init(address=address or "auto", log_to_driver=False, logging_level=logging.ERROR)
-        return bool(ray.cluster_resources().get("GPU", 0) > 0)
+            join_ray(address)
+        return gpus_of(ray.cluster_resources(), ray._private.state.state.get_max_resources_from_cluster_config())
     if not any(Path(driver).exists() for driver in _DRIVERS):
         return False
     import torch
 
     return bool(torch.cuda.is_available())
+
+
+def gpus_of(have: Mapping[str, float], at_most: Mapping[str, float] | None) -> bool:
+    """Whether a cluster has GPUs, or an autoscaler that can add some.
+
+    Args:
+        have: its resources now.
+        at_most: those of all nodes that the autoscaler may bring; None without one.
+    """
+    return have.get("GPU", 0) > 0 or (at_most or {}).get("GPU", 0) > 0
 
 
 def names_running_ray(address: str | None) -> bool:

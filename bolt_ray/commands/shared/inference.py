@@ -23,7 +23,7 @@ def launch_generators(
     cluster = config.cluster
     return launch(
         cluster=cluster,
-        engine=engine_settings(config, model_path=str(inputs.model_path), context_tokens=inputs.context_tokens),
+        engine=engine_settings(config, model_path=inputs.model, context_tokens=inputs.context_tokens),
         sampling=config.sampling,
         resources=GeneratorResources(
             num_cpus=cluster.cpus_per_generator,

@@ -12,8 +12,9 @@ from bolt_ray.commands.shared.made_datasets import EMBEDDED, check_made, dataset
 from bolt_ray.config.schema import RunConfig
 from bolt_ray.core.errors import ConfigError, EnvironmentProblem, ModelError
 from bolt_ray.core.secrets import MASK, left_out
-from bolt_ray.data.ingest.locate import find_files, is_hub_dataset
+from bolt_ray.data.ingest.locate import find_files, is_hub_dataset, is_uri
 from bolt_ray.data.settings import DatasetSettings
+from bolt_ray.engines.model_directory import hub_snapshot
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -21,7 +22,8 @@ class RunInputs:
     """Where everything is.
 
     Attributes:
-        model_path: a Hugging Face model directory.
+        model_path: a Hugging Face model directory, on this machine.
+        hub_model: ``owner/name@commit`` of a model of the hub.
         train: the datasets to train on.
         heldout: the datasets to evaluate on; empty if they are split off the training data, or there are none.
         context_tokens: prompt plus completion that the model takes at most.
@@ -31,13 +33,19 @@ class RunInputs:
     train: tuple[DatasetSettings, ...]
     heldout: tuple[DatasetSettings, ...]
     context_tokens: int
+    hub_model: str | None = None
+
+    @property
+    def model(self) -> str:
+        """What other processes find the model by, on whatever node they are: see `model_directory`."""
+        return self.hub_model or str(self.model_path)
 
 
 def prepare_inputs(config: RunConfig, *, say: Callable[[str], None], show_progress: bool = True) -> RunInputs:
     """Resolve the model and datasets; make those that are made, when they are missing, and teach the embedded model.
 
     Raises:
-        ModelError: the model directory is missing or is not one.
+        ModelError: the model directory is missing or is not one, or the hub does not give it.
         ConfigError: prompt and completion together cannot fit the model's context.
     """
     model_path = _model_path(config, say=say, show_progress=show_progress)
@@ -53,7 +61,14 @@ def prepare_inputs(config: RunConfig, *, say: Callable[[str], None], show_progre
             f"sampling.max_new_tokens {config.sampling.max_new_tokens} leaves no room for a prompt in a context of "
             f"{limit} tokens ({model_path}); lower it"
         )
-    return RunInputs(model_path=model_path, train=train, heldout=heldout, context_tokens=limit)
+    name = config.model.name_or_path
+    return RunInputs(
+        model_path=model_path,
+        hub_model=f"{name}@{model_path.name}" if name != EMBEDDED and is_hub_model(name) else None,
+        train=train,
+        heldout=heldout,
+        context_tokens=limit,
+    )
 
 
 def require_vllm() -> None:
@@ -90,11 +105,12 @@ def require_training_packages(config: RunConfig) -> None:
         )
 
 
-def check_inputs(config: RunConfig, *, download: bool = True) -> None:
+def check_inputs(config: RunConfig, *, download: bool = True, elsewhere: bool = False) -> None:
     """Whether the model directory, the dataset files and all secrets are there; makes nothing.
 
     Args:
         download: a model of the Hugging Face hub is fetched where it is not in the cache; False leaves it unchecked.
+        elsewhere: the run will be on other machines: what is named by a whole path may be there only.
 
     Raises:
         ModelError, DataError, ConfigError: one is missing.
@@ -104,10 +120,17 @@ def check_inputs(config: RunConfig, *, download: bool = True) -> None:
     for dataset in (*config.datasets, *config.eval.datasets):
         if is_made(dataset):
             check_made(dataset)
-        elif not is_hub_dataset(dataset):
+        elif not is_hub_dataset(dataset) and not (elsewhere and _is_whole_path(dataset.name)):
             find_files(dataset)
-    if config.model.name_or_path != EMBEDDED and (download or not is_hub_model(config.model.name_or_path)):
+    name = config.model.name_or_path
+    if elsewhere and _is_whole_path(name):
+        return
+    if name != EMBEDDED and (download or not is_hub_model(name)):
         model_context(_model_path(config, say=lambda text: None, show_progress=False))
+
+
+def _is_whole_path(name: str) -> bool:
+    return name.startswith(("/", "~")) or is_uri(name)
 
 
 def model_context(model_path: Path) -> int:
@@ -138,8 +161,9 @@ def _model_path(config: RunConfig, *, say: Callable[[str], None], show_progress:
         from bolt_ray.commands.pretrain.embedded import ensure_embedded_model
 
         return ensure_embedded_model(config.arithmetic, say=say, show_progress=show_progress)
-    path = Path(name).expanduser().absolute()
-    return _from_hub(name, path, revision=config.model.revision) if is_hub_model(name) else path
+    if is_hub_model(name):
+        return hub_snapshot(name, config.model.revision)
+    return Path(name).expanduser().absolute()
 
 
 def described_model(config: RunConfig) -> Path | None:
@@ -156,13 +180,9 @@ def described_model(config: RunConfig) -> Path | None:
         return made if made.is_dir() else None
     if not is_hub_model(name):
         return Path(name).expanduser().absolute()
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, RepositoryNotFoundError
-
     try:
-        patterns = ["*.json", "*.jinja", "*.model", "*.txt"]
-        return Path(snapshot_download(name, revision=config.model.revision, allow_patterns=patterns))
-    except (HfHubHTTPError, LocalEntryNotFoundError, RepositoryNotFoundError, OSError):
+        return hub_snapshot(name, config.model.revision, only=("*.json", "*.jinja", "*.model", "*.txt"))
+    except ModelError:
         return None
 
 
@@ -170,17 +190,3 @@ def is_hub_model(name: str) -> bool:
     """Whether it is no directory here, and looks like ``owner/model``."""
     looks = name.count("/") == 1 and not name.startswith((".", "/", "~"))
     return looks and not Path(name).is_dir()
-
-
-def _from_hub(name: str, path: Path, *, revision: str | None) -> Path:
-    """A model named as on the Hugging Face hub, from its local cache or downloaded."""
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, RepositoryNotFoundError
-
-    try:
-        return Path(snapshot_download(name, revision=revision))
-    except (HfHubHTTPError, LocalEntryNotFoundError, RepositoryNotFoundError, OSError) as error:
-        raise ModelError(
-            f"model.name_or_path: there is no directory {path}, and {name!r} cannot be had from the Hugging Face hub "
-            f"({type(error).__name__})"
-        ) from None

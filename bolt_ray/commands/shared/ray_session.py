@@ -10,11 +10,12 @@ from typing import Any
 
 import ray
 
+from bolt_ray.actors.process_output import output_to_log
 from bolt_ray.actors.settings import ClusterSettings
 from bolt_ray.commands.shared.gpus import names_running_ray
+from bolt_ray.commands.shared.join import join_ray, kept_signal_handlers
 from bolt_ray.commands.shared.resources import ProcessGroup, total_demand
 from bolt_ray.commands.shared.room import check_room
-from bolt_ray.core.errors import EnvironmentProblem
 
 # Two seconds between Ray Train's looks at its workers is most of a step here.
 _ENVIRONMENT = {
@@ -52,18 +53,17 @@ def ray_session(cluster: ClusterSettings, *, groups: list[ProcessGroup], runtime
     started_here = not runtime.is_initialized() and not names_running_ray(address)
     if started_here:
         logical = max(os.cpu_count() or 1, int(cpus + 0.999))
-        runtime.init(
-            address="local",
-            num_cpus=logical,
-            include_dashboard=cluster.dashboard,
-            log_to_driver=False,
-            logging_level=logging.ERROR,
-        )
+        with kept_signal_handlers():
+            runtime.init(
+                address="local",
+                num_cpus=logical,
+                include_dashboard=cluster.dashboard,
+                log_to_driver=True,
+                logging_level=logging.ERROR,
+            )
+        output_to_log()
     elif not runtime.is_initialized():
-        try:
-            runtime.init(address=address or "auto", log_to_driver=False, logging_level=logging.ERROR)
-        except ConnectionError as error:
-            raise EnvironmentProblem(f"cluster.address {address or 'auto'}: no Ray answers there ({error})") from None
+        join_ray(address, runtime=runtime)
     try:
         if not cluster.wait_for_nodes:
             check_room([node["Resources"] for node in runtime.nodes() if node["Alive"]], groups)

@@ -114,7 +114,7 @@ class TrainingAssembly:
             shards = self._shards(stack)
             scorers = self._fleet.scorers()
             prompts, problems = self._prompts(stack, shards)
-            generators.wait_ready(idle=self._interrupts.check, say=partial(say, self._console))
+            generators.wait_ready(idle=partial(self._look_after, learner), say=partial(say, self._console))
             self._wait_for(learner)
             adapted = generators.processes if self._config.model.use_peft else ()  # their weights come as files
             self._check_shared([*learner.processes, *adapted])
@@ -129,6 +129,11 @@ class TrainingAssembly:
             self._progress.stage("step")
             stack.callback(self._progress.stage, "stop")
             return loop.run()
+
+    def _look_after(self, learner: LearnerGroup) -> None:
+        """While generators start, which may take minutes: a signal, or ranks that have ended by then."""
+        self._interrupts.check()
+        learner.check()
 
     def _wait_for(self, learner: LearnerGroup) -> None:
         """Until its ranks are there. Once they had room, its lack is a loss like the first: it may come back."""
@@ -153,7 +158,7 @@ class TrainingAssembly:
     def _learner(self, stack: ExitStack) -> LearnerGroup:
         cluster = self._config.cluster
         group = self.learner_group(
-            settings=self._config.learner(model_path=str(self._inputs.model_path)),
+            settings=self._config.learner(model_path=self._inputs.model),
             world_size=cluster.num_learners,
             resources_per_worker={
                 "CPU": cluster.cpus_per_learner,
@@ -190,7 +195,7 @@ class TrainingAssembly:
         """The stream with the baseline's rows registered, and the held-out problems."""
         config, inputs = self._config, self._inputs
         store = self.open_store(inputs.train, config)
-        tokenize = PromptTokenizer.of(str(inputs.model_path), config.model)
+        tokenize = PromptTokenizer.of(inputs.model, config.model)
         for doubt in prompt_doubts(store, tokenize):
             say(self._console, f"Warning: {doubt}")
         max_tokens = min(config.data.max_prompt_tokens, inputs.context_tokens - config.sampling.max_new_tokens)
@@ -248,7 +253,7 @@ class TrainingAssembly:
         problems: list[DrawnPrompt],
     ) -> TrainingLoop:
         config = self._config
-        tokenize = PromptTokenizer.of(str(self._inputs.model_path), config.model)
+        tokenize = PromptTokenizer.of(self._inputs.model, config.model)
         service = CompletionService(
             generators=generators, scorers=scorers, opened=tokenize.opened, worked=telemetry.worked
         )

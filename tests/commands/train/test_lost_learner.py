@@ -11,7 +11,7 @@ from support.effects import Workplace, config_of
 from support.models import make_model
 from support.wired_run import LearnerPart, LostLearner, called, run_once
 
-from bolt_ray.core.errors import LearnerLostError
+from bolt_ray.core.errors import LearnerLostError, ModelError
 from bolt_ray.core.records import StepReport, TrainingBatch
 from bolt_ray.training.run_directory import RunDirectory
 from bolt_ray.training.telemetry.record import read_metrics
@@ -72,3 +72,17 @@ def test_a_learner_that_is_lost_again_and_again_ends_the_run(here: Workplace) ->
     run = run_once(config_of({"cluster.max_learner_restarts": 2}), here, learner_part=LostLearner)
     assert "lost 3 times" in run["problem"] and "rank 0 died" in run["problem"]
     assert len(called(run, "learner", "wait_ready")) == 3
+
+
+def test_ranks_that_end_while_generators_start_end_the_start(here: Workplace) -> None:
+    """Generators may take minutes; what the ranks could not be built from is said at once."""
+
+    class Unbuilt(LearnerPart):
+        def check(self) -> None:
+            raise ModelError("no directory /models/mine on the node worker-3")
+
+        def wait_ready(self, *, timeout_s: float | None = None, idle: Callable[[], None]) -> None:
+            raise AssertionError("only after the generators")
+
+    run = run_once(config_of({}), here, learner_part=Unbuilt)
+    assert run["problem"] == "no directory /models/mine on the node worker-3"

@@ -9,6 +9,7 @@ from support.wired_run import called, run_wired
 
 from bolt_ray.commands.shared.inputs import prepare_inputs
 from bolt_ray.config.schema import RunConfig
+from bolt_ray.core.errors import ModelError
 from bolt_ray.engines.vllm.launch import engine_arguments
 from bolt_ray.engines.vllm.requests import sampling_arguments
 
@@ -29,6 +30,14 @@ def model_path(config: RunConfig, here: Workplace) -> Any:
     return prepare_inputs(config, say=lambda text: None).model_path.name
 
 
+def hub_model(config: RunConfig, here: Workplace) -> Any:
+    """What is asked of the hub, which no test reaches."""
+    try:
+        return prepare_inputs(config, say=lambda text: None).model
+    except ModelError as error:
+        return str(error)
+
+
 def tokens(config: RunConfig, here: Workplace) -> Any:
     """Of a text and of messages, by the tokenizer that the stream gets."""
     (here.directory / "template.jinja").write_text("{{ messages[0].content }}{{ sign }}")
@@ -45,6 +54,7 @@ GPUS = {"cluster__use_gpu": "yes"}
 
 EFFECTS: tuple[Effect, ...] = (
     effect("model.name_or_path", "other", model_path),
+    effect("model.revision", "v2", hub_model, model__name_or_path="nobody/nothing"),
     effect("model.trust_remote_code", True, engine),
     effect("model.dtype", "bfloat16", engine),
     effect("model.use_peft", True, engine),

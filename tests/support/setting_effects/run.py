@@ -319,7 +319,7 @@ EFFECTS: tuple[Effect, ...] = (
     # the cluster
     effect("cluster.address", "ray://head:10001", ray_started),
     effect("cluster.dashboard", True, ray_started),
-    effect("cluster.wait_for_nodes", True, ray_without_room),
+    effect("cluster.wait_for_nodes", True, ray_without_room, cluster__use_gpu="no"),
     effect(
         "cluster.use_gpu",
         "no" if has_gpus(None) else "yes",
