@@ -1,0 +1,293 @@
+"""Trainings whose processes are killed in every phase, and what is left of them afterwards.
+
+A tiny model learns to write small digits while its generators, scorers, shards, ranks, mailbox, driver, whole nodes, or
+all of it at once, get SIGKILL. Then steps, versions, every single request, the baseline and the accuracy must be those
+of a training without kills; at staleness 0 also every completion and the weights. What is done is kept: the same
+command goes on where it was interrupted.
+
+    python jobs/benchmarks/chaos.py --out runs/chaos
+    python jobs/benchmarks/chaos.py --out runs/chaos --only rank --staleness 0 --phases training,syncing
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import psutil
+import yaml
+from chaos_checks import Check, check_run
+from chaos_run import PHASES, Kill, kill_now, processes_below, read_lines, write_plan
+
+from bolt_ray.tasks.tiny.model import create_model, save_model
+from bolt_ray.tasks.tiny.settings import TinyModelSettings
+
+TARGETS: dict[str, dict[str, Any]] = {
+    "generator": {"cluster": {"num_generators": 2}},
+    "only generator": {},
+    "scorer": {"scoring": {"num_scorers": 2}},
+    "shard": {"baseline": {"num_shards": 2}},
+    "rank": {"cluster": {"num_learners": 2}},
+    "mailbox": {},
+    "driver": {},
+    "node": {"cluster": {"num_generators": 2}},
+    "everything": {},
+}
+"""What is killed, and what the training has more of for it."""
+
+PARTS = (0.0, 0.2, 0.5, 0.8)
+STALENESS = (0, 2)
+FIRST_KILL = 2
+"""Steps finished before it."""
+EVERYTHING_POINTS = 10
+LONGEST_S = 1500.0
+"""Of one training with its kills."""
+
+REWARD = '''"""1 for a completion with a digit below five; slowly, so that scorers can be killed at it."""
+import time
+
+
+def score(item):
+    time.sleep(0.01)
+    return float(any(character in "01234" for character in item.completion))
+'''
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Scenario:
+    """One training and its kills; without any it is what the others are compared with."""
+
+    target: str | None
+    staleness: int
+    phases: tuple[str, ...]
+    steps: int
+
+    @property
+    def name(self) -> str:
+        return f"{(self.target or 'reference').replace(' ', '-')}-{self.staleness}"
+
+    @property
+    def kills(self) -> list[Kill]:
+        """The same ones at every call."""
+        if self.target is None:
+            return []
+        chance = random.Random(self.name)
+        phases = self.phases
+        if self.target == "everything":
+            phases = tuple(chance.choices(phases, k=EVERYTHING_POINTS))
+        what = "generator" if self.target == "only generator" else self.target
+        return [Kill(target=what, phase=phase, part=chance.choice(PARTS)) for phase in phases]
+
+
+def write_config(directory: Path, scenario: Scenario, *, model: Path, address: str | None) -> None:
+    (directory / "reward.py").write_text(REWARD, encoding="utf-8")
+    rows = [{"prompt": f"{a}+{b}=", "answer": str(a + b)} for a in range(16) for b in range(16)]
+    (directory / "prompts.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    tree: dict[str, Any] = {
+        "run_dir": str(directory / "run"),
+        "model": {"name_or_path": str(model), "dtype": "float32"},
+        "datasets": [{"name": str(directory / "prompts.jsonl")}],
+        "data": {"store_dir": str(directory / "store"), "heldout_size": 64},
+        "rewards": [{"type": f"{directory / 'reward.py'}:score"}],
+        "sampling": {"max_new_tokens": 8},
+        "rollout": {"rollouts_per_step": 32, "max_staleness": scenario.staleness},
+        "curriculum": {"update_freq": 2},
+        "train": {"max_steps": scenario.steps, "learning_rate": 3e-3},
+        "scoring": {"num_scorers": 1, "cpus_per_scorer": 0.1, "batch_size": 4},
+        "generator": {"kv_cache_gib": 0.05, "max_num_seqs": 32},
+        "eval": {"every_steps": 3},
+        "checkpoint": {"every_steps": 2},
+        "baseline": {"num_shards": 1},
+        "cluster": {"address": address, "max_generator_replacements": 100},
+        "logging": {"ray_metrics": False},
+    }
+    for section, values in TARGETS.get(scenario.target or "", {}).items():
+        tree[section] = tree[section] | values
+    (directory / "config.yaml").write_text(yaml.safe_dump(tree), encoding="utf-8")
+
+
+def run_scenario(scenario: Scenario, out: Path, *, say: Callable[[str], None] = print) -> list[Check]:
+    """The checks of a training; it is done now if it was not yet."""
+    directory = out / scenario.name
+    done = directory / "checks.json"
+    if not done.exists():
+        shutil.rmtree(directory, ignore_errors=True)
+        directory.mkdir(parents=True)
+        with nodes(scenario) as (address, replace_nodes):
+            write_config(directory, scenario, model=tiny_model(out), address=address)
+            write_plan(directory, scenario.kills, root=os.getpid(), first_step=FIRST_KILL)
+            problem = train_on(directory, each_second=replace_nodes)
+        checks = [Check(name="ended", right=not problem, found=problem)]
+        if not problem:
+            kills, recovered = (len(read_lines(directory / f"{name}.jsonl")) for name in ("kills", "recovered"))
+            wanted = len(scenario.kills)
+            checks.append(
+                Check(
+                    name="kills",
+                    right=kills == recovered == wanted,
+                    found=f"{kills} of {wanted}, {recovered} of them recovered from",
+                )
+            )
+            reference = None if scenario.target is None else out / f"reference-{scenario.staleness}"
+            checks += check_run(directory, reference=reference, exact=scenario.staleness == 0)
+        if not all(check.right for check in checks):
+            return checks  # not kept: the same command does it again
+        done.write_text(json.dumps([asdict(check) for check in checks]), encoding="utf-8")
+        for name in ("store", "run/ray_train"):
+            shutil.rmtree(directory / name, ignore_errors=True)
+    return [Check(**check) for check in json.loads(done.read_text(encoding="utf-8"))]
+
+
+def tiny_model(out: Path) -> Path:
+    """An untrained model of 0.2 M parameters."""
+    directory = out / "model"
+    if not directory.exists():
+        model, tokenizer = create_model(TinyModelSettings(context_length=64), seed=1)
+        save_model(model, tokenizer, directory)
+    return directory
+
+
+def train_on(directory: Path, *, each_second: Callable[[], None]) -> str:
+    """Start the training, and again whenever it was killed; what went wrong, or nothing."""
+    command = [sys.executable, str(Path(__file__).with_name("chaos_run.py")), str(directory)]
+    deadline = time.monotonic() + LONGEST_S
+    while True:
+        with (directory / "output.txt").open("a", encoding="utf-8") as output:
+            process = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT, start_new_session=True)
+            try:
+                while process.poll() is None:
+                    if time.monotonic() > deadline:
+                        return f"took longer than {LONGEST_S:.0f} s; see {output.name}"
+                    each_second()
+                    time.sleep(1.0)
+            finally:
+                if process.poll() is None:
+                    kill_now([*(pid for pid, _ in processes_below(process.pid)), process.pid])
+        if process.returncode == 0:
+            return ""
+        if process.returncode != -signal.SIGKILL:
+            return f"exit code {process.returncode}: {last_line(directory / 'output.txt')}"
+        wait_until_gone(directory)
+
+
+def wait_until_gone(directory: Path) -> None:
+    """What a killed driver leaves behind must end by itself."""
+    (*_, last) = read_lines(directory / "kills.jsonl")
+    deadline = time.monotonic() + 60.0
+    while any(map(psutil.pid_exists, set(last["pids"]))):
+        assert time.monotonic() < deadline, f"still there after a minute: {last['pids']}"
+        time.sleep(0.5)
+
+
+def last_line(path: Path) -> str:
+    lines = [line for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+    return lines[-1] if lines else ""
+
+
+@contextmanager
+def nodes(scenario: Scenario) -> Iterator[tuple[str | None, Callable[[], None]]]:
+    """Where the training runs: three nodes for kills of nodes, else a Ray of its own.
+
+    Yields:
+        its address, and what brings up a new node for each that is gone.
+    """
+    if scenario.target != "node":
+        yield None, lambda: None
+        return
+    from ray.cluster_utils import Cluster
+
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 2, "include_dashboard": False})
+    for _ in range(2):
+        cluster.add_node(num_cpus=3)
+
+    def replace_dead() -> None:
+        for node in list(cluster.worker_nodes):
+            if node.dead_processes():
+                cluster.remove_node(node, allow_graceful=False)
+                cluster.add_node(num_cpus=3)
+
+    try:
+        yield cluster.address, replace_dead
+    finally:
+        cluster.shutdown()
+
+
+def write_tables(out: Path) -> None:
+    """``kills.csv``: one row for each kill so far."""
+    rows = []
+    for directory in sorted(out.iterdir()):
+        recovered = {record["number"]: record for record in read_lines(directory / "recovered.jsonl")}
+        for killed in read_lines(directory / "kills.jsonl"):
+            after = recovered.get(killed["number"])
+            rows.append(
+                {
+                    "training": directory.name,
+                    "kill": killed["number"] + 1,
+                    "killed": killed["target"],
+                    "processes": len(killed["pids"]),
+                    "phase": killed["phase"],
+                    "driver was at": killed["during"],
+                    "step": killed["step"] + 1,
+                    "next step done after s": "" if after is None else round(after["seconds"], 1),
+                }
+            )
+    if rows:
+        with (out / "kills.csv").open("w", newline="", encoding="utf-8") as file:
+            writer = csv.DictWriter(file, list(rows[0]))
+            writer.writeheader()
+            writer.writerows(rows)
+
+
+def scenarios(targets: Sequence[str], staleness: Sequence[int], phases: Sequence[str], steps: int) -> list[Scenario]:
+    return [
+        Scenario(target=target, staleness=versions, phases=tuple(phases), steps=steps)
+        for versions in staleness
+        for target in (None, *targets)
+        if not (target == "everything" and versions > 0)
+    ]
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--out", type=Path, required=True, help="where trainings are kept")
+    parser.add_argument("--only", default=",".join(TARGETS), help=f"of {', '.join(TARGETS)}")
+    parser.add_argument("--staleness", default=",".join(map(str, STALENESS)))
+    parser.add_argument("--phases", default=",".join(PHASES), help=f"of {', '.join(PHASES)}")
+    parser.add_argument("--steps", type=int, default=40, help="optimizer steps of each training")
+    arguments = parser.parse_args()
+    out = arguments.out.absolute()
+    out.mkdir(parents=True, exist_ok=True)
+    failed = 0
+    chosen = scenarios(
+        arguments.only.split(","),
+        [int(versions) for versions in arguments.staleness.split(",")],
+        arguments.phases.split(","),
+        arguments.steps,
+    )
+    for scenario in chosen:
+        started = time.monotonic()
+        checks = run_scenario(scenario, out)
+        write_tables(out)
+        wrong = [check for check in checks if not check.right]
+        failed += bool(wrong)
+        print(f"{scenario.name}: {len(scenario.kills)} kills, {time.monotonic() - started:.0f} s")
+        for check in checks:
+            print(f"  {'right' if check.right else 'WRONG'} {check.name}: {check.found}", flush=True)
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
