@@ -50,7 +50,7 @@ def check_run(directory: Path, *, reference: Path | None, exact: bool) -> list[C
     checks = [
         _check_steps(steps, outcomes, config),
         _check_versions(steps, outcomes, state, config),
-        _check_accounting(outcomes, state),
+        check_accounting(outcomes, state),
         _check_baseline(run, outcomes, config),
     ]
     if reference is not None:
@@ -83,7 +83,7 @@ def _check_versions(
     return Check(name="versions", right=not wrong, found="; ".join(wrong))
 
 
-def _check_accounting(outcomes: dict[int, Any], state: dict[str, Any]) -> Check:
+def check_accounting(outcomes: dict[int, Any], state: dict[str, Any]) -> Check:
     """Every request ever numbered was trained once, left out once, or is in flight: exactly one of these."""
     in_flight = [request["request_id"] for request in state["rollout"]["in_flight"]]
     trained = [number for record in outcomes.values() for number in record["trained"]]
