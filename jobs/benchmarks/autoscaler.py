@@ -93,9 +93,8 @@ def grows(out: Path) -> int:
                 records = [record for record in read_metrics(file) if "reward/mean" in record] if file.exists() else []
                 for record in records[seen:]:
                     live, rate = record["cluster/generators_live"], record["throughput/tokens_per_second"]
-                    print(
-                        f"{time.monotonic() - started:5.0f} s  step {record['step']:3}  {live:g} generators  {rate:.0f} tokens/s"
-                    )
+                    at = f"{time.monotonic() - started:5.0f} s  step {record['step']:3}"
+                    print(f"{at}  {live:g} generators  {rate:.0f} tokens/s", flush=True)
                 seen = len(records)
                 counts = [int(record["cluster/generators_live"]) for record in records]
                 if counts and counts[0] == 1 and counts[-5:] == [2] * 5:
@@ -120,10 +119,6 @@ def main() -> int:
         ray_files = f"/tmp/bolt-ray-{os.getpid()}"  # short: sockets lie in it
         path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
         environment = os.environ | {INSIDE: "1", "RAY_TMPDIR": ray_files, "PATH": path}
-            INSIDE: "1",
-            "RAY_TMPDIR": ray_files,
-            "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
-        }
         Path(ray_files).mkdir()
         try:
             return subprocess.run([*unshare, sys.executable, *sys.argv], env=environment, check=False).returncode
