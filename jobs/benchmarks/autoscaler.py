@@ -15,6 +15,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 from typing import Any
@@ -116,10 +117,9 @@ def main() -> int:
         # A Ray directory of its own too: sessions are found there.
         script = 'ip link set lo up && mount -t tmpfs none /dev/shm && exec "$@"'
         unshare = ["unshare", "-pf", "--mount-proc", "-n", "-m", "sh", "-c", script, "sh"]
-        ray_files = f"/tmp/bolt-ray-{os.getpid()}"  # short: sockets lie in it
+        ray_files = tempfile.mkdtemp(prefix="ray-")
         path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
         environment = os.environ | {INSIDE: "1", "RAY_TMPDIR": ray_files, "PATH": path}
-        Path(ray_files).mkdir()
         try:
             return subprocess.run([*unshare, sys.executable, *sys.argv], env=environment, check=False).returncode
         finally:
