@@ -187,8 +187,8 @@ def wait_until_gone(directory: Path) -> None:
     """What a killed driver leaves behind must end by itself."""
     (*_, last) = read_lines(directory / "kills.jsonl")
     deadline = time.monotonic() + 60.0
-    while any(map(psutil.pid_exists, set(last["pids"]))):
-        assert time.monotonic() < deadline, f"still there after a minute: {last['pids']}"
+    while left := [pid for pid in last["orphans"] if psutil.pid_exists(pid)]:
+        assert time.monotonic() < deadline, f"still there after a minute: {left}"
         time.sleep(0.5)
 
 

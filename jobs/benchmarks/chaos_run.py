@@ -206,6 +206,7 @@ class Killer(Observer):
             "during": self._phase,
             "step": self._step,
             "pids": victims,
+            "orphans": [pid for pid, _ in processes_below(self._root)] if os.getpid() in victims else [],
             "at": time.time(),
         }
         self._next += 1
