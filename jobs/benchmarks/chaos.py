@@ -187,9 +187,17 @@ def wait_until_gone(directory: Path) -> None:
     """What a killed driver leaves behind must end by itself."""
     (*_, last) = read_lines(directory / "kills.jsonl")
     deadline = time.monotonic() + 60.0
-    while left := [pid for pid in last["orphans"] if psutil.pid_exists(pid)]:
+    while left := [pid for pid in last["orphans"] if lives(pid)]:
         assert time.monotonic() < deadline, f"still there after a minute: {left}"
         time.sleep(0.5)
+
+
+def lives(pid: int) -> bool:
+    """Whether there is such a process; one that only waits for its parent to look is none."""
+    try:
+        return bool(psutil.Process(pid).status() != psutil.STATUS_ZOMBIE)
+    except psutil.NoSuchProcess:
+        return False
 
 
 def last_line(path: Path) -> str:
