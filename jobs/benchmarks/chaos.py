@@ -7,6 +7,7 @@ command goes on where it was interrupted.
 
     python jobs/benchmarks/chaos.py --out runs/chaos
     python jobs/benchmarks/chaos.py --out runs/chaos --only rank --staleness 0 --phases training,syncing
+    python jobs/benchmarks/chaos.py --out runs/chaos --report      # a table of what is done
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ import os
 import random
 import shutil
 import signal
+import statistics
 import subprocess
 import sys
 import time
@@ -259,6 +261,19 @@ def write_tables(out: Path) -> None:
             writer.writerows(rows)
 
 
+def report(out: Path) -> None:
+    """A row for each training: its kills, how long until the next step was done, and what was found."""
+    print("| killed | staleness | kills | next step done after, median | longest | checks |")
+    print("|---|---:|---:|---:|---:|---|")
+    for directory in sorted(path for path in out.iterdir() if (path / "kills.jsonl").exists()):
+        seconds = [record["seconds"] for record in read_lines(directory / "recovered.jsonl")]
+        target, _, staleness = directory.name.rpartition("-")
+        checks = directory / "checks.json"
+        said = ", ".join(check["name"] for check in json.loads(checks.read_text())) if checks.exists() else "not passed"
+        times = f"{statistics.median(seconds):.1f} s | {max(seconds):.1f} s" if seconds else "– | –"
+        print(f"| {target} | {staleness} | {len(read_lines(directory / 'kills.jsonl'))} | {times} | {said} |")
+
+
 def scenarios(targets: Sequence[str], staleness: Sequence[int], phases: Sequence[str], steps: int) -> list[Scenario]:
     return [
         Scenario(target=target, staleness=versions, phases=tuple(phases), steps=steps)
@@ -275,8 +290,12 @@ def main() -> int:
     parser.add_argument("--staleness", default=",".join(map(str, STALENESS)))
     parser.add_argument("--phases", default=",".join(PHASES), help=f"of {', '.join(PHASES)}")
     parser.add_argument("--steps", type=int, default=40, help="optimizer steps of each training")
+    parser.add_argument("--report", action="store_true", help="print a table of what is done, and train nothing")
     arguments = parser.parse_args()
     out = arguments.out.absolute()
+    if arguments.report:
+        report(out)
+        return 0
     out.mkdir(parents=True, exist_ok=True)
     failed = 0
     chosen = scenarios(
