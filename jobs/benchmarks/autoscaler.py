@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from chaos import Scenario, tiny_model, write_config
+from chaos_scenarios import Scenario, tiny_model, write_config
 
 from bolt_ray.training.telemetry.record import read_metrics
 

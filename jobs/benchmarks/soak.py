@@ -27,8 +27,8 @@ from pathlib import Path
 import numpy as np
 import psutil
 import ray
-from chaos import Scenario, tiny_model, write_config
 from chaos_run import PHASES, TITLES, kill_now, processes_below
+from chaos_scenarios import Scenario, tiny_model, write_config
 
 EVERY_S = 10.0
 WARM_UP = 0.25

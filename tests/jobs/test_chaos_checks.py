@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from chaos import TARGETS, scenarios
 from chaos_checks import check_accounting
 from chaos_run import PHASES
+from chaos_scenarios import TARGETS, scenarios
 from soak import slope_per_hour
 
 OUTCOMES = {
