@@ -180,7 +180,7 @@ def _check_draws(directory: Path, reference: Path) -> Check:
 
 
 def _check_weights(directory: Path, reference: Path) -> Check:
-    """The same model; gradients of another number of ranks are added up in another order, which moves it by rounding."""
+    """The same model; gradients of another number of ranks are added up in another order."""
     ranks = [load_config(path / "run" / "config.yaml").cluster.num_learners for path in (directory, reference)]
     allowed = 1e-5 if ranks[0] == ranks[1] else 1e-3
     ours, theirs = (load_file(path / "run" / "final" / "model.safetensors") for path in (directory, reference))
