@@ -48,7 +48,8 @@ def run_scenario(scenario: Scenario, out: Path, *, say: Callable[[str], None] = 
         directory.mkdir(parents=True)
         with nodes(scenario) as (address, replace_nodes):
             write_config(directory, scenario, model=tiny_model(out), address=address)
-            write_plan(directory, scenario.kills, root=os.getpid(), first_step=FIRST_KILL)
+            root = None if address is None else os.getpid()
+            write_plan(directory, scenario.kills, first_step=FIRST_KILL, root=root)
             problem = train_on(directory, each_second=replace_nodes)
         checks = [Check(name="ended", right=not problem, found=problem)]
         if not problem:

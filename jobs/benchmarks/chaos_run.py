@@ -76,8 +76,9 @@ def plan_file(directory: Path) -> Path:
     return directory / "plan.json"
 
 
-def write_plan(directory: Path, kills: Sequence[Kill], *, root: int, first_step: int) -> None:
-    """``root``: the process below which all others are; ``first_step``: steps finished before the first kill."""
+def write_plan(directory: Path, kills: Sequence[Kill], *, first_step: int = 0, root: int | None = None) -> None:
+    """``first_step``: steps finished before the first kill; ``root``: the process below which all others are, where
+    that is not the training's own."""
     plan = {"root": root, "first_step": first_step, "kills": [asdict(kill) for kill in kills]}
     plan_file(directory).write_text(json.dumps(plan), encoding="utf-8")
 
@@ -118,7 +119,7 @@ class Killer(Observer):
     def __init__(self, directory: Path) -> None:
         plan = json.loads(plan_file(directory).read_text(encoding="utf-8"))
         self._directory = directory
-        self._root = int(plan["root"])
+        self._root = int(plan["root"] or os.getpid())
         self._first_step = int(plan["first_step"])
         self._kills = [Kill(**kill) for kill in plan["kills"]]
         done = read_lines(directory / "kills.jsonl")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -26,7 +25,7 @@ def trained(directory: Path, kills: Sequence[Kill], *, model: Path, address: str
     """A finished training of eight steps, with or without kills."""
     directory.mkdir()
     write_config(directory, Scenario(target=None, staleness=0, phases=(), steps=8), model=model, address=address)
-    write_plan(directory, kills, root=os.getpid(), first_step=2)
+    write_plan(directory, kills, first_step=2)
     assert train_on(directory, each_second=lambda: None) == ""
     return directory
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -42,7 +41,7 @@ class Training:
             rollout={"rollouts_per_step": 16, "max_staleness": 1},
             eval={"every_steps": 0, "at_start": False},
         )
-        write_plan(directory, [], root=os.getpid(), first_step=0)
+        write_plan(directory, [])
         script = Path(__file__).parents[3] / "jobs" / "benchmarks" / "chaos_run.py"
         self.directory = directory
         self.run = directory / "run"
