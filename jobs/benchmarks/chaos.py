@@ -39,7 +39,7 @@ LONGEST_S = 1500.0
 """Of one training with its kills."""
 
 
-def run_scenario(scenario: Scenario, out: Path, *, say: Callable[[str], None] = print) -> list[Check]:
+def run_scenario(scenario: Scenario, out: Path) -> list[Check]:
     """The checks of a training; it is done now if it was not yet."""
     directory = out / scenario.name
     done = directory / "checks.json"
