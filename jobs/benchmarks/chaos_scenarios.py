@@ -86,7 +86,7 @@ def write_config(directory: Path, scenario: Scenario, *, model: Path, address: s
         "eval": {"every_steps": 3},
         "checkpoint": {"every_steps": 2},
         "baseline": {"num_shards": 1},
-        "cluster": {"address": address, "max_generator_replacements": 100},
+        "cluster": {"address": address, "max_generator_replacements": 100, "max_learner_restarts": 100},
         "logging": {"ray_metrics": False},
     }
     for section, values in TARGETS.get(scenario.target or "", {}).items():
