@@ -44,13 +44,7 @@ def run_scenario(scenario: Scenario, out: Path) -> list[Check]:
     directory = out / scenario.name
     done = directory / "checks.json"
     if not done.exists():
-        shutil.rmtree(directory, ignore_errors=True)
-        directory.mkdir(parents=True)
-        with nodes(scenario) as (address, replace_nodes):
-            write_config(directory, scenario, model=tiny_model(out), address=address)
-            root = None if address is None else os.getpid()
-            write_plan(directory, scenario.kills, first_step=FIRST_KILL, root=root)
-            problem = train_on(directory, each_second=replace_nodes)
+        problem = "" if (directory / "run" / "final").exists() else train_scenario(scenario, directory, out)
         checks = [Check(name="ended", right=not problem, found=problem)]
         if not problem:
             kills, recovered = (len(read_lines(directory / f"{name}.jsonl")) for name in ("kills", "recovered"))
@@ -70,6 +64,17 @@ def run_scenario(scenario: Scenario, out: Path) -> list[Check]:
         for name in ("store", "run/ray_train"):
             shutil.rmtree(directory / name, ignore_errors=True)
     return [Check(**check) for check in json.loads(done.read_text(encoding="utf-8"))]
+
+
+def train_scenario(scenario: Scenario, directory: Path, out: Path) -> str:
+    """Do it from its beginning; what went wrong, or nothing."""
+    shutil.rmtree(directory, ignore_errors=True)
+    directory.mkdir(parents=True)
+    with nodes(scenario) as (address, replace_nodes):
+        write_config(directory, scenario, model=tiny_model(out), address=address)
+        root = None if address is None else os.getpid()
+        write_plan(directory, scenario.kills, first_step=FIRST_KILL, root=root)
+        return train_on(directory, each_second=replace_nodes)
 
 
 def train_on(directory: Path, *, each_second: Callable[[], None]) -> str:

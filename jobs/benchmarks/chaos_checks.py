@@ -102,8 +102,8 @@ def check_accounting(outcomes: dict[int, Any], state: dict[str, Any]) -> Check:
 
 def _check_baseline(run: RunDirectory, outcomes: dict[int, Any], config: RunConfig) -> Check:
     """The shards' last snapshot is what one store makes of all outcomes, taken one step after another."""
-    expected = replayed(outcomes, config)
-    found = BaselineStore(config.baseline)
+    expected, found = store_of_the_prompts(config), store_of_the_prompts(config)
+    replay(outcomes, into=expected, config=config)
     found.restore([read_sharded_snapshot(list_checkpoints(run)[-1] / "baseline")])
     keys = sorted({key for record in outcomes.values() for key, *_ in record["scored"]})
     ours, theirs = (store.read(keys, config.train.max_steps) for store in (expected, found))
@@ -118,13 +118,18 @@ def _check_baseline(run: RunDirectory, outcomes: dict[int, Any], config: RunConf
     )
 
 
-def replayed(outcomes: dict[int, Any], config: RunConfig) -> BaselineStore:
-    """A store that takes the noted outcomes, made of single completions without the code of the run."""
+def store_of_the_prompts(config: RunConfig) -> BaselineStore:
+    """A store that knows the prompts of a run, and no outcome of them."""
     (directory,) = (path for path in Path(config.data.store_dir).iterdir() if (path / "manifest.json").exists())
     prompts = PromptStore.open(directory)
     rows, _ = prompts.split_heldout(fraction=config.data.heldout_fraction, size=config.data.heldout_size)
     store = BaselineStore(config.baseline)
-    store.register(prompts.keys().take(rows).to_pylist(), prompts.source_names(rows))
+    store.register(prompts.keys().take(rows).to_pylist(), prompts.source_names(rows), prompts.features(rows))
+    return store
+
+
+def replay(outcomes: dict[int, Any], *, into: BaselineStore, config: RunConfig) -> None:
+    """Take the noted outcomes, made of single completions without the code of the run."""
     skip = bool(config.baseline.skip_truncated)
     low, high = config.baseline.scaled_from
     for _, record in sorted(outcomes.items()):
@@ -135,7 +140,7 @@ def replayed(outcomes: dict[int, Any], config: RunConfig) -> BaselineStore:
                 sums[key, version] += min(1.0, max(0.0, (reward - low) / (high - low)))
                 counts[key, version] += 1
         if not record["skipped"]:
-            store.update_many(
+            into.update_many(
                 [key for key, _ in counts],
                 [sums[entry] for entry in counts],
                 list(counts.values()),
@@ -143,7 +148,6 @@ def replayed(outcomes: dict[int, Any], config: RunConfig) -> BaselineStore:
                 drift=record["drift"],
                 update_id=f"step-{record['step']}",
             )
-    return store
 
 
 def _compared(directory: Path, reference: Path, *, exact: bool) -> list[Check]:
