@@ -249,7 +249,7 @@ def main() -> int:
     def start_telemetry(*arguments: Any, progress: StateWriter, **named: Any) -> Any:
         return begin(*arguments, progress=Beside(progress, killer), **named)  # type: ignore[arg-type]
 
-    TrainingAssembly.start_telemetry = staticmethod(start_telemetry)  # type: ignore[method-assign]
+    TrainingAssembly.start_telemetry = staticmethod(start_telemetry)
     resume = ["resume=auto"] if list_checkpoints(RunDirectory(directory / "run")) else []
     return int(train(load_config(directory / "config.yaml", resume)).interrupted)
 

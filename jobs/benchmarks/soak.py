@@ -100,9 +100,12 @@ def soak(out: Path, *, minutes: float, staleness: int, kills_every_s: float | No
             while (seconds := time.monotonic() - started) < 60 * minutes:
                 if process.poll() is not None:
                     raise SystemExit(f"the training ended by itself after {seconds:.0f} s; see {output.name}")
-                rows = [(name, f"{mb:.1f}", files, threads) for name, mb, files, threads in sample(os.getpid(), names)]
-                rows.append(("object store", f"{object_store_mb():.2f}", "", ""))
-                append(out / "samples.csv", [(f"{seconds:.0f}", *row) for row in rows])
+                at = f"{seconds:.0f}"
+                of_processes = sample(os.getpid(), names)
+                rows: list[tuple[object, ...]] = [
+                    (at, name, f"{mb:.1f}", *counts) for name, mb, *counts in of_processes
+                ]
+                append(out / "samples.csv", [*rows, (at, "object store", f"{object_store_mb():.2f}", "", "")])
                 if kills_every_s is not None and time.monotonic() - killed_at > kills_every_s:
                     killed_at = time.monotonic()
                     found = [
