@@ -29,7 +29,6 @@ import psutil
 from bolt_ray.commands.train.assembly import TrainingAssembly
 from bolt_ray.commands.train.train import train
 from bolt_ray.config.loading import load_config
-from bolt_ray.training.run_directory import RunDirectory, list_checkpoints
 from bolt_ray.training.telemetry.observer import Observer, Observers, TrainedStep
 from bolt_ray.training.telemetry.state import StateWriter
 from bolt_ray.training.telemetry.timer import Span
@@ -250,8 +249,7 @@ def main() -> int:
         return begin(*arguments, progress=Beside(progress, killer), **named)  # type: ignore[arg-type]
 
     TrainingAssembly.start_telemetry = staticmethod(start_telemetry)
-    resume = ["resume=auto"] if list_checkpoints(RunDirectory(directory / "run")) else []
-    return int(train(load_config(directory / "config.yaml", resume)).interrupted)
+    return int(train(load_config(directory / "config.yaml", ["resume=if_any"])).interrupted)
 
 
 if __name__ == "__main__":
