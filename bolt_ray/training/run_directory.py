@@ -31,6 +31,7 @@ from bolt_ray.core.files import fsync_path
 
 STEP_PREFIX = "step-"
 CHECKPOINTS = "checkpoints"
+SET_ASIDE = "set-aside-"
 
 RUNS_VARIABLE = "BOLT_RAY_RUNS"
 JOB_VARIABLE = "RAY_JOB_CONFIG_JSON_ENV_VAR"
@@ -242,12 +243,13 @@ def set_aside_later(run: RunDirectory, checkpoint: Path) -> list[Path]:
     """Rename the checkpoints after the one a run continues from: they belong to steps that will be trained again.
 
     Returns:
-        their new paths, ``set-aside-…`` in the same directory; they are neither read nor deleted.
+        their new paths, ``set-aside-…`` in the same directory; they are not read, and are deleted when their steps
+        have been trained again.
     """
     moved = []
     for later in list_checkpoints(run):
         if later.name > checkpoint.name:
-            target = run.checkpoints / f"set-aside-{later.name}-{time.strftime('%Y%m%d-%H%M%S')}"
+            target = run.checkpoints / f"{SET_ASIDE}{later.name}-{time.strftime('%Y%m%d-%H%M%S')}"
             later.rename(target)
             moved.append(target)
     return moved

@@ -172,6 +172,8 @@ def test_what_a_predecessor_cut_off_from_the_cluster_still_writes_is_not_read(tm
     before.close()
     assert values(reopened(tmp_path)[0]) == values(store)
     assert store.counters.num_updates == 2
+
+
 def test_a_full_disk_refuses_a_commit_and_harms_nothing(tmp_path: Path) -> None:
     with small_disk(tmp_path / "disk", kilobytes=256) as disk:
         store, journal = (

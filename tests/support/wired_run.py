@@ -28,6 +28,7 @@ from bolt_ray.commands.train.resume import write_config
 from bolt_ray.config.loading import dump_config
 from bolt_ray.config.schema import RunConfig
 from bolt_ray.core.baseline.warm_start import WarmStartReport
+from bolt_ray.core.digests import FileDigest, write_digested
 from bolt_ray.core.errors import BoltRayError, LearnerLostError
 from bolt_ray.core.records import (
     BaselineReading,
@@ -112,11 +113,16 @@ class LearnerPart(Part):
             sampled_logprobs=logprobs,
         )
 
-    def save(self, *, directory: Path, model_directory: Path, timeout_s: float) -> None:
+    def save(
+        self, *, directory: Path, model_directory: Path, timeout_s: float, idle: Callable[[], None]
+    ) -> dict[str, FileDigest]:
         self.calls.append(("save", timeout_s))
+        idle()
         directory.mkdir()
         (directory / "version").write_text(str(self.version))
         model_directory.mkdir()
+        weights = directory / "weights.bin"
+        return {str(weights): write_digested(weights, [b"w" * 1000])}
 
 
 class LostLearner(LearnerPart):
@@ -147,7 +153,8 @@ class ShardsPart(Part):
     def metrics(self, version: int) -> dict[str, float]:
         return {}
 
-    def snapshot(self, directory: Path) -> None:
+    def snapshot(self, directory: Path, *, idle: Callable[[], None]) -> None:
+        idle()
         directory.mkdir()
 
     def restore(self, directory: Path) -> None:

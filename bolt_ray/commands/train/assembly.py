@@ -35,6 +35,7 @@ from bolt_ray.commands.train.resume import write_config
 from bolt_ray.config.resolve import eval_sampling
 from bolt_ray.config.schema import RunConfig
 from bolt_ray.core.curriculum import Curriculum
+from bolt_ray.core.digests import FileDigest
 from bolt_ray.core.errors import LearnerLostError, StallError
 from bolt_ray.core.records import DrawnPrompt
 from bolt_ray.data.ingest.read_plan import source_weights
@@ -310,7 +311,7 @@ class TrainingAssembly:
             telemetry=telemetry,
             notices=_notices(config, builder, telemetry),
             interrupts=self._interrupts,
-            save=lambda step: self._save(step, loop, learner, shards, rollout, prompts),
+            save=lambda step, idle: self._save(step, idle, loop, learner, shards, rollout, prompts),
             max_masked_steps=config.train.max_bad_steps,
             unscored=_unscored_watch(config, self._start),
             totals=RunTotals(telemetry.last, started=_counted_from(self._start, telemetry, started=self._started)),
@@ -336,6 +337,7 @@ class TrainingAssembly:
     def _save(
         self,
         step: int,
+        idle: Callable[[], None],
         loop: TrainingLoop,
         learner: LearnerGroup,
         shards: BaselineShards,
@@ -346,13 +348,16 @@ class TrainingAssembly:
         self._lock.check()
         deadline = self._config.deadlines.step_s
 
-        def write_parts(directory: Path) -> None:
-            # First, as the state was taken: the parts take a while in which the stream may move on.
+        def write_parts(directory: Path) -> dict[str, FileDigest]:
+            # First, as the state was taken: the parts take a while in which the stream moves on.
             prompts.save_draws(directory / "draws")
             write_config(directory / "config.yaml", self._config)
-            learner.save(directory=directory / "learner", model_directory=directory / "model", timeout_s=deadline)
-            shards.snapshot(directory / "baseline")
+            written = learner.save(
+                directory=directory / "learner", model_directory=directory / "model", timeout_s=deadline, idle=idle
+            )
+            shards.snapshot(directory / "baseline", idle=idle)
             self._lock.check()  # that took a while: what follows makes it the newest, and deletes an older one
+            return written
 
         score = loop.initial_score
         state = {
