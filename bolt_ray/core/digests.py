@@ -85,6 +85,8 @@ def storage_errors(what: str) -> Iterator[None]:
     """
     try:
         yield
+    except (TimeoutError, ConnectionError):
+        raise  # of another process, that no file is to blame for
     except OSError as error:
         raise StorageError(f"{what} could not be written: {describe_os_error(error)}") from error
 

@@ -246,13 +246,14 @@ def set_aside_later(run: RunDirectory, checkpoint: Path) -> list[Path]:
         their new paths, ``set-aside-…`` in the same directory; they are not read, and are deleted when their steps
         have been trained again.
     """
-    moved = []
-    for later in list_checkpoints(run):
-        if later.name > checkpoint.name:
-            target = run.checkpoints / f"{SET_ASIDE}{later.name}-{time.strftime('%Y%m%d-%H%M%S')}"
-            later.rename(target)
-            moved.append(target)
-    return moved
+    return [set_aside(later) for later in list_checkpoints(run) if later.name > checkpoint.name]
+
+
+def set_aside(checkpoint: Path) -> Path:
+    """Rename a checkpoint so that none takes it for one; its new path."""
+    target = checkpoint.with_name(f"{SET_ASIDE}{checkpoint.name}-{time.strftime('%Y%m%d-%H%M%S')}")
+    checkpoint.rename(target)
+    return target
 
 
 def _check_writable(root: Path) -> None:
