@@ -250,21 +250,17 @@ class BaselineShards:
         )
 
     def snapshot(self, directory: str | Path, *, idle: Callable[[], None] = lambda: None) -> None:
-        """Write the whole store to a new directory, first under another name.
-
-        Args:
-            idle: called while the shards write; it may read, not commit.
+        """Write the whole store to a new directory, first under another name; ``idle`` meanwhile may read.
 
         Raises:
-            StorageError: a shard could not write; the store is as before.
+            StorageError: a shard could not write.
             CheckpointError: the directory exists and is not empty.
         """
         target = Path(directory).resolve()
         if target.exists() and any(target.iterdir()):
             raise CheckpointError(f"{target}: not empty; write the baseline snapshot to a new directory")
         aside = target.with_name(f".{target.name}.part")
-        if aside.exists():
-            shutil.rmtree(aside)
+        shutil.rmtree(aside, ignore_errors=True)
         aside.mkdir(parents=True)
         calls = {
             s: shard.save.remote(str(shard_file(aside, s, self.num_shards)), self._tracker.state_dict())

@@ -58,9 +58,7 @@ class CheckpointUploads:
             passed_over, self._waiting = self._waiting, checkpoint
             self._changed.notify_all()
         if passed_over is not None:
-            self._say(
-                f"Warning: {passed_over.name} is not uploaded: uploads take longer than {checkpoint.name} took to come"
-            )
+            self._say(f"Warning: {passed_over.name} is not uploaded, {checkpoint.name} came before its turn")
 
     def set_aside_later(self, checkpoint: Path) -> None:
         """Training goes on from ``checkpoint``: later ones in the storage are not to be resumed from."""
