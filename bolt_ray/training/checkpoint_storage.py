@@ -15,7 +15,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 from typing import TypeVar
-from urllib.parse import parse_qsl, urlsplit
+from urllib.parse import parse_qsl, urlsplit, urlunsplit
 
 from bolt_ray.core.digests import BLOCK_BYTES, blocks_of
 from bolt_ray.core.errors import CheckpointError, StorageError
@@ -54,6 +54,15 @@ def storage_url_problem(url: str) -> str | None:
             "(AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or GOOGLE_APPLICATION_CREDENTIALS)"
         )
     return None
+
+
+def split_checkpoint_url(url: str) -> tuple[str, str | None]:
+    """The URL of a storage, and the checkpoint's name if ``url`` is that of one."""
+    parts = urlsplit(url)
+    place, _, name = parts.path.rstrip("/").rpartition("/")
+    if not name.startswith(STEP_PREFIX):
+        return url, None
+    return urlunsplit(parts._replace(path=place)), name
 
 
 class CheckpointStorage:

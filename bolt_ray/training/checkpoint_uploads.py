@@ -11,6 +11,9 @@ from pathlib import Path
 from bolt_ray.core.errors import StorageError
 from bolt_ray.training.checkpoint_storage import CheckpointStorage
 
+LAST_UPLOAD_S = 3600.0
+"""Longest wait for the last upload, when training has ended."""
+
 log = logging.getLogger(__name__)
 
 
@@ -21,7 +24,9 @@ class CheckpointUploads:
     waited for.
     """
 
-    def __init__(self, storage: CheckpointStorage, *, keep: int, say: Callable[[str], None], timeout_s: float) -> None:
+    def __init__(
+        self, storage: CheckpointStorage, *, keep: int, say: Callable[[str], None], timeout_s: float = LAST_UPLOAD_S
+    ) -> None:
         """
         Args:
             keep: newest checkpoints kept in the storage.

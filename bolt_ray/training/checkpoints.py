@@ -131,7 +131,7 @@ class UsableCheckpoint(NamedTuple):
     Attributes:
         path: the checkpoint, in the run directory.
         state: its ``state.json``.
-        refused: newer ones that cannot be used, newest first: the path or URL of each, and why.
+        refused: newer ones that cannot be used, newest first: the name of each, and why.
     """
 
     path: Path
@@ -167,14 +167,14 @@ def newest_usable(run: RunDirectory, *, storage: OtherPlace | None = None) -> Us
             try:
                 return UsableCheckpoint(path, read_checkpoint(path), refused)
             except CheckpointError as error:
-                refused.append((str(path), str(error)))
+                refused.append((name, str(error)))
         if storage is not None and name in there:
             try:
                 if path.exists():
                     set_aside(path)
                 return UsableCheckpoint(path, read_checkpoint(storage.download(name, run)), refused)
             except CheckpointError as error:
-                refused.append((f"{storage.url}/{name}", str(error)))
+                refused.append((f"{name} of {storage.url}", str(error)))
     if refused:
         reasons = "; ".join(why for _, why in refused)
         raise CheckpointError(f"{run.checkpoints}: no checkpoint there is whole ({reasons})")

@@ -117,8 +117,8 @@ def _next_start(start: StartingPoint, run: RunDirectory, *, own: bool, say: Call
     checkpoint, state = start.checkpoint, start.state
     if own:
         found = newest_usable(run)
-        for path, why in found.refused if found else ():
-            say(f"Warning: {path.name} cannot be used: {why}")
+        for place, why in found.refused if found else ():
+            say(f"Warning: checkpoint {place} cannot be used: {why}")
         checkpoint, state = (found.path, found.state) if found else (None, None)
         if checkpoint is None and (start.checkpoint is not None or (found and found.refused)):
             raise CheckpointError(f"{run.checkpoints}: the learner is lost, and no checkpoint can be read")

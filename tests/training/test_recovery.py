@@ -11,7 +11,7 @@ import pytest
 
 from bolt_ray.actors.settings import ClusterSettings
 from bolt_ray.core.errors import CheckpointError, LearnerLostError, RunError, StallError
-from bolt_ray.training.checkpoints import newest_usable, write_checkpoint
+from bolt_ray.training.checkpoints import write_checkpoint
 from bolt_ray.training.loop import LoopOutcome
 from bolt_ray.training.recovery import StartingPoint, train_with_recovery
 from bolt_ray.training.run_directory import RunDirectory
@@ -22,7 +22,7 @@ NEW = StartingPoint(checkpoint=None, state=None)
 
 def save(run: RunDirectory, step: int) -> Path:
     state = {"step": step, "version": step - 1}
-    return write_checkpoint(run, step=step, state=state, write_parts=lambda directory: None, keep=9)
+    return write_checkpoint(run, step=step, state=state, write_parts=lambda directory: {}, keep=9)
 
 
 class Attempts:
@@ -85,9 +85,8 @@ def test_with_only_damaged_checkpoints_a_run_does_not_begin_anew(tmp_path: Path)
     run = RunDirectory(tmp_path)
     (save(run, 4) / "state.json").unlink()
     attempts = Attempts(run, lost)
-    with pytest.raises(CheckpointError, match="no checkpoint can be read"):
+    with pytest.raises(CheckpointError, match="no checkpoint there is whole"):
         attempts.go()
-    assert newest_usable(run)[0] is None
 
 
 def test_an_attempt_that_never_began_is_followed_by_one_from_the_same_place(tmp_path: Path) -> None:

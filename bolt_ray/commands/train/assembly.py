@@ -14,6 +14,7 @@ from contextlib import ExitStack
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from rich.console import Console
@@ -43,6 +44,7 @@ from bolt_ray.data.store import PromptStore
 from bolt_ray.engines.tokenizer import PromptTokenizer
 from bolt_ray.rewards.unscored import UnscoredWatch
 from bolt_ray.training.batch import BatchBuilder
+from bolt_ray.training.checkpoint_uploads import CheckpointUploads
 from bolt_ray.training.checkpoints import write_checkpoint
 from bolt_ray.training.completion_metrics import RunTotals
 from bolt_ray.training.completions import CompletionService
@@ -91,10 +93,12 @@ class TrainingAssembly:
         interrupts: InterruptFlag,
         console: Console,
         progress: StateWriter,
+        uploads: CheckpointUploads | None = None,
     ) -> None:
         self._config = config
         self._run = run
         self._lock = lock
+        self._uploads = uploads
         self._inputs = inputs
         self._fleet = fleet
         self._start = start
@@ -149,6 +153,8 @@ class TrainingAssembly:
             write_config(self._run.config, self._config)
             for later in set_aside_later(self._run, checkpoint):
                 say(self._console, f"Going on from {checkpoint.name}: {later.name} keeps a later checkpoint")
+            if self._uploads is not None:
+                self._uploads.set_aside_later(checkpoint)
 
     def _learner(self, stack: ExitStack) -> LearnerGroup:
         cluster = self._config.cluster
@@ -359,15 +365,28 @@ class TrainingAssembly:
             self._lock.check()  # that took a while: what follows makes it the newest, and deletes an older one
             return written
 
-        score = loop.initial_score
-        state = {
-            "step": step,
-            "version": rollout.version,
-            "rollout": rollout.state_dict(),
-            "prompts": prompts.state_dict(),
-            "initial_score": None if score is None else asdict(score),
-        }
-        write_checkpoint(self._run, step=step, state=state, write_parts=write_parts, keep=self._config.checkpoint.keep)
+        path = write_checkpoint(
+            self._run,
+            step=step,
+            state=_state(step, loop, rollout, prompts),
+            write_parts=write_parts,
+            keep=self._config.checkpoint.keep,
+            held=() if self._uploads is None else self._uploads.held,
+        )
+        if self._uploads is not None:
+            self._uploads.add(path)
+
+
+def _state(step: int, loop: TrainingLoop, rollout: RolloutLoop, prompts: CurriculumPrompts) -> dict[str, Any]:
+    """What a checkpoint says beside its parts."""
+    score = loop.initial_score
+    return {
+        "step": step,
+        "version": rollout.version,
+        "rollout": rollout.state_dict(),
+        "prompts": prompts.state_dict(),
+        "initial_score": None if score is None else asdict(score),
+    }
 
 
 def _warm_start(config: RunConfig, shards: BaselineShards, store: PromptStore, *, say: Callable[[str], None]) -> None:

@@ -49,10 +49,10 @@ def test_two_ranks_write_the_files_of_one_and_share_the_work(tmp_path: Path, two
     write(0, str(tmp_path / "1"))
     two_ranks.run(write, str(tmp_path / "2"))
     files = {path.name: path.read_bytes() for path in (tmp_path / "1").glob("optimizer*")}
-    assert len(files) == 7  # six or seven kilobytes in most, and the index
+    assert len(files) == 8  # four to seven kilobytes in each, and the index
     assert {path.name: path.read_bytes() for path in (tmp_path / "2").glob("optimizer*")} == files
     shares = [json.loads((tmp_path / "2" / f"of-{rank}.json").read_text()) for rank in (0, 1)]
-    assert max(shares) < 0.6 * sum(shares)
+    assert max(shares) < 0.7 * sum(shares)
     index = json.loads(files["optimizer.safetensors.index.json"])["weight_map"]
     for name, tensor in tensors():
         assert torch.equal(load_file(tmp_path / "2" / index[name])[name], tensor)
