@@ -28,9 +28,7 @@ def test_ranks_go_on_after_a_checkpoint_that_found_no_room(
     run = tmp_path / "run"
     run.mkdir()
     with small_disk(run / "checkpoints", kilobytes=64):
-        with pytest.raises(
-            StorageError, match=r"learner's files .*\(rank .*No space left on device"
-        ):
+        with pytest.raises(StorageError, match=r"learner's files .*\(rank .*No space left on device"):
             train(load_config(path))
         assert list((run / "checkpoints").iterdir()) == []
     steps = [record["step"] for record in read_metrics(run / "metrics.jsonl") if "reward/mean" in record]
