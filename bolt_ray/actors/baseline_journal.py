@@ -91,7 +91,12 @@ class ShardJournal:
         if batch < self.num_row_batches:
             return
         assert batch == self.num_row_batches, f"row batch {batch} came before {self.num_row_batches}"
-        arrays = {"digests": keys.digests, "text_lengths": keys.text_lengths, "text": keys.text, "sources": sources}
+        arrays: dict[str, Any] = {
+            "digests": keys.digests,
+            "text_lengths": keys.text_lengths,
+            "text": keys.text,
+            "sources": sources,
+        }
         path = self._directory / f"rows-{batch:06d}.npz"
         looks = {} if features is None else {"features": features}
         with storage_errors(f"{path}: the baseline's journal"):

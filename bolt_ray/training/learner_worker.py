@@ -19,6 +19,7 @@ from bolt_ray.actors.learner_mailbox import (
     TrainCommand,
 )
 from bolt_ray.actors.processes import ProcessMonitor
+from bolt_ray.core.digests import FileDigest
 from bolt_ray.core.errors import BoltRayError, StorageError
 from bolt_ray.engines.learner.settings import LearnerSettings
 from bolt_ray.engines.profiler import Recording
@@ -111,7 +112,7 @@ def _execute(command: Command, *, learner: DeepSpeedLearner, rank: int) -> Any:
     if isinstance(command, PublishCommand):
         return _publish(learner, command, rank=rank)
     assert isinstance(command, SaveCommand), command
-    written = {}
+    written: dict[str, FileDigest] = {}
     for directory, save in ((command.directory, learner.save), (command.model_directory, learner.save_hf)):
         if directory is not None:
             written |= {f"{directory}/{name}": digest for name, digest in save(directory).items()}
