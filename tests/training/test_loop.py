@@ -420,8 +420,8 @@ def test_a_run_whose_last_checkpoint_cannot_be_written_fails(tmp_path: Path) -> 
 
 def test_prompts_are_generated_while_a_checkpoint_is_written(tmp_path: Path) -> None:
     parts = FakeParts()
-    Harness(tmp_path, parts, reward_of=right, max_steps=2, checkpoint_every=1).loop.run()
-    assert parts.generated_while_saving == [4, 4]
+    Harness(tmp_path, parts, reward_of=right, max_steps=3, checkpoint_every=1).loop.run()
+    assert parts.generated_while_saving == [4, 4, 0]
 
 
 def test_an_evaluation_that_an_interrupt_cut_off_is_made_on_resume(tmp_path: Path) -> None:
