@@ -29,6 +29,7 @@ from bolt_ray.core.baseline.snapshot import read_snapshot, write_snapshot
 from bolt_ray.core.baseline.text_level import TextLevel
 from bolt_ray.core.baseline.update import BaselineUpdate
 from bolt_ray.core.baseline.values import PromptValues
+from bolt_ray.core.digests import storage_errors
 from bolt_ray.core.errors import CheckpointError
 from bolt_ray.core.files import fsync_path, write_file_atomically
 from bolt_ray.core.keys import KeyBatch
@@ -69,20 +70,19 @@ class ShardJournal:
                 f"{directory}: the journal of a restarted baseline shard is gone; put the journal directory "
                 "on storage that every node of the cluster sees"
             )
-        directory.mkdir(parents=True, exist_ok=True)
-        marker = json.dumps({"format": "bolt_ray.baseline_journal", "version": _FORMAT_VERSION}).encode()
-        write_file_atomically(directory / _MARKER, lambda file: file.write(marker))
+        if not (directory / _MARKER).is_file():
+            marker = json.dumps({"format": "bolt_ray.baseline_journal", "version": _FORMAT_VERSION}).encode()
+            with storage_errors(f"{directory}: the baseline's journal"):
+                directory.mkdir(parents=True, exist_ok=True)
+                write_file_atomically(directory / _MARKER, lambda file: file.write(marker))
         self.num_row_batches = self._recover_rows()
         self._generation = self._recover_base()
-        length = self._recover_log()
-        if must_exist:
-            self._part_from_predecessor(length)
-        self._log = self._open_log(length)
-
-    @property
-    def log_bytes(self) -> int:
+        self.log_bytes = self._recover_log()
         """Size of the log."""
-        return self._log.tell()
+        if must_exist:
+            with storage_errors("the baseline's journal"):
+                self._part_from_predecessor(self.log_bytes)
+        self._log = self._open_log(self._log_path(self._generation), self.log_bytes)
 
     def register(
         self, batch: int, keys: KeyBatch, sources: NDArray[np.uint16], features: NDArray[np.uint16] | None = None
@@ -91,20 +91,16 @@ class ShardJournal:
         if batch < self.num_row_batches:
             return
         assert batch == self.num_row_batches, f"row batch {batch} came before {self.num_row_batches}"
+        arrays: dict[str, Any] = {
+            "digests": keys.digests,
+            "text_lengths": keys.text_lengths,
+            "text": keys.text,
+            "sources": sources,
+        }
         path = self._directory / f"rows-{batch:06d}.npz"
         looks = {} if features is None else {"features": features}
-        write_file_atomically(
-            path,
-            lambda file: np.savez(
-                file,
-                digests=keys.digests,
-                text_lengths=keys.text_lengths,
-                text=keys.text,
-                sources=sources,
-                **looks,
-                allow_pickle=False,
-            ),
-        )
+        with storage_errors(f"{path}: the baseline's journal"):
+            write_file_atomically(path, lambda file: np.savez(file, allow_pickle=False, **arrays, **looks))
         self._store.add_rows(keys, sources, features)
         self.num_row_batches += 1
 
@@ -139,12 +135,26 @@ class ShardJournal:
         self._store.seed(keys, alpha, beta, means=means)
 
     def compact(self) -> None:
-        """Replace log and base by a snapshot of the store."""
-        old = self._generation
-        write_snapshot(self._base_path(old + 1), self._store.snapshot())
+        """Replace log and base by a snapshot of the store.
+
+        Raises:
+            StorageError: the disk is full; log and base are as before.
+        """
+        old, new = self._generation, self._generation + 1
+        log = None
+        with storage_errors("the baseline's journal"):
+            try:
+                # The log first: once the base is there, it is what a restart reads, with this log behind it.
+                log = self._open_log(self._log_path(new), 0)
+                write_snapshot(self._base_path(new), self._store.snapshot())
+            except OSError:
+                self._base_path(new).unlink(missing_ok=True)
+                self._log_path(new).unlink(missing_ok=True)
+                if log is not None:
+                    log.close()
+                raise
         self._log.close()
-        self._generation = old + 1
-        self._log = self._open_log(0)
+        self._generation, self._log, self.log_bytes = new, log, 0
         self._base_path(old).unlink(missing_ok=True)
         self._log_path(old).unlink(missing_ok=True)
 
@@ -153,17 +163,20 @@ class ShardJournal:
 
     def _append(self, header: dict[str, Any], keys: KeyBatch, arrays: Sequence[NDArray[Any]]) -> None:
         payload = _encode(header, [keys.digests, keys.text_lengths, keys.text, *arrays])
-        start = self._log.tell()
-        try:
-            self._log.write(_FRAME.pack(_MAGIC, len(payload), _digest(payload)))
-            self._log.write(payload)
-            self._log.flush()
-            os.fsync(self._log.fileno())
-        except OSError:
-            # A full disk must not leave half a record in front of the next one.
-            self._log.seek(start)
-            self._log.truncate(start)
-            raise
+        record = memoryview(_FRAME.pack(_MAGIC, len(payload), _digest(payload)) + payload)
+        start = self.log_bytes
+        with storage_errors(f"{self._log_path(self._generation)}: the baseline's journal"):
+            try:
+                written = 0
+                while written < len(record):  # a disk that fills up takes a part first
+                    written += self._log.write(record[written:])
+                os.fsync(self._log.fileno())
+            except OSError:
+                # Half a record must not stay in front of the next one.
+                self._log.seek(start)
+                self._log.truncate(start)
+                raise
+        self.log_bytes = start + len(record)
 
     def _recover_rows(self) -> int:
         paths = sorted(self._directory.glob("rows-*.npz"))
@@ -211,10 +224,10 @@ class ShardJournal:
             known = path.read_bytes()[:length]
             write_file_atomically(path, lambda file: file.write(known))
 
-    def _open_log(self, length: int) -> io.BufferedRandom:
-        path = self._log_path(self._generation)
+    def _open_log(self, path: Path, length: int) -> io.FileIO:
         path.touch()
-        log = path.open("r+b")
+        # Unbuffered: what a full disk refused would stay in a buffer and be written again.
+        log = path.open("r+b", buffering=0)
         log.truncate(length)
         log.seek(length)
         os.fsync(log.fileno())

@@ -19,6 +19,7 @@ from bolt_ray.core.baseline.sharded_snapshot import read_sharded_snapshot
 from bolt_ray.core.baseline.snapshot import BaselineCounters, BaselineSnapshot, write_snapshot
 from bolt_ray.core.baseline.update import BaselineUpdate
 from bolt_ray.core.baseline.values import PromptValues
+from bolt_ray.core.digests import storage_errors
 from bolt_ray.core.keys import KeyBatch
 from bolt_ray.core.records import BaselineReading, PromptColumns
 
@@ -107,7 +108,8 @@ class BaselineShard:
 
     def save(self, path: str, level_state: dict[str, Any]) -> ShardState:
         """Write the shard's snapshot and the store's level to the file ``path``, and start a new journal."""
-        write_snapshot(Path(path), self._store.snapshot(level_state))
+        with storage_errors("the baseline's snapshot"):
+            write_snapshot(Path(path), self._store.snapshot(level_state))
         self._journal.compact()
         return self.state()
 

@@ -11,8 +11,9 @@ from __future__ import annotations
 
 import itertools
 import shutil
+import time
 import uuid
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -40,6 +41,7 @@ from bolt_ray.core.keys import KeyBatch, encode_keys
 from bolt_ray.core.records import BaselineReading, Outcomes, PromptColumns
 
 _REGISTER_BATCH = 1 << 18
+_POLL_S = 0.05
 _JOURNAL_PREFIX = "journal-"
 _COLUMNS = ("v_hat", "n_eff", "visits", "solved_streak", "last_version")
 
@@ -247,24 +249,24 @@ class BaselineShards:
             | self._tracker.metrics(level)
         )
 
-    def snapshot(self, directory: str | Path) -> None:
-        """Write the whole store to a new directory, first under another name.
+    def snapshot(self, directory: str | Path, *, idle: Callable[[], None] = lambda: None) -> None:
+        """Write the whole store to a new directory, first under another name; ``idle`` meanwhile may read.
 
         Raises:
+            StorageError: a shard could not write.
             CheckpointError: the directory exists and is not empty.
         """
         target = Path(directory).resolve()
         if target.exists() and any(target.iterdir()):
             raise CheckpointError(f"{target}: not empty; write the baseline snapshot to a new directory")
         aside = target.with_name(f".{target.name}.part")
-        if aside.exists():
-            shutil.rmtree(aside)
+        shutil.rmtree(aside, ignore_errors=True)
         aside.mkdir(parents=True)
         calls = {
             s: shard.save.remote(str(shard_file(aside, s, self.num_shards)), self._tracker.state_dict())
             for s, shard in enumerate(self._shards)
         }
-        states = self._wait(calls, f"write their snapshots to {target}")
+        states = self._wait(calls, f"write their snapshots to {target}", idle=idle)
         if any(state.counters != self._counters for state in states.values()):
             raise CheckpointError("the shards hold a commit that was not finished; repeat it before a snapshot")
         write_manifest(aside, num_shards=self.num_shards, counters=self._counters)
@@ -343,9 +345,9 @@ class BaselineShards:
         self._tracked = sum(state.tracked for state in states.values())
         self._v_hat_units = sum(state.v_hat_units for state in states.values())
 
-    def _wait(self, calls: Mapping[int, Any], doing: str) -> dict[int, Any]:
+    def _wait(self, calls: Mapping[int, Any], doing: str, *, idle: Callable[[], None] | None = None) -> dict[int, Any]:
         """The results by shard number."""
-        return _results(calls, doing, timeout_s=self.timeout_s, processes=self.processes)
+        return _results(calls, doing, timeout_s=self.timeout_s, processes=self.processes, idle=idle)
 
 
 def _fresh_journals(root: Path) -> Path:
@@ -380,12 +382,23 @@ def _joined(
 
 
 def _results(
-    calls: Mapping[int, Any], doing: str, *, timeout_s: float, processes: Sequence[ProcessInfo]
+    calls: Mapping[int, Any],
+    doing: str,
+    *,
+    timeout_s: float,
+    processes: Sequence[ProcessInfo],
+    idle: Callable[[], None] | None = None,
 ) -> dict[int, Any]:
     refs = list(calls.values())
     if not refs:
         return {}
-    _, pending = ray.wait(refs, num_returns=len(refs), timeout=timeout_s)
+    deadline = time.monotonic() + timeout_s
+    while True:
+        left = max(0.0, deadline - time.monotonic())
+        _, pending = ray.wait(refs, num_returns=len(refs), timeout=left if idle is None else min(left, _POLL_S))
+        if not pending or idle is None or not left:
+            break
+        idle()
     if pending:
         late = [s for s, ref in calls.items() if ref in pending]
         told = waits_for(

@@ -55,7 +55,10 @@ class PublishCommand:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SaveCommand:
-    """Write the learner state under ``directory``; with ``model_directory``, also a plain model there."""
+    """Write the learner state under ``directory``; with ``model_directory``, also a plain model there.
+
+    Rank 0 answers with the digests of what the ranks wrote, by path.
+    """
 
     directory: str | None
     model_directory: str | None = None

@@ -32,6 +32,7 @@ from bolt_ray.actors.learner_mailbox import (
 from bolt_ray.actors.learner_stall import tell_stall
 from bolt_ray.actors.processes import ProcessInfo
 from bolt_ray.actors.ray_results import first_line, get_result
+from bolt_ray.core.digests import FileDigest
 from bolt_ray.core.errors import BoltRayError, LearnerLostError, RunError, StallError
 from bolt_ray.core.records import StepReport, TrainingBatch
 from bolt_ray.engines.learner.settings import LearnerSettings
@@ -198,12 +199,22 @@ class LearnerGroup:
                 shutil.rmtree(old)
         return published
 
-    def save(self, *, directory: Path | None, model_directory: Path | None, timeout_s: float) -> None:
+    def save(
+        self, *, directory: Path | None, model_directory: Path | None, timeout_s: float, idle: Callable[[], None]
+    ) -> dict[str, FileDigest]:
+        """Write the learner's state and its model; the digests of what the ranks wrote, by path.
+
+        Raises:
+            StorageError: a rank could not write; the learner goes on as before.
+        """
         command = SaveCommand(
             directory=None if directory is None else str(directory),
             model_directory=None if model_directory is None else str(model_directory),
         )
-        self._call(command, what="the learner's checkpoint", timeout_s=timeout_s)
+        written: dict[str, FileDigest] = self._call(
+            command, what="the learner's checkpoint", timeout_s=timeout_s, idle=idle
+        )
+        return written
 
     def close(self, *, timeout_s: float = 60.0) -> None:
         """Stop the ranks and wait for Ray Train; a group that does not stop by itself is killed."""

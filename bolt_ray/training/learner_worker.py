@@ -19,7 +19,8 @@ from bolt_ray.actors.learner_mailbox import (
     TrainCommand,
 )
 from bolt_ray.actors.processes import ProcessMonitor
-from bolt_ray.core.errors import BoltRayError
+from bolt_ray.core.digests import FileDigest
+from bolt_ray.core.errors import BoltRayError, StorageError
 from bolt_ray.engines.learner.settings import LearnerSettings
 from bolt_ray.engines.model_directory import model_directory
 from bolt_ray.engines.profiler import Recording
@@ -91,6 +92,9 @@ def train_worker(config: dict[str, Any]) -> None:
             return
         try:
             result = _execute(command, learner=learner, rank=rank)
+        except StorageError as error:  # the same on every rank, and the learner is as before
+            ray.get(mailbox.answer.remote(rank, number, error, monitor.info()))
+            continue
         except BoltRayError as error:
             ray.get(mailbox.answer.remote(rank, number, error))
             raise
@@ -110,11 +114,11 @@ def _execute(command: Command, *, learner: DeepSpeedLearner, rank: int) -> Any:
     if isinstance(command, PublishCommand):
         return _publish(learner, command, rank=rank)
     assert isinstance(command, SaveCommand), command
-    if command.directory is not None:
-        learner.save(command.directory)
-    if command.model_directory is not None:
-        learner.save_hf(command.model_directory)
-    return None
+    written: dict[str, FileDigest] = {}
+    for directory, save in ((command.directory, learner.save), (command.model_directory, learner.save_hf)):
+        if directory is not None:
+            written |= {f"{directory}/{name}": digest for name, digest in save(directory).items()}
+    return written if rank == 0 else None
 
 
 def _publish(learner: DeepSpeedLearner, command: PublishCommand, *, rank: int) -> PublishedWeights | None:

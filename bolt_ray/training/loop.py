@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from bolt_ray.actors.processes import ProcessInfo, memory_metrics
-from bolt_ray.core.errors import LearnerLostError, UnhealthyTrainingError
+from bolt_ray.core.errors import LearnerLostError, StorageError, UnhealthyTrainingError
 from bolt_ray.core.evaluation.summary import Score
 from bolt_ray.core.metric_names import declare_metrics
 from bolt_ray.core.records import Outcomes, StepReport, TrainingBatch
@@ -62,6 +62,7 @@ declare_metrics(
             "times",
             "the learner was lost and started again from a checkpoint, since the run or its resume began",
         ),
+        "time/checkpoint": ("s", "the checkpoint written before the step, generation going on meanwhile"),
     }
 )
 
@@ -112,6 +113,10 @@ class LearnerLeaving(Exception):  # noqa: N818 - a notice, not an error
     """A node of the learner is being taken away; the message says which."""
 
 
+def _nothing() -> None:
+    pass
+
+
 class TrainingLoop:
     """See the module's picture; the parts are given by keyword.
 
@@ -137,7 +142,7 @@ class TrainingLoop:
         telemetry: Telemetry,
         notices: Notices,
         interrupts: InterruptFlag,
-        save: Callable[[int], None],
+        save: Callable[[int, Callable[[], None]], None],
         unscored: UnscoredWatch,
         totals: RunTotals,
         processes: Callable[[], Sequence[ProcessInfo]],
@@ -150,7 +155,8 @@ class TrainingLoop:
             max_steps: optimizer steps in all, those before a resume included.
             step_timeout_s: deadline of one.
             max_masked_steps: steps in a row without a completion to train on that end the run.
-            save: ``save(step)`` writes the checkpoint of ``step`` finished steps.
+            save: ``save(step, idle)`` writes the checkpoint of ``step`` finished steps and calls ``idle`` while it
+                waits; or it raises ``StorageError`` and leaves everything as it was.
             unscored: decides whether a step is trained that lacks rewards.
             processes: the run's, for their memory.
             learner_restarts: attempts before this one.
@@ -180,6 +186,7 @@ class TrainingLoop:
         self._learner_restarts = learner_restarts
         self._between_steps = True
         self._saved_at = first_step if first_step else -1
+        self._saving_s: float | None = None
         self._initial_score = initial_score
 
     def run(self) -> LoopOutcome:
@@ -196,7 +203,7 @@ class TrainingLoop:
                 self._one_step()
                 self._evaluate_if_due()
                 if self._due(self._checkpoints.every_steps):
-                    self._checkpoint()
+                    self._checkpoint_in_between()
                 self.check()
             if self._evaluation.at_end:
                 final = self._evaluate("Final")
@@ -268,6 +275,8 @@ class TrainingLoop:
         )
         record["cluster/learner_restarts"] = float(self._learner_restarts)
         record |= self._service.engine_metrics() | memory_metrics(self._processes()) | self._totals.add(rollouts)
+        if self._saving_s is not None:
+            record["time/checkpoint"], self._saving_s = self._saving_s, None
         head = {"step": self._step, "policy_version": self._rollout.version, **self._totals.times()}
         self._telemetry.trained(
             TrainedStep(
@@ -353,10 +362,26 @@ class TrainingLoop:
         self.check()
         self._service.pump(timeout_s)
 
-    def _checkpoint(self) -> None:
+    def _checkpoint_in_between(self) -> None:
+        """A checkpoint while training goes on, also if it fails: the one before is still there."""
+        began = time.monotonic()
+        generation = LatePump(self._rollout)
+        try:
+            # After the last step there is nothing more to generate.
+            self._checkpoint(generation.pump if self._step < self._max_steps else _nothing)
+        except StorageError as error:
+            log.warning("no checkpoint of step %d", self._step, exc_info=True)
+            self._telemetry.say(
+                f"Warning: step {self._step} IS NOT SAVED, training goes on and the next checkpoint is tried as usual "
+                f"(every {self._checkpoints.every_steps} steps): {error}"
+            )
+        self._saving_s = time.monotonic() - began
+        generation.check()
+
+    def _checkpoint(self, idle: Callable[[], None] = _nothing) -> None:
         if self._saved_at != self._step:
             with self._telemetry.phase("checkpoint"):
-                self._save(self._step)
+                self._save(self._step, idle)
             self._between_steps = True
         self._saved_at = self._step
 

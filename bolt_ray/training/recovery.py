@@ -119,7 +119,7 @@ def _next_start(start: StartingPoint, run: RunDirectory, *, own: bool, say: Call
         found = newest_usable(run)
         if found is None and start.checkpoint is not None:
             raise CheckpointError(f"{run.checkpoints}: the learner is lost, and its checkpoints are gone")
-        for path, why in found.refused if found else ():
-            say(f"Warning: {path.name} cannot be used: {why}")
+        for place, why in found.refused if found else ():
+            say(f"Warning: checkpoint {place} cannot be used: {why}")
         checkpoint, state = (found.path, found.state) if found else (None, None)
     return replace(start, checkpoint=checkpoint, state=state, restarts=start.restarts + 1)

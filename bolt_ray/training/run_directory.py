@@ -31,6 +31,7 @@ from bolt_ray.core.files import fsync_path
 
 STEP_PREFIX = "step-"
 CHECKPOINTS = "checkpoints"
+SET_ASIDE = "set-aside-"
 
 RUNS_VARIABLE = "BOLT_RAY_RUNS"
 JOB_VARIABLE = "RAY_JOB_CONFIG_JSON_ENV_VAR"
@@ -242,15 +243,17 @@ def set_aside_later(run: RunDirectory, checkpoint: Path) -> list[Path]:
     """Rename the checkpoints after the one a run continues from: they belong to steps that will be trained again.
 
     Returns:
-        their new paths, ``set-aside-…`` in the same directory; they are neither read nor deleted.
+        their new paths, ``set-aside-…`` in the same directory; they are not read, and are deleted when their steps
+        have been trained again.
     """
-    moved = []
-    for later in list_checkpoints(run):
-        if later.name > checkpoint.name:
-            target = run.checkpoints / f"set-aside-{later.name}-{time.strftime('%Y%m%d-%H%M%S')}"
-            later.rename(target)
-            moved.append(target)
-    return moved
+    return [set_aside(later) for later in list_checkpoints(run) if later.name > checkpoint.name]
+
+
+def set_aside(checkpoint: Path) -> Path:
+    """Rename a checkpoint so that none takes it for one; its new path."""
+    target = checkpoint.with_name(f"{SET_ASIDE}{checkpoint.name}-{time.strftime('%Y%m%d-%H%M%S')}")
+    checkpoint.rename(target)
+    return target
 
 
 def _check_writable(root: Path) -> None:

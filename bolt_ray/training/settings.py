@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from bolt_ray.core.settings import SettingError, Settings, require_choice, setting
 from bolt_ray.data.settings import DatasetSettings
 from bolt_ray.engines.profiler import Tool
+from bolt_ray.training.checkpoint_storage import storage_url_problem
 
 PROFILED_ROLES = ("learner", "generator", "driver")
 
@@ -80,7 +81,18 @@ class CheckpointSettings(Settings):
     """``checkpoint:`` - what is saved and kept."""
 
     every_steps: int = setting(100, "0: only at the end", unit="steps", ge=0)
-    keep: int = setting(2, "newest checkpoints kept", ge=1)
+    keep: int = setting(2, "newest checkpoints kept; the disk holds one more while it is written", ge=1)
+    storage: str | None = setting(
+        None,
+        "URL below which finished checkpoints of this run are uploaded too: s3://bucket/path, gs://bucket/path or "
+        "file:///directory; credentials come from the environment",
+    )
+
+    def __post_init__(self) -> None:
+        Settings.__post_init__(self)
+        problem = None if self.storage is None else storage_url_problem(self.storage)
+        if problem is not None:
+            raise SettingError("storage", problem)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from support.disks import fill, small_disk
 
 from bolt_ray.actors.baseline_journal import ShardJournal
 from bolt_ray.core.baseline import BaselineSettings
@@ -11,7 +12,7 @@ from bolt_ray.core.baseline.level import Level
 from bolt_ray.core.baseline.snapshot import write_snapshot
 from bolt_ray.core.baseline.update import BaselineUpdate, baseline_update
 from bolt_ray.core.baseline.values import PromptValues
-from bolt_ray.core.errors import CheckpointError
+from bolt_ray.core.errors import CheckpointError, StorageError
 from bolt_ray.core.keys import encode_keys
 
 KEYS = [f"own-{i}" for i in range(9)] + [f"{i:032x}" for i in range(9)]
@@ -171,3 +172,56 @@ def test_what_a_predecessor_cut_off_from_the_cluster_still_writes_is_not_read(tm
     before.close()
     assert values(reopened(tmp_path)[0]) == values(store)
     assert store.counters.num_updates == 2
+
+
+def test_a_full_disk_refuses_a_commit_and_harms_nothing(tmp_path: Path) -> None:
+    with small_disk(tmp_path / "disk", kilobytes=256) as disk:
+        store, journal = (
+            PromptValues(BaselineSettings()),
+            ShardJournal(disk / "shard", PromptValues(BaselineSettings())),
+        )
+        updates = commits(40)
+        for update in updates[:5]:
+            journal.commit(update)
+            store.apply(update)
+        before = journal.log_bytes
+        ballast = fill(disk, leave=4096)
+        done = 5
+        with pytest.raises(StorageError, match=r"wal-000000\.log: the baseline's journal .*No space left"):
+            for update in updates[5:]:
+                journal.commit(update)
+                store.apply(update)
+                done += 1
+        assert journal.log_bytes >= before
+        assert (disk / "shard" / "wal-000000.log").stat().st_size == journal.log_bytes
+        # With room it goes on, in the same process and in the next.
+        ballast.unlink()
+        journal.commit(updates[done])
+        store.apply(updates[done])
+        again, second = reopened(disk / "shard")
+        assert values(again) == values(store)
+        for update in updates[done + 1 :]:
+            second.commit(update)
+            store.apply(update)
+        second.close()
+        assert values(reopened(disk / "shard")[0]) == values(store)
+
+
+def test_a_full_disk_in_a_compaction_loses_no_later_commit(tmp_path: Path) -> None:
+    with small_disk(tmp_path / "disk", kilobytes=256) as disk:
+        store = PromptValues(BaselineSettings())
+        journal = ShardJournal(disk / "shard", store)
+        updates = commits(6)
+        for update in updates[:3]:
+            journal.commit(update)
+        ballast = fill(disk, leave=0)
+        with pytest.raises(StorageError, match=r"journal could not be written: .*No space left"):
+            journal.compact()
+        ballast.unlink()
+        for update in updates[3:]:
+            journal.commit(update)
+        again, second = reopened(disk / "shard")
+        assert values(again) == values(store)
+        second.compact()
+        second.close()
+        assert values(reopened(disk / "shard")[0]) == values(store)

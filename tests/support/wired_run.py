@@ -7,6 +7,7 @@ import itertools
 import json
 import logging
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,7 @@ from bolt_ray.commands.train.resume import write_config
 from bolt_ray.config.loading import dump_config
 from bolt_ray.config.schema import RunConfig
 from bolt_ray.core.baseline.warm_start import WarmStartReport
+from bolt_ray.core.digests import FileDigest, write_digested
 from bolt_ray.core.errors import BoltRayError, LearnerLostError
 from bolt_ray.core.records import (
     BaselineReading,
@@ -43,6 +45,8 @@ from bolt_ray.data.ingest.ingest_source import unit_tables
 from bolt_ray.data.store import PromptStore
 from bolt_ray.engines.profiler import ProfileTarget
 from bolt_ray.engines.settings import SamplingSettings
+from bolt_ray.training.checkpoint_storage import CheckpointStorage
+from bolt_ray.training.checkpoint_uploads import CheckpointUploads
 from bolt_ray.training.in_flight import SavedRequest
 from bolt_ray.training.interrupts import InterruptFlag
 from bolt_ray.training.learner_worker import PublishedWeights
@@ -115,11 +119,16 @@ class LearnerPart(Part):
             sampled_logprobs=logprobs,
         )
 
-    def save(self, *, directory: Path, model_directory: Path, timeout_s: float) -> None:
+    def save(
+        self, *, directory: Path, model_directory: Path, timeout_s: float, idle: Callable[[], None]
+    ) -> dict[str, FileDigest]:
         self.calls.append(("save", timeout_s))
+        idle()
         directory.mkdir()
         (directory / "version").write_text(str(self.version))
         model_directory.mkdir()
+        weights = directory / "weights.bin"
+        return {str(weights): write_digested(weights, [b"w" * 1000])}
 
 
 class LostLearner(LearnerPart):
@@ -150,7 +159,8 @@ class ShardsPart(Part):
     def metrics(self, version: int) -> dict[str, float]:
         return {}
 
-    def snapshot(self, directory: Path) -> None:
+    def snapshot(self, directory: Path, *, idle: Callable[[], None]) -> None:
+        idle()
         directory.mkdir()
 
     def restore(self, directory: Path) -> None:
@@ -337,16 +347,21 @@ def run_once(config: RunConfig, here: Workplace, *, learner_part: type[LearnerPa
     handler = open_log(run.log)
     problem = ""
     progress = StateWriter(run.state, max_steps=config.train.max_steps)
+    uploads = None
+    if config.checkpoint.storage is not None:
+        storage = CheckpointStorage(config.checkpoint.storage)
+        uploads = CheckpointUploads(storage, keep=config.checkpoint.keep, say=print)
     try:
         with RunLock(run, say=print) as lock, progress:
             inputs = prepare_inputs(config, say=lambda text: None, show_progress=False)
-            with WiredFleet(config, inputs) as fleet:
+            with WiredFleet(config, inputs) as fleet, uploads or nullcontext():
                 train_with_recovery(
                     partial(
                         Wired,
                         config=config,
                         run=run,
                         lock=lock,
+                        uploads=uploads,
                         inputs=inputs,
                         fleet=fleet,
                         interrupts=InterruptFlag(),

@@ -18,7 +18,7 @@ from support.fakes import FakeBaseline, FakeGenerators, FakeScorers, RewardOf, n
 from bolt_ray.actors.processes import ProcessInfo
 from bolt_ray.actors.scorer_actor import ScoringRequest
 from bolt_ray.core.advantages import AdvantageOptions
-from bolt_ray.core.errors import UnhealthyTrainingError, WeightSyncError
+from bolt_ray.core.errors import StorageError, UnhealthyTrainingError, WeightSyncError
 from bolt_ray.core.evaluation.summary import Score
 from bolt_ray.core.records import (
     Completion,
@@ -69,6 +69,7 @@ class FakeParts:
         lost_updates: how many updates the learner counts too few.
         truncated: of every four completions, the number of the one that the length limit ends; None: none.
         truncated_from: the first completion of those that it ends, all that follow included.
+        unsaved: steps whose checkpoints meet a full disk, once each.
     """
 
     def __init__(
@@ -80,6 +81,7 @@ class FakeParts:
         lost_updates: int = 0,
         truncated: int | None = None,
         truncated_from: int | None = None,
+        unsaved: Sequence[int] = (),
     ) -> None:
         self.calls: list[str] = []
         self.commits: list[Outcomes] = []
@@ -92,6 +94,8 @@ class FakeParts:
         self.leaves = ""
         self.while_training: Callable[[int], None] = lambda step: None
         self._version = -lost_updates
+        self.generated_while_saving: list[int] = []
+        self._unsaved = list(unsaved)
         self._bad_steps, self._sync_fails_at, self._interrupt_at = bad_steps, sync_fails_at, interrupt_at
 
     def leaving(self) -> str:
@@ -131,6 +135,15 @@ class FakeParts:
     def after_step(self, step: int, rollouts: StepRollouts, *, version: int) -> None:
         self.calls.append(f"curriculum {step} at version {version}")
 
+    def save(self, step: int, idle: Callable[[], None]) -> None:
+        self.calls.append(f"save {step}")
+        before = len(self.generators.seen)
+        idle()
+        self.generated_while_saving.append(len(self.generators.seen) - before)
+        if step in self._unsaved:
+            self._unsaved.remove(step)
+            raise StorageError("/disk/checkpoints: No space left on device")
+
     def metrics(self, version: int | None = None) -> Mapping[str, float]:
         """Of the baseline, which is told the version, or of the curriculum."""
         if version is not None:
@@ -157,7 +170,7 @@ class Harness:
         checkpoint_every: int = 0,
         patience_s: float = 0.0,
         pause_s: float = 5.0,
-        save: Callable[[int], None] | None = None,
+        save: Callable[[int, Callable[[], None]], None] | None = None,
         mask_truncated: bool = False,
         totals_before: Mapping[str, float] | None = None,
     ) -> None:
@@ -207,7 +220,7 @@ class Harness:
             telemetry=Telemetry(metrics=MetricsLog(self.run_directory), display=display),
             notices=Notices(say=display.say, builder=builder),
             interrupts=parts.interrupts,
-            save=save or (lambda step: parts.calls.append(f"save {step}")),
+            save=save or parts.save,
             max_masked_steps=3,
             unscored=UnscoredWatch(max_unscored_fraction=0.5, patience_s=patience_s, first_pause_s=pause_s),
             totals=self.totals,
@@ -385,6 +398,30 @@ def test_checkpoints_and_evaluations_come_when_they_are_due(tmp_path: Path) -> N
     assert outcome.initial_score == outcome.final == Score(value=0.5, correct=1, total=2)
     assert (outcome.interrupted, outcome.steps) == (False, 7)
     assert sum(commit.counts.sum() for commit in parts.commits) == 28, "an evaluation teaches the baseline nothing"
+
+
+def test_a_checkpoint_that_fails_costs_a_warning_and_the_next_one_is_tried(tmp_path: Path) -> None:
+    parts = FakeParts(unsaved=[2, 6])
+    harness = Harness(tmp_path, parts, reward_of=right, max_steps=6, checkpoint_every=2)
+    assert harness.loop.run().steps == 6
+    saves = [call for call in parts.calls if call.startswith("save")]
+    assert saves == ["save 2", "save 4", "save 6", "save 6"], "the last one is tried again before the end"
+    assert "Warning: step 2 IS NOT SAVED, training goes on" in harness.printed.getvalue()
+    assert "/disk/checkpoints: No space left on device" in harness.printed.getvalue()
+    timed = [record["step"] for record in harness.records() if "time/checkpoint" in record]
+    assert timed == [3, 5]
+
+
+def test_a_run_whose_last_checkpoint_cannot_be_written_fails(tmp_path: Path) -> None:
+    harness = Harness(tmp_path, FakeParts(unsaved=[3]), reward_of=right)
+    with pytest.raises(StorageError, match="No space left"):
+        harness.loop.run()
+
+
+def test_prompts_are_generated_while_a_checkpoint_is_written(tmp_path: Path) -> None:
+    parts = FakeParts()
+    Harness(tmp_path, parts, reward_of=right, max_steps=3, checkpoint_every=1).loop.run()
+    assert parts.generated_while_saving == [4, 4, 0]
 
 
 def test_an_evaluation_that_an_interrupt_cut_off_is_made_on_resume(tmp_path: Path) -> None:

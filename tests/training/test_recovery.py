@@ -22,7 +22,7 @@ NEW = StartingPoint(checkpoint=None, state=None)
 
 def save(run: RunDirectory, step: int) -> Path:
     state = {"step": step, "version": step - 1}
-    return write_checkpoint(run, step=step, state=state, write_parts=lambda directory: None, keep=9)
+    return write_checkpoint(run, step=step, state=state, write_parts=lambda directory: {}, keep=9)
 
 
 class Attempts:

@@ -14,6 +14,7 @@ from contextlib import ExitStack
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from rich.console import Console
@@ -35,6 +36,7 @@ from bolt_ray.commands.train.resume import write_config
 from bolt_ray.config.resolve import eval_sampling
 from bolt_ray.config.schema import RunConfig
 from bolt_ray.core.curriculum import Curriculum
+from bolt_ray.core.digests import FileDigest
 from bolt_ray.core.errors import LearnerLostError, StallError
 from bolt_ray.core.records import DrawnPrompt
 from bolt_ray.data.ingest.read_plan import source_weights
@@ -43,6 +45,7 @@ from bolt_ray.engines.tokenizer import PromptTokenizer
 from bolt_ray.rewards.equivalence import MathEquality
 from bolt_ray.rewards.unscored import UnscoredWatch
 from bolt_ray.training.batch import BatchBuilder
+from bolt_ray.training.checkpoint_uploads import CheckpointUploads
 from bolt_ray.training.checkpoints import write_checkpoint
 from bolt_ray.training.completion_metrics import RunTotals
 from bolt_ray.training.completions import CompletionService
@@ -91,10 +94,12 @@ class TrainingAssembly:
         interrupts: InterruptFlag,
         console: Console,
         progress: StateWriter,
+        uploads: CheckpointUploads | None = None,
     ) -> None:
         self._config = config
         self._run = run
         self._lock = lock
+        self._uploads = uploads
         self._inputs = inputs
         self._fleet = fleet
         self._start = start
@@ -154,6 +159,8 @@ class TrainingAssembly:
             write_config(self._run.config, self._config)
             for later in set_aside_later(self._run, checkpoint):
                 say(self._console, f"Going on from {checkpoint.name}: {later.name} keeps a later checkpoint")
+            if self._uploads is not None:
+                self._uploads.set_aside_later(checkpoint)
 
     def _learner(self, stack: ExitStack) -> LearnerGroup:
         cluster = self._config.cluster
@@ -307,7 +314,7 @@ class TrainingAssembly:
             telemetry=telemetry,
             notices=_notices(config, builder, telemetry),
             interrupts=self._interrupts,
-            save=lambda step: self._save(step, loop, learner, shards, rollout, prompts),
+            save=lambda step, idle: self._save(step, idle, loop, learner, shards, rollout, prompts),
             max_masked_steps=config.train.max_bad_steps,
             unscored=_unscored_watch(config, self._start),
             totals=RunTotals(telemetry.last, started=_counted_from(self._start, telemetry, started=self._started)),
@@ -333,6 +340,7 @@ class TrainingAssembly:
     def _save(
         self,
         step: int,
+        idle: Callable[[], None],
         loop: TrainingLoop,
         learner: LearnerGroup,
         shards: BaselineShards,
@@ -343,23 +351,39 @@ class TrainingAssembly:
         self._lock.check()
         deadline = self._config.deadlines.step_s
 
-        def write_parts(directory: Path) -> None:
-            # First, as the state was taken: the parts take a while in which the stream may move on.
+        def write_parts(directory: Path) -> dict[str, FileDigest]:
+            # First, as the state was taken: the parts take a while in which the stream moves on.
             prompts.save_draws(directory / "draws")
             write_config(directory / "config.yaml", self._config)
-            learner.save(directory=directory / "learner", model_directory=directory / "model", timeout_s=deadline)
-            shards.snapshot(directory / "baseline")
+            written = learner.save(
+                directory=directory / "learner", model_directory=directory / "model", timeout_s=deadline, idle=idle
+            )
+            shards.snapshot(directory / "baseline", idle=idle)
             self._lock.check()  # that took a while: what follows makes it the newest, and deletes an older one
+            return written
 
-        score = loop.initial_score
-        state = {
-            "step": step,
-            "version": rollout.version,
-            "rollout": rollout.state_dict(),
-            "prompts": prompts.state_dict(),
-            "initial_score": None if score is None else asdict(score),
-        }
-        write_checkpoint(self._run, step=step, state=state, write_parts=write_parts, keep=self._config.checkpoint.keep)
+        path = write_checkpoint(
+            self._run,
+            step=step,
+            state=_state(step, loop, rollout, prompts),
+            write_parts=write_parts,
+            keep=self._config.checkpoint.keep,
+            held=() if self._uploads is None else self._uploads.held,
+        )
+        if self._uploads is not None:
+            self._uploads.add(path)
+
+
+def _state(step: int, loop: TrainingLoop, rollout: RolloutLoop, prompts: CurriculumPrompts) -> dict[str, Any]:
+    """What a checkpoint says beside its parts."""
+    score = loop.initial_score
+    return {
+        "step": step,
+        "version": rollout.version,
+        "rollout": rollout.state_dict(),
+        "prompts": prompts.state_dict(),
+        "initial_score": None if score is None else asdict(score),
+    }
 
 
 def _warm_start(config: RunConfig, shards: BaselineShards, store: PromptStore, *, say: Callable[[str], None]) -> None:

@@ -19,7 +19,8 @@ from bolt_ray.config.loading import dump_config, read_yaml
 from bolt_ray.config.schema import RunConfig
 from bolt_ray.core.errors import CheckpointError
 from bolt_ray.core.secrets import masked
-from bolt_ray.training.checkpoints import newest_usable, read_checkpoint
+from bolt_ray.training.checkpoint_storage import CheckpointStorage, is_storage_url, split_checkpoint_url
+from bolt_ray.training.checkpoints import UsableCheckpoint, newest_usable, read_checkpoint
 from bolt_ray.training.run_directory import (
     RunDirectory,
     find_run_to_resume,
@@ -58,6 +59,7 @@ class OpenedRun:
         checkpoint: what to go on from; None: a new run.
         state: of the checkpoint.
         saved: the settings it was made with; {} where it does not say.
+        storage: where ``checkpoint.storage`` has them uploaded.
     """
 
     run: RunDirectory
@@ -65,6 +67,7 @@ class OpenedRun:
     checkpoint: Path | None
     state: dict[str, Any] | None
     saved: dict[str, Any]
+    storage: CheckpointStorage | None = None
 
 
 @contextmanager
@@ -73,41 +76,78 @@ def open_run(config: RunConfig, *, say: Callable[[str], None]) -> Iterator[Opene
 
     Raises:
         CheckpointError: it cannot be used: another process trains in it, it holds a run that is not to be continued, it
-            has no checkpoint or none that can be read.
+            has no checkpoint or none that can be read; or ``checkpoint.storage`` cannot be used.
+        StorageError: a checkpoint cannot be fetched.
     """
-    if config.resume in (None, "if_any"):
-        run, named = new_run_directory(config.run_dir, name=config.name), None
-    else:
-        found, named = find_run_to_resume(config.resume, run_dir=config.run_dir, name=config.name)
-        run = found or new_run_directory(config.run_dir, name=config.name)
+    storage = None
+    if config.checkpoint.storage is not None:
+        storage = CheckpointStorage(config.checkpoint.storage)
+        storage.check()
+    run, source, name = _find_run(config, storage)
     with RunLock(run, say=say) as lock:
-        if config.resume is None and (run.config.exists() or list_checkpoints(run)):
-            raise CheckpointError(
-                f"{run.root}: this directory already holds a run; name another run_dir, or continue it: resume=auto, "
-                "or resume=if_any where it may have no checkpoint yet"
-            )
-        if named is None and not list_checkpoints(run):
-            yield OpenedRun(run=run, lock=lock, checkpoint=None, state=None, saved={})
-            return
-        checkpoint, state = _checkpoint(run, named, say=say)
-        saved = checkpoint / "config.yaml"
+        if config.resume is None:
+            _check_new(run, storage)
+        found = _checkpoint(run, source, name, say=say)
+        if found is None and config.resume not in (None, "if_any"):
+            raise CheckpointError(f"resume={config.resume}: there is no checkpoint; start without resume")
+        saved = None if found is None else found.path / "config.yaml"
         yield OpenedRun(
             run=run,
             lock=lock,
-            checkpoint=checkpoint,
-            state=state,
-            saved=read_yaml(saved) if saved.exists() else {},
+            checkpoint=None if found is None else found.path,
+            state=None if found is None else found.state,
+            saved=read_yaml(saved) if saved is not None and saved.exists() else {},
+            storage=storage,
         )
 
 
-def _checkpoint(run: RunDirectory, named: Path | None, *, say: Callable[[str], None]) -> tuple[Path, dict[str, Any]]:
-    if named is not None:
-        return named, read_checkpoint(named)
-    found = newest_usable(run)
-    assert found is not None, "there is a checkpoint, and nobody else may delete it"
-    for path, why in found.refused:
-        say(f"Warning: checkpoint {path.name} cannot be used, going on from {found.path.name}: {why}")
-    return found.path, found.state
+def _find_run(
+    config: RunConfig, storage: CheckpointStorage | None
+) -> tuple[RunDirectory, CheckpointStorage | None, str | Path | None]:
+    """The run directory, the storage its checkpoints may be fetched from, and the checkpoint that ``resume`` names."""
+    resume, named = config.resume, None
+    found: RunDirectory | None = None
+    if resume is not None and is_storage_url(resume):
+        url, name = split_checkpoint_url(resume)
+        return new_run_directory(config.run_dir, name=config.name), CheckpointStorage(url), name
+    if resume not in (None, "if_any"):
+        try:
+            found, named = find_run_to_resume(resume, run_dir=config.run_dir, name=config.name)
+        except CheckpointError:
+            if resume != "auto" or storage is None or not storage.names():
+                raise
+    return found or new_run_directory(config.run_dir, name=config.name), storage, named
+
+
+def _check_new(run: RunDirectory, storage: CheckpointStorage | None) -> None:
+    if run.config.exists() or list_checkpoints(run):
+        raise CheckpointError(
+            f"{run.root}: this directory already holds a run; name another run_dir, or continue it: resume=auto, "
+            "or resume=if_any where it may have no checkpoint yet"
+        )
+    if storage is not None and storage.names():
+        raise CheckpointError(
+            f"checkpoint.storage {storage.url} already holds checkpoints of a run; name another place, or continue it: "
+            "resume=auto"
+        )
+
+
+def _checkpoint(
+    run: RunDirectory, source: CheckpointStorage | None, named: str | Path | None, *, say: Callable[[str], None]
+) -> UsableCheckpoint | None:
+    if isinstance(named, Path):
+        return UsableCheckpoint(named, read_checkpoint(named), [])
+    if named is not None and source is not None:
+        path = run.checkpoints / named
+        if not path.exists():
+            say(f"Fetching {source.url}/{named}")
+            source.download(named, run)
+        return UsableCheckpoint(path, read_checkpoint(path), [])
+    found = newest_usable(run, storage=source)
+    for place, why in () if found is None else found.refused:
+        assert found is not None
+        say(f"Warning: checkpoint {place} cannot be used, going on from {found.path.name}: {why}")
+    return found
 
 
 def write_config(path: Path, config: RunConfig) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import dataclass, fields, replace
 from functools import partial
 from pathlib import Path
@@ -32,6 +33,7 @@ from bolt_ray.commands.train.resume import (
 from bolt_ray.config.own_code import check_own_code, with_absolute_files
 from bolt_ray.config.schema import RunConfig
 from bolt_ray.core.errors import ConfigError
+from bolt_ray.training.checkpoint_uploads import CheckpointUploads
 from bolt_ray.training.interrupts import InterruptFlag, catch_interrupts
 from bolt_ray.training.loop import LoopOutcome
 from bolt_ray.training.recovery import StartingPoint, train_with_recovery
@@ -109,13 +111,20 @@ def _train_in(opened: OpenedRun, config: RunConfig, *, own_rewards: list[str], c
                 ray_session(config.cluster, groups=resource_map(config)),
                 catch_interrupts(interrupts),
                 Fleet(config, inputs) as fleet,
+                ExitStack() as stack,
             ):
+                uploads = None
+                if opened.storage is not None:
+                    uploads = stack.enter_context(
+                        CheckpointUploads(opened.storage, keep=config.checkpoint.keep, say=partial(say, console))
+                    )
                 ended = train_with_recovery(
                     partial(
                         TrainingAssembly,
                         config=config,
                         run=run,
                         lock=opened.lock,
+                        uploads=uploads,
                         inputs=inputs,
                         fleet=fleet,
                         interrupts=interrupts,

@@ -6,12 +6,14 @@
     reference-*.safetensors     only a reference that follows the policy
 
 DeepSpeed's own checkpoints hold one rank's flat partitions as pickles and refuse another world size. Here every
-parameter is put together on all ranks, one after another, and written by rank 0.
+parameter is put together on all ranks, one after another, and written by one of them (`RankFiles`); when it is read,
+a rank reads what ZeRO leaves to it.
 """
 
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
@@ -22,10 +24,12 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from bolt_ray.core.digests import FileDigest
 from bolt_ray.core.errors import CheckpointError
 from bolt_ray.core.kl_controllers import KLController
+from bolt_ray.engines.learner.rank_files import RankFiles
 from bolt_ray.engines.learner.reference import Reference
-from bolt_ray.engines.learner.weights import gathered, write_safetensors
+from bolt_ray.engines.learner.weights import gathered
 
 FORMAT = 1
 MOMENTS = ("exp_avg", "exp_avg_sq")
@@ -56,25 +60,22 @@ def save_state(
     counters: Counters,
     controller: KLController,
     reference: Reference | None,
-) -> None:
-    """Write the whole state; collective, rank 0 writes."""
-    writes = dist.get_rank() == 0
+) -> dict[str, FileDigest]:
+    """Write the whole state; collective, every rank writes its part. What it gives and raises: `RankFiles.finish`."""
     state = _OptimizerState(engine, stage=stage)
-    files = write_safetensors(_optimizer_tensors(model, state), directory, stem="optimizer", write=writes)
+    files = RankFiles(directory)
+    optimizer_files = files.tensors(_optimizer_tensors(model, state), stem="optimizer")
     kept = iter(()) if reference is None else reference.iter_state()
-    reference_files = write_safetensors(kept, directory, stem="reference", write=writes)
-    if writes:
-        text = json.dumps(
-            {
-                "format": FORMAT,
-                "counters": asdict(counters),
-                "kl_controller": controller.state_dict(),
-                "optimizer_files": files,
-                "reference_files": reference_files,
-            },
-            indent=2,
-        )
-        (directory / "state.json").write_text(text + "\n", encoding="utf-8")
+    text = {
+        "format": FORMAT,
+        "counters": asdict(counters),
+        "kl_controller": controller.state_dict(),
+        "optimizer_files": optimizer_files,
+        "reference_files": files.tensors(kept, stem="reference"),
+    }
+    path = directory / "state.json"
+    files.on_first_rank(lambda: path.write_text(json.dumps(text, indent=2) + "\n", encoding="utf-8"))
+    return files.finish()
 
 
 def load_state(
@@ -102,10 +103,10 @@ def load_state(
         if started:
             state.create()
         for name, parameter in trained:
-            state.set_master(parameter, tensors[f"master/{name}"])
+            state.set_master(parameter, tensors, f"master/{name}")
             if started:
                 for moment in MOMENTS:
-                    state.set_moment(parameter, moment, tensors[f"{moment}/{name}"])
+                    state.set_moment(parameter, moment, tensors, f"{moment}/{name}")
         if started:
             state.set_step(float(tensors[f"step/{trained[0][0]}"]))
         if reference is not None:
@@ -145,10 +146,29 @@ class _Tensors(Mapping[str, Tensor]):
             self._where.update(dict.fromkeys(opened.keys(), opened))
 
     def __getitem__(self, name: str) -> Tensor:
+        tensor: Tensor = self._file(name).get_tensor(name)
+        return tensor
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        return tuple(self._file(name).get_slice(name).get_shape())
+
+    def part(self, name: str, start: int, length: int) -> Tensor:
+        """``length`` numbers of the flattened tensor from ``start`` on, zeros behind its end; no other row is read."""
+        shape = self.shape(name)
+        row = max(1, math.prod(shape[1:]))
+        end = min(start + length, math.prod(shape))
+        if not shape:
+            found = self[name].reshape(-1)[start:end]
+        else:
+            first = start // row
+            rows = self._file(name).get_slice(name)[first : max(first, -(-end // row))]
+            found = rows.reshape(-1)[start - first * row : max(start, end) - first * row]
+        return torch.nn.functional.pad(found, (0, length - found.numel()))
+
+    def _file(self, name: str) -> Any:
         if name not in self._where:
             raise CheckpointError(f"the checkpoint lacks {name!r}; use an earlier one")
-        tensor: Tensor = self._where[name].get_tensor(name)
-        return tensor
+        return self._where[name]
 
     def __contains__(self, name: object) -> bool:
         return name in self._where
@@ -229,42 +249,44 @@ class _OptimizerState:
         value = safe_get_full_optimizer_state(parameter, name)
         return value
 
-    def set_master(self, parameter: nn.Parameter, value: Tensor) -> None:
+    def set_master(self, parameter: nn.Parameter, tensors: _Tensors, name: str) -> None:
         """Set the float32 master and the weight computed with."""
         from deepspeed.utils import safe_set_full_fp32_param, safe_set_local_fp32_param
 
-        _check_shape(parameter, value)
-        with gathered([parameter], modifier_rank=0), torch.no_grad():
-            parameter.data.copy_(value)
+        _check_shape(parameter, tensors.shape(name))
         if self._stage == 3:
-            safe_set_local_fp32_param(parameter, _own_part(parameter, value))
-        elif self._stage > 0:
+            with gathered([parameter], modifier_rank=0), torch.no_grad():
+                if dist.get_rank() == 0:
+                    parameter.data.copy_(tensors[name])
+            safe_set_local_fp32_param(parameter, _own_part(parameter, tensors, name))
+            return
+        value = tensors[name]
+        with torch.no_grad():
+            parameter.data.copy_(value)
+        if self._stage > 0:
             safe_set_full_fp32_param(parameter, value.to(parameter.device))
 
-    def set_moment(self, parameter: nn.Parameter, name: str, value: Tensor) -> None:
+    def set_moment(self, parameter: nn.Parameter, moment: str, tensors: _Tensors, name: str) -> None:
         from deepspeed.utils import safe_set_full_optimizer_state, safe_set_local_optimizer_state
 
         if self._stage == 0:
-            self._adam.state[parameter][name].copy_(value)
+            self._adam.state[parameter][moment].copy_(tensors[name])
         elif self._stage == 3:
-            safe_set_local_optimizer_state(parameter, _own_part(parameter, value), name)
-        else:
-            safe_set_full_optimizer_state(parameter, value.to(parameter.device), name)
+            safe_set_local_optimizer_state(parameter, _own_part(parameter, tensors, name), moment)
+        elif parameter._hp_mapping is not None:  # type: ignore[attr-defined]  # a part of it is this rank's
+            safe_set_full_optimizer_state(parameter, tensors[name].to(parameter.device), moment)
 
 
-def _check_shape(parameter: nn.Parameter, value: Tensor) -> None:
+def _check_shape(parameter: nn.Parameter, shape: tuple[int, ...]) -> None:
     expected = tuple(getattr(parameter, "ds_shape", parameter.shape))
-    if tuple(value.shape) != expected:
+    if shape != expected:
         raise CheckpointError(
-            f"the checkpoint has a weight of shape {tuple(value.shape)} where the model has {expected}; it was "
+            f"the checkpoint has a weight of shape {shape} where the model has {expected}; it was "
             "saved from another model"
         )
 
 
-def _own_part(parameter: Any, value: Tensor) -> Tensor:
+def _own_part(parameter: Any, tensors: _Tensors, name: str) -> Tensor:
     """This rank's ZeRO-3 partition of a whole tensor; the last one is padded with zeros."""
     size = parameter.ds_tensor.numel()
-    flat = value.reshape(-1)
-    padded = torch.zeros(size * dist.get_world_size(), dtype=flat.dtype)
-    padded[: flat.numel()] = flat
-    return padded.narrow(0, size * dist.get_rank(), size).to(parameter.ds_tensor.device)
+    return tensors.part(name, size * dist.get_rank(), size).to(parameter.ds_tensor.device)

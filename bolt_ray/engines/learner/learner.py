@@ -21,6 +21,7 @@ import torch.distributed as dist
 from numpy.typing import NDArray
 from torch import Tensor
 
+from bolt_ray.core.digests import FileDigest
 from bolt_ray.core.errors import ModelError
 from bolt_ray.core.kl_controllers import kl_controller
 from bolt_ray.core.records import StepReport, TrainingBatch
@@ -44,11 +45,12 @@ from bolt_ray.engines.learner.model import (
 )
 from bolt_ray.engines.learner.packing import TokenColumns
 from bolt_ray.engines.learner.passes import PassPlanner
+from bolt_ray.engines.learner.rank_files import RankFiles
 from bolt_ray.engines.learner.reference import make_reference
 from bolt_ray.engines.learner.report import count_bad, step_metrics
 from bolt_ray.engines.learner.settings import LearnerSettings
 from bolt_ray.engines.learner.step import BatchTrainer
-from bolt_ray.engines.learner.weights import iter_named_weights, write_safetensors
+from bolt_ray.engines.learner.weights import iter_named_weights
 
 log = logging.getLogger(__name__)
 
@@ -222,40 +224,50 @@ class DeepSpeedLearner:
         """
         return iter_adapter_weights(self._require_adapter(), dtype=dtype)
 
-    def save_adapter(self, directory: str | Path) -> None:
-        """Write the adapter as PEFT and vLLM read it; collective, rank 0 writes.
+    def save_adapter(self, directory: str | Path) -> dict[str, FileDigest]:
+        """Write the adapter as PEFT and vLLM read it; collective.
+
+        Returns:
+            what was written, see `RankFiles.finish`.
 
         Raises:
             ModelError: without LoRA.
+            StorageError: a file could not be written; the learner is as before.
         """
-        path = self._directory(directory)
-        save_adapter(self._require_adapter(), path, base=self.settings.model_path, write=dist.get_rank() == 0)
-        dist.barrier()
+        return save_adapter(self._require_adapter(), Path(directory), base=self.settings.model_path)
 
-    def save_hf(self, directory: str | Path) -> None:
+    def save_hf(self, directory: str | Path) -> dict[str, FileDigest]:
         """Write a model directory for Transformers and vLLM (with LoRA: an adapter directory); collective.
+
+        Returns:
+            what was written, see `RankFiles.finish`.
 
         Raises:
             ModelError: ``model_path`` is no local directory to take config and tokenizer from.
+            StorageError: a file could not be written; the learner is as before.
         """
         if self._peft is not None:
-            self.save_adapter(directory)
-            return
-        path, writes = self._directory(directory), dist.get_rank() == 0
-        if writes:
-            copy_model_files(self.settings.model_path, path, dtype=self._dtype)
-        weights = iter_named_weights(self._module.model, name_tied_output=False)
-        write_safetensors(weights, path, write=writes)
-        dist.barrier()
+            return self.save_adapter(directory)
+        path = Path(directory)
+        files = RankFiles(path)
+        files.on_first_rank(lambda: copy_model_files(self.settings.model_path, path, dtype=self._dtype))
+        files.tensors(iter_named_weights(self._module.model, name_tied_output=False), stem="model")
+        return files.finish()
 
-    def save(self, directory: str | Path) -> None:
+    def save(self, directory: str | Path) -> dict[str, FileDigest]:
         """Write what `load` needs to continue exactly, at any world size; collective.
 
         Master weights, optimizer moments, a reference that follows the policy, the KL controller and the counters,
         as safetensors and JSON.
+
+        Returns:
+            what was written, see `RankFiles.finish`.
+
+        Raises:
+            StorageError: a file could not be written; the learner is as before.
         """
-        save_state(
-            self._directory(directory),
+        return save_state(
+            Path(directory),
             engine=self._engine,
             model=self._module.model,
             stage=self._stage,
@@ -263,7 +275,6 @@ class DeepSpeedLearner:
             controller=self._controller,
             reference=self.reference,
         )
-        dist.barrier()
 
     def load(self, directory: str | Path) -> None:
         """Restore what `save` wrote, under any ZeRO stage and world size; collective.
@@ -284,12 +295,6 @@ class DeepSpeedLearner:
     def close(self) -> None:
         """Release the engine; the process group stays open, its creator closes it."""
         self._engine.destroy()
-
-    def _directory(self, directory: str | Path) -> Path:
-        path = Path(directory)
-        if dist.get_rank() == 0:
-            path.mkdir(parents=True, exist_ok=True)
-        return path
 
     def _require_adapter(self) -> Any:
         if self._peft is None:

@@ -10,9 +10,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from bolt_ray.core.digests import FileDigest
 from bolt_ray.core.errors import ModelError
 from bolt_ray.engines.learner.model import copy_model_files
-from bolt_ray.engines.learner.weights import gathered, iter_named_weights, write_safetensors
+from bolt_ray.engines.learner.rank_files import RankFiles
+from bolt_ray.engines.learner.weights import gathered, iter_named_weights
 from bolt_ray.engines.settings import ModelSettings
 
 ADAPTER = "default"
@@ -62,20 +64,25 @@ def iter_adapter_weights(peft_model: Any, *, dtype: torch.dtype | None = None) -
             yield name.replace(f".{ADAPTER}.", "."), parameter.data if dtype is None else parameter.data.to(dtype)
 
 
-def save_adapter(peft_model: Any, directory: Path, *, base: str, write: bool) -> None:
+def save_adapter(peft_model: Any, directory: Path, *, base: str) -> dict[str, FileDigest]:
     """Write ``adapter_model.safetensors`` and ``adapter_config.json`` as PEFT and vLLM read them. Collective.
 
     Args:
         base: path of the base model, noted in the config.
-        write: True on the one rank that writes.
+
+    Returns:
+        the digest of the weights, by file name.
+
+    Raises:
+        StorageError: a file could not be written; on every rank.
     """
-    write_safetensors(iter_adapter_weights(peft_model), directory, stem="adapter_model", shard_bytes=2**62, write=write)
-    if not write:
-        return
+    files = RankFiles(directory)
+    files.tensors(iter_adapter_weights(peft_model), stem="adapter_model", shard_bytes=2**62)
     config = copy.deepcopy(peft_model.peft_config[ADAPTER])
     config.base_model_name_or_path = base
     config.inference_mode = True
-    config.save_pretrained(str(directory))
+    files.on_first_rank(lambda: config.save_pretrained(str(directory)))
+    return files.finish()
 
 
 def export_merged(base: str, adapter: str, out: Path, *, dtype: torch.dtype | None = None) -> None:
@@ -89,6 +96,7 @@ def export_merged(base: str, adapter: str, out: Path, *, dtype: torch.dtype | No
 
     Raises:
         ModelError: one of the two cannot be loaded, or they do not fit each other.
+        StorageError: ``out`` cannot be written.
     """
     import peft
     from transformers import AutoConfig, AutoModelForCausalLM
@@ -102,6 +110,7 @@ def export_merged(base: str, adapter: str, out: Path, *, dtype: torch.dtype | No
         merged = peft.PeftModel.from_pretrained(model, adapter).merge_and_unload()
     except (OSError, ValueError, KeyError, RuntimeError) as error:
         raise ModelError(f"cannot merge adapter {adapter!r} into {base!r}: {error}") from error
-    out.mkdir(parents=True, exist_ok=True)
-    write_safetensors(iter_named_weights(merged, dtype=wanted, name_tied_output=False), out)
-    copy_model_files(base, out, dtype=wanted)
+    files = RankFiles(out)
+    files.tensors(iter_named_weights(merged, dtype=wanted, name_tied_output=False), stem="model")
+    files.on_first_rank(lambda: copy_model_files(base, out, dtype=wanted))
+    files.finish()

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager, nullcontext
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -16,9 +14,6 @@ from bolt_ray.engines.learner.model import tie_of_embeddings
 
 GROUP_BYTES = 256 * 2**20
 """Weights gathered at a time under ZeRO-3."""
-
-SHARD_BYTES = 4 * 2**30
-"""Largest safetensors file written, unless one tensor is larger."""
 
 _LAYER = re.compile(r"\.(?:layers|h|blocks)\.(\d+)\.")
 
@@ -100,55 +95,3 @@ def output_weight_name(model: Any) -> str:
 
 def _cast(tensor: Tensor, dtype: torch.dtype | None) -> Tensor:
     return tensor if dtype is None or not tensor.is_floating_point() else tensor.to(dtype)
-
-
-def write_safetensors(
-    tensors: Iterable[tuple[str, Tensor]],
-    directory: Path,
-    *,
-    stem: str = "model",
-    shard_bytes: int = SHARD_BYTES,
-    write: bool = True,
-) -> list[str]:
-    """Write named tensors as ``<stem>-00001.safetensors`` …, or as one ``<stem>.safetensors``, with an index.
-
-    Args:
-        tensors: consumed one at a time; a shard is held in host memory until it is full.
-        write: False consumes them only (for the ranks that just take part in the gathering).
-
-    Returns:
-        The names of the files, the index left out.
-    """
-    from safetensors.torch import save_file
-
-    shard: dict[str, Tensor] = {}
-    size, total = 0, 0
-    files: list[str] = []
-    index: dict[str, str] = {}
-
-    def flush() -> None:
-        nonlocal shard, size
-        name = f"{stem}-{len(files) + 1:05d}.safetensors"
-        save_file(shard, str(directory / name), metadata={"format": "pt"})
-        index.update(dict.fromkeys(shard, name))
-        files.append(name)
-        shard, size = {}, 0
-
-    for name, tensor in tensors:
-        if not write:
-            continue
-        num_bytes = tensor.numel() * tensor.element_size()
-        if shard and size + num_bytes > shard_bytes:
-            flush()
-        # A copy: the gathered tensor is released, and safetensors refuses tensors that share memory.
-        shard[name] = tensor.detach().to("cpu", copy=True).contiguous()
-        size, total = size + num_bytes, total + num_bytes
-    if shard:
-        flush()
-    if len(files) == 1:
-        (directory / files[0]).rename(directory / f"{stem}.safetensors")
-        return [f"{stem}.safetensors"]
-    if files:
-        text = json.dumps({"metadata": {"total_size": total}, "weight_map": index}, indent=2, sort_keys=True)
-        (directory / f"{stem}.safetensors.index.json").write_text(text + "\n", encoding="utf-8")
-    return files

@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
+import logging
 import math
+import os
 import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from bolt_ray.core.digests import describe_os_error
 from bolt_ray.core.files import write_file_atomically
 from bolt_ray.training.run_directory import RunDirectory
+
+log = logging.getLogger(__name__)
 
 
 class MetricsLog:
@@ -24,6 +30,9 @@ class MetricsLog:
         """``keep_up_to_step``: after a resume, drop the records of steps that will be trained again."""
         self._jsonl, self._csv = run.metrics_jsonl, run.metrics_csv
         self._columns: list[str] = []
+        self._unwritten = b""
+        self._failing = False
+        self._problem: str | None = None
         kept = [] if keep_up_to_step is None else read_metrics(self._jsonl)
         self.kept = [record for record in kept if record["step"] <= (keep_up_to_step or 0)]
         """The records that were there and stay."""
@@ -36,11 +45,11 @@ class MetricsLog:
     def begin(self) -> None:
         """Leave in the files what is kept. The first `write` does so, too, and not before: a start that fails takes
         nothing from the record."""
-        self._begun = True
         # Aside and renamed: a kill at this moment must not cost the record of the whole run.
         text = "".join(_line(record) for record in self.kept)
         write_file_atomically(self._jsonl, lambda file: file.write(text.encode()))
         self._write_table(self.kept)
+        self._begun = True
 
     def write(self, record: Mapping[str, Any]) -> dict[str, Any]:
         """Append one record; ``step`` is its number of finished optimizer steps.
@@ -48,19 +57,33 @@ class MetricsLog:
         Returns:
             what was written: the record without numbers that are not finite, for JSON has none.
         """
-        if not self._begun:
-            self.begin()
         record = _finite(record)
         if is_evaluation(record):
             self.evaluated.add(int(record["step"]))
-        with self._jsonl.open("a", encoding="utf-8") as file:
-            file.write(_line(record))
-        if set(record) <= set(self._columns):
-            with self._csv.open("a", newline="", encoding="utf-8") as file:
-                csv.DictWriter(file, self._columns).writerow(record)
+        self._unwritten += _line(record).encode()
+        try:
+            if not self._begun:
+                self.begin()
+            append_whole(self._jsonl, self._unwritten)
+            self._unwritten = b""
+            if set(record) <= set(self._columns):
+                append_whole(self._csv, _row(record, self._columns))
+            else:
+                self._write_table(read_metrics(self._jsonl))
+        except OSError as error:
+            self._columns = []  # the table is written anew as soon as it can be
+            if not self._failing:
+                log.warning("metrics cannot be written", exc_info=True)
+                self._problem = describe_os_error(error)
+            self._failing = True
         else:
-            self._write_table(read_metrics(self._jsonl))
+            self._failing = False
         return record
+
+    def take_problem(self) -> str | None:
+        """Why records cannot be written now, told once; they are kept, and written as soon as they can be."""
+        problem, self._problem = self._problem, None
+        return problem
 
     def _write_table(self, records: list[dict[str, Any]]) -> None:
         self._columns = list(dict.fromkeys(key for record in records for key in record))
@@ -68,6 +91,29 @@ class MetricsLog:
             writer = csv.DictWriter(file, self._columns)
             writer.writeheader()
             writer.writerows(records)
+
+
+def append_whole(path: Path, data: bytes) -> None:
+    """Append ``data``, all of it or nothing.
+
+    Raises:
+        OSError: the disk is full, for example; the file is as before.
+    """
+    with path.open("ab", buffering=0) as file:
+        size = file.seek(0, os.SEEK_END)
+        try:
+            written = 0
+            while written < len(data):
+                written += file.write(data[written:])
+        except OSError:
+            file.truncate(size)
+            raise
+
+
+def _row(record: Mapping[str, Any], columns: list[str]) -> bytes:
+    text = io.StringIO(newline="")
+    csv.DictWriter(text, columns).writerow(record)
+    return text.getvalue().encode()
 
 
 def _finite(record: Mapping[str, Any]) -> dict[str, Any]:

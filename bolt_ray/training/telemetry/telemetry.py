@@ -22,7 +22,7 @@ class Telemetry:
     """The record first, then the terminal, then whoever else observes the run.
 
     Args:
-        metrics: the record, which is the truth: an error in writing it is one of the run.
+        metrics: the record; what a full disk does not take is written when it does.
         display: the terminal.
         observers: everything else.
         health: what the records so far say of the run; it is told of each new one.
@@ -86,6 +86,12 @@ class Telemetry:
     def record(self, record: Mapping[str, Any]) -> None:
         """Write a line of the record; ``step`` is its number of finished optimizer steps."""
         record = self._metrics.write(record)
+        problem = self._metrics.take_problem()
+        if problem is not None:
+            self.say(
+                f"Warning: metrics cannot be written ({problem}); training goes on, and they are written as soon as "
+                "that is possible again"
+            )
         self._observers.recorded(record)
         self._display.evaluated(record)
 

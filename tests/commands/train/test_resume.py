@@ -23,6 +23,7 @@ from bolt_ray.commands.train.resume import (
 from bolt_ray.config.loading import build_config
 from bolt_ray.config.presets import merge
 from bolt_ray.config.schema import RunConfig
+from bolt_ray.core.digests import FileDigest
 from bolt_ray.core.errors import CheckpointError, ConfigError
 from bolt_ray.training.checkpoints import write_checkpoint
 from bolt_ray.training.run_directory import RunDirectory
@@ -44,8 +45,9 @@ def config_with(**settings: Any) -> RunConfig:
 
 
 def save(run: RunDirectory, step: int, config: RunConfig | None = None) -> Path:
-    def write_parts(directory: Path) -> None:
+    def write_parts(directory: Path) -> dict[str, FileDigest]:
         write_config(directory / "config.yaml", config or config_with())
+        return {}
 
     return write_checkpoint(run, step=step, state={"step": step}, write_parts=write_parts, keep=9)
 

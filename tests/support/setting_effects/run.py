@@ -177,10 +177,19 @@ def sinks(config: RunConfig, here: Workplace) -> Any:
 
 def run_directory(config: RunConfig, here: Workplace) -> Any:
     """The directory that a run gets, and the checkpoint that it goes on from."""
-    write_checkpoint(RunDirectory(here.directory / "old"), step=3, state={}, write_parts=lambda directory: None, keep=1)
+    write_checkpoint(RunDirectory(here.directory / "old"), step=3, state={}, write_parts=lambda directory: {}, keep=1)
     try:
         with open_run(config, say=print) as opened:
             return [opened.run.root.name.split("-")[0], opened.checkpoint]
+    except BoltRayError as error:
+        return str(error)
+
+
+def storage(config: RunConfig, here: Workplace) -> Any:
+    """Where the checkpoints of a run go, too."""
+    try:
+        with open_run(config, say=print) as opened:
+            return opened.storage
     except BoltRayError as error:
         return str(error)
 
@@ -238,6 +247,7 @@ EFFECTS: tuple[Effect, ...] = (
     effect("eval.at_end", False, left("records"), data__heldout_size=3),
     # checkpoints and deadlines
     effect("checkpoint.every_steps", 1, left("checkpoints")),
+    effect("checkpoint.storage", "file:///dev/null/storage", storage),
     effect("checkpoint.keep", 1, left("checkpoints"), checkpoint__every_steps=1),
     effect("samples.per_step", 1, left("samples")),
     effect("samples.all", True, left("samples"), samples__per_step=1),

@@ -7,6 +7,7 @@ import math
 from pathlib import Path
 
 import pytest
+from support.disks import fill, small_disk
 
 from bolt_ray.training.run_directory import RunDirectory
 from bolt_ray.training.telemetry.record import MetricsLog, read_metrics
@@ -109,3 +110,29 @@ def test_a_damaged_line_costs_no_resume(tmp_path: Path) -> None:
     run.metrics_jsonl.write_bytes(b'{"step": 1}\n{"step": 2, "rew\n\0\0\0\n[3]\n{"step": 4}\n{"st')
     MetricsLog(run, keep_up_to_step=4)
     assert read_metrics(run.metrics_jsonl) == [{"step": 1}, {"step": 4}]
+
+
+def test_a_full_disk_is_told_once_and_nothing_is_lost(tmp_path: Path) -> None:
+    with small_disk(tmp_path / "disk", kilobytes=64) as disk:
+        run = RunDirectory(disk)
+        log = MetricsLog(run)
+        records = [{"step": step, "reward/mean": step / 8, "config/note": "x" * 700} for step in range(1, 9)]
+        log.write(records[0])
+        ballast = fill(disk, leave=0)
+        problems = []
+        for record in records[1:]:
+            log.write(record)
+            problems.append(log.take_problem())
+        told = [problem for problem in problems if problem is not None]
+        assert len(told) == 1 and "No space left on device" in told[0]
+        whole = read_metrics(run.metrics_jsonl)
+        assert whole == records[: len(whole)] and len(whole) < 8
+        assert run.metrics_jsonl.read_text().endswith("}\n"), "no part of a line"
+        ballast.unlink()
+        log.write({"step": 9})
+        assert read_metrics(run.metrics_jsonl) == [*records, {"step": 9}]
+        assert [row["step"] for row in rows(run)] == [str(step) for step in range(1, 10)]
+        fill(disk, leave=0)
+        for step in range(10, 30):
+            log.write({"step": step, "config/note": "y" * 700})
+        assert log.take_problem() is not None, "another time is told again"
