@@ -290,16 +290,6 @@ class TrainingAssembly:
         )
         first = prompts.first_token_ids(NUM_PROBES)
         sync.run(self._start.version, [ParityProbe(token_ids=token_ids) for token_ids in first if len(token_ids) >= 2])
-        same_answers = math_equality(config)
-        stack.callback(same_answers.close)
-        evaluator = Evaluator(
-            service=service,
-            problems=problems,
-            sampling=eval_sampling(config),
-            settings=config.eval,
-            stall_s=config.deadlines.generation_s + config.deadlines.startup_s,
-            same_answers=same_answers,
-        )
         builder = _batch_builder(config)
         loop = TrainingLoop(
             max_steps=config.train.max_steps,
@@ -313,7 +303,7 @@ class TrainingAssembly:
             sync=sync,
             baseline=shards,
             curriculum=prompts,
-            evaluator=evaluator if problems else None,
+            evaluator=_evaluator(config, service, problems, stack) if problems else None,
             telemetry=telemetry,
             notices=_notices(config, builder, telemetry),
             interrupts=self._interrupts,
@@ -428,6 +418,21 @@ def _unscored_watch(config: RunConfig, start: StartingPoint) -> UnscoredWatch:
         max_unscored_fraction=config.scoring.max_unscored_fraction,
         patience_s=config.scoring.unscored_patience_s,
         worked_before=start.step > 0,
+    )
+
+
+def _evaluator(
+    config: RunConfig, service: CompletionService, problems: list[DrawnPrompt], stack: ExitStack
+) -> Evaluator:
+    same_answers = math_equality(config)
+    stack.callback(same_answers.close)
+    return Evaluator(
+        service=service,
+        problems=problems,
+        sampling=eval_sampling(config),
+        settings=config.eval,
+        stall_s=config.deadlines.generation_s + config.deadlines.startup_s,
+        same_answers=same_answers,
     )
 
 
