@@ -42,7 +42,6 @@ from bolt_ray.core.records import DrawnPrompt
 from bolt_ray.data.ingest.read_plan import source_weights
 from bolt_ray.data.store import PromptStore
 from bolt_ray.engines.tokenizer import PromptTokenizer
-from bolt_ray.rewards.equivalence import MathEquality
 from bolt_ray.rewards.unscored import UnscoredWatch
 from bolt_ray.training.batch import BatchBuilder
 from bolt_ray.training.checkpoint_uploads import CheckpointUploads
@@ -294,9 +293,6 @@ class TrainingAssembly:
         )
         first = prompts.first_token_ids(NUM_PROBES)
         sync.run(self._start.version, [ParityProbe(token_ids=token_ids) for token_ids in first if len(token_ids) >= 2])
-        same_answers = math_equality(config)
-        stack.callback(same_answers.close)
-        evaluator = _evaluator(config, service, problems, same_answers)
         builder = _batch_builder(config)
         loop = TrainingLoop(
             max_steps=config.train.max_steps,
@@ -310,7 +306,7 @@ class TrainingAssembly:
             sync=sync,
             baseline=shards,
             curriculum=prompts,
-            evaluator=evaluator,
+            evaluator=_evaluator(config, service, problems, stack) if problems else None,
             telemetry=telemetry,
             notices=_notices(config, builder, telemetry),
             interrupts=self._interrupts,
@@ -426,12 +422,19 @@ def _keeps_groups(config: RunConfig) -> bool:
     return compared or config.curriculum.allocate_rollouts
 
 
+def _unscored_watch(config: RunConfig, start: StartingPoint) -> UnscoredWatch:
+    return UnscoredWatch(
+        max_unscored_fraction=config.scoring.max_unscored_fraction,
+        patience_s=config.scoring.unscored_patience_s,
+        worked_before=start.step > 0,
+    )
+
+
 def _evaluator(
-    config: RunConfig, service: CompletionService, problems: list[DrawnPrompt], same_answers: MathEquality
-) -> Evaluator | None:
-    """None without problems."""
-    if not problems:
-        return None
+    config: RunConfig, service: CompletionService, problems: list[DrawnPrompt], stack: ExitStack
+) -> Evaluator:
+    same_answers = math_equality(config)
+    stack.callback(same_answers.close)
     return Evaluator(
         service=service,
         problems=problems,
@@ -439,14 +442,6 @@ def _evaluator(
         settings=config.eval,
         stall_s=config.deadlines.generation_s + config.deadlines.startup_s,
         same_answers=same_answers,
-    )
-
-
-def _unscored_watch(config: RunConfig, start: StartingPoint) -> UnscoredWatch:
-    return UnscoredWatch(
-        max_unscored_fraction=config.scoring.max_unscored_fraction,
-        patience_s=config.scoring.unscored_patience_s,
-        worked_before=start.step > 0,
     )
 
 

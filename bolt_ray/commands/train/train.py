@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, fields, replace
 from functools import partial
 from pathlib import Path
@@ -32,6 +32,7 @@ from bolt_ray.commands.train.resume import (
 )
 from bolt_ray.config.own_code import check_own_code, with_absolute_files
 from bolt_ray.config.schema import RunConfig
+from bolt_ray.core.digests import storage_errors
 from bolt_ray.core.errors import ConfigError
 from bolt_ray.training.checkpoint_uploads import CheckpointUploads
 from bolt_ray.training.interrupts import InterruptFlag, catch_interrupts
@@ -107,37 +108,33 @@ def _train_in(opened: OpenedRun, config: RunConfig, *, own_rewards: list[str], c
             for line in (*own_rewards, *changed):
                 say(console, line)
             progress.stage("start")
-            with (
-                ray_session(config.cluster, groups=resource_map(config)),
-                catch_interrupts(interrupts),
-                Fleet(config, inputs) as fleet,
-                ExitStack() as stack,
-            ):
-                uploads = None
-                if opened.storage is not None:
-                    uploads = stack.enter_context(
-                        CheckpointUploads(opened.storage, keep=config.checkpoint.keep, say=partial(say, console))
-                    )
-                ended = train_with_recovery(
-                    partial(
-                        TrainingAssembly,
-                        config=config,
+            with _uploads(opened, config, say=partial(say, console)) as uploads:
+                with (
+                    ray_session(config.cluster, groups=resource_map(config)),
+                    catch_interrupts(interrupts),
+                    Fleet(config, inputs) as fleet,
+                ):
+                    ended = train_with_recovery(
+                        partial(
+                            TrainingAssembly,
+                            config=config,
+                            run=run,
+                            lock=opened.lock,
+                            inputs=inputs,
+                            fleet=fleet,
+                            interrupts=interrupts,
+                            console=console,
+                            progress=progress,
+                            uploads=uploads,
+                        ),
+                        start,
                         run=run,
-                        lock=opened.lock,
-                        uploads=uploads,
-                        inputs=inputs,
-                        fleet=fleet,
-                        interrupts=interrupts,
-                        console=console,
-                        progress=progress,
-                    ),
-                    start,
-                    run=run,
-                    cluster=config.cluster,
-                    say=partial(say, console),
-                )
-            if not ended.interrupted:
-                make_final_model(run, step=ended.steps, resumed_from=checkpoint)
+                        cluster=config.cluster,
+                        say=partial(say, console),
+                    )
+                if not ended.interrupted:
+                    with storage_errors("the trained model"):
+                        make_final_model(run, step=ended.steps, resumed_from=checkpoint)
             progress.ended = "interrupted" if ended.interrupted else "done"
     except BaseException:
         log.exception("the run ended early")
@@ -152,6 +149,15 @@ def _train_in(opened: OpenedRun, config: RunConfig, *, own_rewards: list[str], c
     )
     _report(outcome, run=run, console=console)
     return outcome
+
+
+def _uploads(
+    opened: OpenedRun, config: RunConfig, *, say: Callable[[str], None]
+) -> AbstractContextManager[CheckpointUploads | None]:
+    """At its end the last upload is waited for, when the run's processes have given their places back."""
+    if opened.storage is None:
+        return nullcontext()
+    return CheckpointUploads(opened.storage, keep=config.checkpoint.keep, say=say)
 
 
 def _check_warm_start(file: str | None) -> None:
