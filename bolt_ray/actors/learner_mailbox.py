@@ -122,8 +122,10 @@ class LearnerMailbox:
         return tuple(process for _, process in sorted(self._registered.items()))
 
     async def owing(self) -> tuple[ProcessInfo, ...]:
-        """The ranks that have not answered the call under way."""
-        answered = {} if self._call is None else self._call.answers
+        """The ranks that have not answered the call under way; before the first, those waited for are not known."""
+        if self._call is None:
+            return ()
+        answered = self._call.answers
         return tuple(process for rank, process in sorted(self._registered.items()) if rank not in answered)
 
     async def register(self, rank: int, process: ProcessInfo | None = None) -> None:

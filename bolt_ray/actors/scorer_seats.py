@@ -20,6 +20,7 @@ from bolt_ray.actors.ray_results import cause_of, first_line
 from bolt_ray.actors.scorer_actor import ScoredBatch
 from bolt_ray.actors.scorer_seat import Batch, ScorerActors, Seat
 from bolt_ray.actors.settings import ScoringSettings
+from bolt_ray.actors.stacks import log_stacks
 from bolt_ray.core.budget import Budget
 from bolt_ray.core.errors import BoltRayError, ConfigError, EnvironmentProblem, StallError
 
@@ -147,7 +148,9 @@ class ScorerSeats:
         ended = [self._read(calls[call]) for call in self._actors.wait(list(calls), timeout_s=wait_s)]
         for seat in list(self.seats):
             if seat.state in ("starting", "busy") and self._now() >= seat.until:
-                ended.append(self._lose(seat, "did not answer before its deadline"))
+                why = "did not answer before its deadline"
+                log_stacks([seat.process] if seat.process else [], why=f"a scorer {why}")
+                ended.append(self._lose(seat, why))
             elif seat.state == "vacant" and self._now() >= seat.until:
                 self._fill(seat)
         self._leave_draining_nodes()

@@ -98,3 +98,22 @@ def test_a_rank_that_started_again_before_the_others_were_there_ends_the_wait_fo
 
     with pytest.raises(LearnerLostError, match="rank 0 started again"):
         asyncio.run(scenario())
+
+
+def test_the_ranks_that_owe_an_answer_are_those_of_the_call_under_way() -> None:
+    async def scenario() -> list[tuple[ProcessInfo, ...]]:
+        mailbox = LearnerMailbox(world_size=2)
+        for rank in (0, 1):
+            await mailbox.register(rank, process_of(rank))
+        seen = [await mailbox.owing()]
+        call = asyncio.create_task(mailbox.call(SAVE))
+        await asyncio.sleep(0)
+        seen.append(await mailbox.owing())
+        for rank in (1, 0):
+            await mailbox.answer(rank, 1, None, process_of(rank))
+            seen.append(await mailbox.owing())
+        await call
+        return seen
+
+    both = (process_of(0), process_of(1))
+    assert asyncio.run(scenario()) == [(), both, both[:1], ()]

@@ -177,12 +177,15 @@ def test_a_completion_that_kills_its_scorer_twice_is_unscored_alone(rewards: Pat
         assert isinstance(drain(pool)[9], RewardResult)
 
 
-def test_a_scorer_that_is_stuck_is_killed_at_its_deadline(rewards: Path) -> None:
+def test_a_scorer_that_is_stuck_is_killed_at_its_deadline_and_the_log_shows_what_it_did(
+    rewards: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     with pool_of([own(rewards)], batch_size=8, batch_deadline_s=4.0) as pool:
         pool.submit([completion(i, text) for i, text in enumerate(["a", "freeze"])])
         done = drain(pool)
         assert isinstance(done[0], RewardResult)
         assert done[1] == unscored("lost", "did not answer before its deadline, twice", reward="scorer")
+    assert "a scorer did not answer before its deadline. scorer-0 (process " in caplog.text
 
 
 def test_close_leaves_no_process(rewards: Path, tmp_path: Path) -> None:
