@@ -9,7 +9,7 @@ that texts which share pieces tend to be told by the same ones. Every feature is
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -30,7 +30,7 @@ _MIX = np.array([0x9E3779B1, 0x85EBCA77, 0xC2B2AE3D], dtype=np.uint32)
 """Odd numbers to multiply bytes with (Knuth's multiplicative hashing)."""
 
 
-def prompt_text(prompt: str | Sequence[Any]) -> str:
+def prompt_text(prompt: str | Sequence[Mapping[str, Any]]) -> str:
     """The text that tells a prompt from others: its own, of a conversation what the user says."""
     if isinstance(prompt, str):
         return prompt

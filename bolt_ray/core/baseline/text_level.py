@@ -104,7 +104,8 @@ def text_sums(
 
 
 def _norms(features: NDArray[np.uint16]) -> NDArray[np.float64]:
-    return np.sqrt(np.maximum(np.count_nonzero(features, axis=1), 1))
+    norms: NDArray[np.float64] = np.sqrt(np.maximum(np.count_nonzero(features, axis=1), 1))
+    return norms
 
 
 class TextLevelTracker:
