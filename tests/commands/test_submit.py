@@ -133,9 +133,8 @@ def test_no_secret_goes_into_the_runtime_environment(project: Path, given: Any, 
 
 
 def test_no_secret_goes_into_the_command_line(project: Path) -> None:
-    secret = "rewards=[{type: http, url: 'https://user:password@judge.example/score'}]"
-    with pytest.raises(ConfigError, match="rewards: a job's command line can be read in the dashboard"):
-        job(secret)
+    with pytest.raises(ConfigError, match=r"logging\.wandb_project: a job's command line can be read in the dashboard"):
+        job("logging.wandb_project=hf_abcdefghijklmnopqrstuvwxyz")
 
 
 @dataclass

@@ -118,7 +118,7 @@ class TrainingAssembly:
             shards = self._shards(stack)
             scorers = self._fleet.scorers()
             prompts, problems = self._prompts(stack, shards)
-            generators.wait_ready(idle=partial(self._look_after, learner), say=partial(say, self._console))
+            generators.wait_ready(idle=partial(_look_after, learner, self._interrupts), say=partial(say, self._console))
             self._wait_for(learner)
             adapted = generators.processes if self._config.model.use_peft else ()  # their weights come as files
             self._check_shared([*learner.processes, *adapted])
@@ -133,11 +133,6 @@ class TrainingAssembly:
             self._progress.stage("step")
             stack.callback(self._progress.stage, "stop")
             return loop.run()
-
-    def _look_after(self, learner: LearnerGroup) -> None:
-        """While generators start, which may take minutes: a signal, or ranks that have ended by then."""
-        self._interrupts.check()
-        learner.check()
 
     def _wait_for(self, learner: LearnerGroup) -> None:
         """Until its ranks are there. Once they had room, its lack is a loss like the first: it may come back."""
@@ -392,6 +387,12 @@ def _warm_start(config: RunConfig, shards: BaselineShards, store: PromptStore, *
     say(f"Warm start: {report.hits:,} of {report.rows:,} prompts ({100 * report.hit_rate:.1f}%) from {report.path}")
     if report.warning is not None:
         say(f"Warning: {report.warning}")
+
+
+def _look_after(learner: LearnerGroup, interrupts: InterruptFlag) -> None:
+    """While generators start, which may take minutes: a signal, or ranks that have ended by then."""
+    interrupts.check()
+    learner.check()
 
 
 def _processes(
