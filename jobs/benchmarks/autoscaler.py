@@ -68,8 +68,9 @@ def grows(out: Path) -> int:
     directory = out / "training"
     shutil.rmtree(directory, ignore_errors=True)
     directory.mkdir(parents=True)
-    nodes = {"cpu": {"resources": {"CPU": NODE_CPUS}, "node_config": {}, "min_workers": 0, "max_workers": 2}}
-    cluster = cluster_class()(head_resources={"CPU": NODE_CPUS}, worker_node_types=nodes)
+    nodes = {"cpu": {"resources": {"CPU": NODE_CPUS}, "node_config": {}, "min_workers": 0, "max_workers": 1}}
+    # The head has room for the learner, the small ones and one generator.
+    cluster = cluster_class()(head_resources={"CPU": NODE_CPUS + 2}, worker_node_types=nodes)
     cluster.start()
     write_config(
         directory,
