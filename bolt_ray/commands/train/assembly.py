@@ -6,7 +6,6 @@ The configuration stops here; each part gets its own settings and the parts it w
 from __future__ import annotations
 
 import logging
-import math
 import time
 import uuid
 from collections.abc import Callable, Sequence
@@ -21,35 +20,29 @@ from rich.console import Console
 
 from bolt_ray.actors.baseline_shards import BaselineShards
 from bolt_ray.actors.generator_pool import GeneratorPool
-from bolt_ray.actors.processes import ProcessInfo, ProcessMonitor
+from bolt_ray.actors.processes import ProcessInfo
 from bolt_ray.actors.scorer_pool import ScorerPool
 from bolt_ray.actors.settings import OWN_WARM_START
 from bolt_ray.actors.shared_directory import check_shared
-from bolt_ray.commands.shared.inference import math_equality
 from bolt_ray.commands.shared.inputs import RunInputs
-from bolt_ray.commands.shared.prompts import heldout_problems, open_store, prompt_doubts, store_row_keys
+from bolt_ray.commands.shared.prompts import heldout_problems, open_store, prompt_doubts
 from bolt_ray.commands.shared.references import verify_references
 from bolt_ray.commands.shared.say import say
+from bolt_ray.commands.train import parts
 from bolt_ray.commands.train.fleet import Fleet
 from bolt_ray.commands.train.observers import start_telemetry
 from bolt_ray.commands.train.resume import write_config
-from bolt_ray.config.resolve import eval_sampling
 from bolt_ray.config.schema import RunConfig
 from bolt_ray.core.curriculum import Curriculum
 from bolt_ray.core.digests import FileDigest
 from bolt_ray.core.errors import LearnerLostError, StallError
 from bolt_ray.core.records import DrawnPrompt
-from bolt_ray.data.ingest.read_plan import source_weights
-from bolt_ray.data.store import PromptStore
 from bolt_ray.engines.tokenizer import PromptTokenizer
-from bolt_ray.rewards.unscored import UnscoredWatch
-from bolt_ray.training.batch import BatchBuilder
 from bolt_ray.training.checkpoint_uploads import CheckpointUploads
 from bolt_ray.training.checkpoints import write_checkpoint
 from bolt_ray.training.completion_metrics import RunTotals
 from bolt_ray.training.completions import CompletionService
-from bolt_ray.training.curriculum_stream import CurriculumPrompts, PromptSchedule
-from bolt_ray.training.evaluator import Evaluator
+from bolt_ray.training.curriculum_stream import CurriculumPrompts
 from bolt_ray.training.interrupts import InterruptFlag
 from bolt_ray.training.learner_group import LearnerGroup
 from bolt_ray.training.loop import LoopOutcome, TrainingLoop
@@ -57,7 +50,6 @@ from bolt_ray.training.recovery import StartingPoint
 from bolt_ray.training.rollout import RolloutLoop
 from bolt_ray.training.run_directory import RunDirectory, set_aside_later
 from bolt_ray.training.run_lock import RunLock
-from bolt_ray.training.telemetry.notices import Notices
 from bolt_ray.training.telemetry.profiling import target_of
 from bolt_ray.training.telemetry.state import StateWriter
 from bolt_ray.training.telemetry.telemetry import Telemetry
@@ -123,7 +115,7 @@ class TrainingAssembly:
             adapted = generators.processes if self._config.model.use_peft else ()  # their weights come as files
             self._check_shared([*learner.processes, *adapted])
             say(self._console, f"All processes are up after {time.monotonic() - self._started:.0f} s")
-            self._processes = self._progress.processes = _processes(learner, generators, scorers, shards)
+            self._processes = self._progress.processes = parts.processes(learner, generators, scorers, shards)
             stack.callback(setattr, self._progress, "processes", list)  # from then on they are ended
             telemetry = self._telemetry(last, generators)
             loop = self._loop(stack, telemetry, learner, generators, shards, scorers, prompts, problems)
@@ -224,7 +216,7 @@ class TrainingAssembly:
         prompts = self.prompt_stream(
             store=store,
             rows=rows,
-            schedule=_prompt_schedule(config, inputs, max_prompt_tokens=max_tokens),
+            schedule=parts.prompt_schedule(config, inputs, max_prompt_tokens=max_tokens),
             curriculum=Curriculum(config.curriculum, seed=config.seed),
             baseline=shards,
             tokenize=tokenize,
@@ -237,7 +229,7 @@ class TrainingAssembly:
             draws = saved if saved.is_dir() else self._run.draws
             prompts.load_state_dict(self._start.state["prompts"], draws_dir=draws)
         elif config.baseline.warm_start not in (None, OWN_WARM_START):
-            _warm_start(config, shards, store, say=tell)
+            parts.warm_start(config, shards, store, say=tell)
         say(self._console, f"{store.report()}; {len(problems):,} held-out problems")
         prompts.stream.prefetch_next()
         return prompts, problems
@@ -268,7 +260,7 @@ class TrainingAssembly:
             prompts=prompts.stream,
             baseline=shards,
             settings=config.rollout,
-            keep_groups=_keeps_groups(config),
+            keep_groups=parts.keeps_groups(config),
             seed=config.seed,
             stall_s=config.deadlines.generation_s + config.deadlines.startup_s,
             version=self._start.version,
@@ -288,7 +280,7 @@ class TrainingAssembly:
         )
         first = prompts.first_token_ids(NUM_PROBES)
         sync.run(self._start.version, [ParityProbe(token_ids=token_ids) for token_ids in first if len(token_ids) >= 2])
-        builder = _batch_builder(config)
+        builder = parts.batch_builder(config)
         loop = TrainingLoop(
             max_steps=config.train.max_steps,
             evaluation=config.eval,
@@ -301,14 +293,14 @@ class TrainingAssembly:
             sync=sync,
             baseline=shards,
             curriculum=prompts,
-            evaluator=_evaluator(config, service, problems, stack) if problems else None,
+            evaluator=parts.evaluator(config, service, problems, stack) if problems else None,
             telemetry=telemetry,
-            notices=_notices(config, builder, telemetry),
+            notices=parts.notices(config, builder, telemetry),
             interrupts=self._interrupts,
             save=lambda step, idle: self._save(step, idle, loop, learner, shards, rollout, prompts),
             max_masked_steps=config.train.max_bad_steps,
-            unscored=_unscored_watch(config, self._start),
-            totals=RunTotals(telemetry.last, started=_counted_from(self._start, telemetry, started=self._started)),
+            unscored=parts.unscored_watch(config, self._start),
+            totals=RunTotals(telemetry.last, started=parts.counted_from(self._start, telemetry, started=self._started)),
             processes=self._processes,
             first_step=self._start.step,
             learner_restarts=self._start.restarts,
@@ -377,103 +369,7 @@ def _state(step: int, loop: TrainingLoop, rollout: RolloutLoop, prompts: Curricu
     }
 
 
-def _warm_start(config: RunConfig, shards: BaselineShards, store: PromptStore, *, say: Callable[[str], None]) -> None:
-    assert config.baseline.warm_start is not None
-    report = shards.warm_start(
-        Path(config.baseline.warm_start),
-        row_key=store_row_keys(store),
-        allow_pickle=config.baseline.warm_start_allow_pickle,
-    )
-    say(f"Warm start: {report.hits:,} of {report.rows:,} prompts ({100 * report.hit_rate:.1f}%) from {report.path}")
-    if report.warning is not None:
-        say(f"Warning: {report.warning}")
-
-
 def _look_after(learner: LearnerGroup, interrupts: InterruptFlag) -> None:
     """While generators start, which may take minutes: a signal, or ranks that have ended by then."""
     interrupts.check()
     learner.check()
-
-
-def _processes(
-    learner: LearnerGroup, generators: GeneratorPool, scorers: ScorerPool, shards: BaselineShards
-) -> Callable[[], list[ProcessInfo]]:
-    """Tells of the run's processes as they last answered, this one first; any thread may ask."""
-    driver = ProcessMonitor("driver", "driver")
-    pools = (learner, generators, scorers, shards)
-    return lambda: [driver.info(), *(process for pool in pools for process in pool.processes)]
-
-
-def _counted_from(start: StartingPoint, telemetry: Telemetry, *, started: float) -> float:
-    """Since when time is added to that of the records kept: an attempt that was lost took time too.
-
-    Args:
-        started: when this attempt was.
-    """
-    if not start.restarts:
-        return started
-    if "time/at" not in telemetry.last:
-        return start.since
-    return time.monotonic() - (time.time() - float(telemetry.last["time/at"]))
-
-
-def _keeps_groups(config: RunConfig) -> bool:
-    """Whether the completions of a draw are trained together."""
-    compared = config.advantage.baseline in ("group", "rloo", "loo_posterior") or config.advantage.normalize == "group"
-    return compared or config.curriculum.allocate_rollouts
-
-
-def _unscored_watch(config: RunConfig, start: StartingPoint) -> UnscoredWatch:
-    return UnscoredWatch(
-        max_unscored_fraction=config.scoring.max_unscored_fraction,
-        patience_s=config.scoring.unscored_patience_s,
-        worked_before=start.step > 0,
-    )
-
-
-def _evaluator(
-    config: RunConfig, service: CompletionService, problems: list[DrawnPrompt], stack: ExitStack
-) -> Evaluator:
-    same_answers = math_equality(config)
-    stack.callback(same_answers.close)
-    return Evaluator(
-        service=service,
-        problems=problems,
-        sampling=eval_sampling(config),
-        settings=config.eval,
-        stall_s=config.deadlines.generation_s + config.deadlines.startup_s,
-        same_answers=same_answers,
-    )
-
-
-def _batch_builder(config: RunConfig) -> BatchBuilder:
-    return BatchBuilder(
-        advantage=config.advantage,
-        reward_range=config.baseline.scaled_from,
-        mask_truncated=config.loss.mask_truncated,
-        skip_truncated_evidence=bool(config.baseline.skip_truncated),
-        importance=config.curriculum.importance,
-    )
-
-
-def _notices(config: RunConfig, builder: BatchBuilder, telemetry: Telemetry) -> Notices:
-    baseline = config.baseline
-    return Notices(
-        say=telemetry.say,
-        builder=builder,
-        forgets_after=1.0 / (1.0 - baseline.rho_min) if baseline.forgetting == "event" else math.inf,
-        kl_per_sequence=config.kl.unit == "sequence",
-    )
-
-
-def _prompt_schedule(config: RunConfig, inputs: RunInputs, *, max_prompt_tokens: int) -> PromptSchedule:
-    return PromptSchedule(
-        rollout=config.rollout,
-        max_steps=config.train.max_steps,
-        reward_range=config.baseline.scaled_from,
-        seed=config.seed,
-        source_weights=source_weights(inputs.train),
-        max_prompt_tokens=max_prompt_tokens,
-        on_long_prompt=config.data.on_long_prompt,
-        stall_timeout_s=config.deadlines.prompts_s,
-    )
