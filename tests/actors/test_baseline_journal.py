@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +10,9 @@ from support.disks import fill, small_disk
 from bolt_ray.actors.baseline_journal import ShardJournal
 from bolt_ray.core.baseline import BaselineSettings
 from bolt_ray.core.baseline.level import Level
+from bolt_ray.core.baseline.prompt_features import BUCKETS, prompt_features
 from bolt_ray.core.baseline.snapshot import write_snapshot
+from bolt_ray.core.baseline.text_level import TextLevel
 from bolt_ray.core.baseline.update import BaselineUpdate, baseline_update
 from bolt_ray.core.baseline.values import PromptValues
 from bolt_ray.core.errors import CheckpointError, StorageError
@@ -225,3 +228,24 @@ def test_a_full_disk_in_a_compaction_loses_no_later_commit(tmp_path: Path) -> No
         second.compact()
         second.close()
         assert values(reopened(disk / "shard")[0]) == values(store)
+
+
+def test_what_texts_told_at_each_commit_comes_back(tmp_path: Path) -> None:
+    features = prompt_features([f"{i}+{i * i}=" for i in range(len(KEYS))])
+    rng = np.random.default_rng(5)
+    texts = [TextLevel(weights=rng.normal(size=BUCKETS).astype(np.float32), share=share) for share in (0.5, 1.0)]
+    store = PromptValues(BaselineSettings())
+    journal = ShardJournal(tmp_path, store)
+    journal.register(0, encode_keys(KEYS), FIRST_OF_ONE, features)
+    updates = [replace(update, level=replace(LEVEL, text=text)) for update, text in zip(commits(2), texts, strict=True)]
+    sums = [journal.commit(update) for update in updates]
+    journal.close()
+    again, reopened_journal = reopened(tmp_path)
+    told = [s.read(KEYS, level=replace(LEVEL, text=texts[0])).v_hat.tolist() for s in (store, again)]
+    assert told[0] == told[1]
+    assert len(set(told[0])) > 10  # the texts do tell
+    repeated = reopened_journal.commit(updates[-1])
+    assert repeated is not None
+    assert sums[-1] is not None
+    assert np.array_equal(repeated.slopes, sums[-1].slopes)
+    assert repeated.slopes.any()
