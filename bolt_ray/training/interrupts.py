@@ -66,6 +66,9 @@ def catch_interrupts(flag: InterruptFlag | None = None) -> Iterator[InterruptFla
         before[number] = signal.signal(number, flag._handle)
     try:
         yield flag
+    except SystemError:
+        flag.check()  # a handler that raises within Ray's compiled code ends in this
+        raise
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)

@@ -56,3 +56,14 @@ def test_handlers_that_a_library_set_in_between_are_set_again() -> None:
         signal.signal(signal.SIGTERM, signal.SIG_IGN)  # as ray.init sets its own
         with catch_interrupts(flag), pytest.raises(Interrupted):
             send(signal.SIGTERM)
+
+
+def test_what_compiled_code_makes_of_it_is_the_interrupt_again() -> None:
+    """As ``ray.wait`` does of what a handler raises within it."""
+    with pytest.raises(Interrupted, match="SIGTERM"), catch_interrupts(InterruptFlag(at_once=True)):
+        try:
+            send(signal.SIGTERM)
+        except Interrupted as error:
+            raise SystemError("returned a result with an exception set") from error
+    with pytest.raises(SystemError), catch_interrupts(InterruptFlag(at_once=True)):
+        raise SystemError("of another cause")

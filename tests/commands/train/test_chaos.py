@@ -15,7 +15,6 @@ from chaos_scenarios import Scenario, write_config
 pytestmark = [pytest.mark.ray, pytest.mark.vllm, pytest.mark.slow]
 
 KILLS = (
-    Kill(target="everything", phase="syncing", part=0.5),
     Kill(target="shard", phase="committing", part=0.0),
     Kill(target="everything", phase="checkpointing", part=0.5),
 )
@@ -33,7 +32,7 @@ def trained(directory: Path, kills: Sequence[Kill], *, model: Path, address: str
 def test_kill_9_of_everything_and_resume_is_the_training_without_kills(
     ray_cluster: None, untied_model: Path, tmp_path: Path
 ) -> None:
-    """Weights, baseline, draws and every completion; once it is killed at a sync, once at a checkpoint."""
+    """Weights, baseline, draws and every completion, after a kill while a checkpoint was written."""
     address = ray.get_runtime_context().gcs_address
     reference = trained(tmp_path / "reference", [], model=untied_model, address=address)
     killed = trained(tmp_path / "killed", KILLS, model=untied_model, address=None)
