@@ -119,7 +119,7 @@ class TrainingAssembly:
             scorers = self._fleet.scorers()
             prompts, problems = self._prompts(stack, shards)
             generators.wait_ready(idle=partial(self._look_after, learner), say=partial(say, self._console))
-            self._wait_for(learner)
+            _wait_for(learner, self._config, restarts=self._start.restarts, idle=self._interrupts.check)
             adapted = generators.processes if self._config.model.use_peft else ()  # their weights come as files
             self._check_shared([*learner.processes, *adapted])
             say(self._console, f"All processes are up after {time.monotonic() - self._started:.0f} s")
@@ -138,15 +138,6 @@ class TrainingAssembly:
         """While generators start, which may take minutes: a signal, or ranks that have ended by then."""
         self._interrupts.check()
         learner.check()
-
-    def _wait_for(self, learner: LearnerGroup) -> None:
-        """Until its ranks are there. Once they had room, its lack is a loss like the first: it may come back."""
-        try:
-            learner.wait_ready(timeout_s=self._config.deadlines.startup_s, idle=self._interrupts.check)
-        except StallError as error:
-            if not self._start.restarts:
-                raise
-            raise LearnerLostError(str(error)) from error
 
     def _check_shared(self, processes: Sequence[ProcessInfo]) -> None:
         """Whether the nodes of processes that read and write in the run directory have it."""
@@ -401,6 +392,16 @@ def _processes(
     driver = ProcessMonitor("driver", "driver")
     pools = (learner, generators, scorers, shards)
     return lambda: [driver.info(), *(process for pool in pools for process in pool.processes)]
+
+
+def _wait_for(learner: LearnerGroup, config: RunConfig, *, restarts: int, idle: Callable[[], None]) -> None:
+    """Until its ranks are there. Once they had room, its lack is a loss like the first: it may come back."""
+    try:
+        learner.wait_ready(timeout_s=config.deadlines.startup_s, idle=idle)
+    except StallError as error:
+        if not restarts:
+            raise
+        raise LearnerLostError(str(error)) from error
 
 
 def _counted_from(start: StartingPoint, telemetry: Telemetry, *, started: float) -> float:
