@@ -27,7 +27,7 @@ ERRORS = sorted(
         value
         for module in _modules()
         for value in vars(module).values()
-        if inspect.isclass(value) and issubclass(value, Exception) and value.__module__.startswith("bolt_ray.")
+        if inspect.isclass(value) and issubclass(value, BaseException) and value.__module__.startswith("bolt_ray.")
     },
     key=lambda error: error.__qualname__,
 )
@@ -37,7 +37,7 @@ def copied(value: Any) -> Any:
     return pickle.loads(pickle.dumps(value))  # noqa: S301 - our own bytes
 
 
-def made(error: type[Exception]) -> Exception:
+def made(error: type[BaseException]) -> BaseException:
     """One with a text of its own for each argument that it asks for; most take a message."""
     own = next(kind for kind in error.__mro__ if "__init__" in vars(kind))
     if own.__module__ == "builtins":
@@ -53,7 +53,7 @@ def test_the_search_finds_the_errors_of_every_layer() -> None:
 
 
 @pytest.mark.parametrize("error", ERRORS, ids=[error.__name__ for error in ERRORS])
-def test_an_error_survives_pickling(error: type[Exception]) -> None:
+def test_an_error_survives_pickling(error: type[BaseException]) -> None:
     before = made(error)
     after = copied(before)
     assert type(after) is error
