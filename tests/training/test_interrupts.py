@@ -7,6 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from bolt_ray.core.errors import RunError
 from bolt_ray.training.interrupts import Interrupted, InterruptFlag, catch_interrupts
 
 
@@ -56,3 +57,18 @@ def test_handlers_that_a_library_set_in_between_are_set_again() -> None:
         signal.signal(signal.SIGTERM, signal.SIG_IGN)  # as ray.init sets its own
         with catch_interrupts(flag), pytest.raises(Interrupted):
             send(signal.SIGTERM)
+
+
+def test_what_else_ends_a_run_is_asked_at_the_same_moments() -> None:
+    """A driver whose run directory was taken over."""
+    lost: list[str] = []
+
+    def check() -> None:
+        if lost:
+            raise RunError(lost[0])
+
+    flag = InterruptFlag(also=check)
+    flag.check()
+    lost.append("taken over")
+    with pytest.raises(RunError, match="taken over"):
+        flag.check()
