@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 from typing import Any
@@ -27,8 +27,10 @@ class InterruptFlag:
         at_once: the first one raises where it finds the program, which may wait where nobody calls ``check``.
     """
 
-    def __init__(self, *, at_once: bool = False) -> None:
+    def __init__(self, *, at_once: bool = False, also: Callable[[], None] = lambda: None) -> None:
+        """``also``: raises what else ends the run; called by ``check``."""
         self.at_once = at_once
+        self._also = also
         self._signal: int | None = None
 
     @property
@@ -36,9 +38,10 @@ class InterruptFlag:
         return self._signal is not None
 
     def check(self) -> None:
-        """Raise ``Interrupted`` if a signal has come."""
+        """Raise ``Interrupted`` if a signal has come, else what ends the run beside signals."""
         if self._signal is not None:
             raise Interrupted(signal.Signals(self._signal).name)
+        self._also()
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
         if self._signal is not None:

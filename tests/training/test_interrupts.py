@@ -7,6 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from bolt_ray.core.errors import RunError
 from bolt_ray.training.interrupts import Interrupted, InterruptFlag, catch_interrupts
 
 
@@ -67,3 +68,18 @@ def test_what_compiled_code_makes_of_it_is_the_interrupt_again() -> None:
             raise SystemError("returned a result with an exception set") from error
     with pytest.raises(SystemError), catch_interrupts(InterruptFlag(at_once=True)):
         raise SystemError("of another cause")
+
+
+def test_what_else_ends_a_run_is_asked_at_the_same_moments() -> None:
+    """A driver whose run directory was taken over."""
+    lost: list[str] = []
+
+    def check() -> None:
+        if lost:
+            raise RunError(lost[0])
+
+    flag = InterruptFlag(also=check)
+    flag.check()
+    lost.append("taken over")
+    with pytest.raises(RunError, match="taken over"):
+        flag.check()

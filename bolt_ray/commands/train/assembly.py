@@ -251,10 +251,6 @@ class TrainingAssembly:
             generators=generators, scorers=scorers, opened=tokenize.opened, worked=telemetry.worked
         )
 
-        def check() -> None:
-            loop.check()
-            self._lock.check_last_seen()
-
         rollout = RolloutLoop(
             service=service,
             prompts=prompts.stream,
@@ -264,7 +260,7 @@ class TrainingAssembly:
             seed=config.seed,
             stall_s=config.deadlines.generation_s + config.deadlines.startup_s,
             version=self._start.version,
-            check=check,
+            check=lambda: loop.check(),
         )
         if self._start.state is not None:
             rollout.load_state_dict(self._start.state["rollout"], redraw=prompts.redraw)

@@ -92,7 +92,7 @@ def _train_in(opened: OpenedRun, config: RunConfig, *, own_rewards: list[str], c
     handler = open_log(run.log)
     try:
         with (
-            catch_interrupts(InterruptFlag(at_once=True)) as interrupts,
+            catch_interrupts(InterruptFlag(at_once=True, also=opened.lock.check_last_seen)) as interrupts,
             StateWriter(run.state, max_steps=config.train.max_steps, first_step=start.step) as progress,
         ):
             config = with_saved_revision(config, opened.saved)
