@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -63,6 +64,13 @@ def place(tmp_path: Path) -> Place:
     return Place(tmp_path)
 
 
+def wait_until(done: Callable[[], bool], process: subprocess.Popen[str]) -> None:
+    deadline = time.monotonic() + 60
+    while not done():
+        assert process.poll() is None and time.monotonic() < deadline
+        time.sleep(0.02)
+
+
 @pytest.mark.parametrize("code", [0, 1, 2])
 def test_it_ends_with_the_run_s_code_and_leaves_no_token(place: Place, code: int) -> None:
     process = place.start(str(code))
@@ -73,7 +81,10 @@ def test_it_ends_with_the_run_s_code_and_leaves_no_token(place: Place, code: int
 
 
 def test_one_ray_over_all_nodes_with_a_token_that_nobody_else_reads(place: Place) -> None:
-    place.start("0").communicate(timeout=60)
+    process = place.start("wait")
+    wait_until(lambda: place.calls.count("\nray start") == 2 and "\npython -m" in place.calls, process)
+    process.terminate()
+    process.communicate(timeout=60)
     calls = place.calls.splitlines()
     (head,) = [line for line in calls if line.startswith("ray start --head")]
     (other,) = [line for line in calls if line.startswith("ray start --address=10.0.0.1:")]
@@ -84,10 +95,7 @@ def test_one_ray_over_all_nodes_with_a_token_that_nobody_else_reads(place: Place
 
 def test_the_signal_before_the_end_reaches_the_run_which_is_waited_for(place: Place) -> None:
     process = place.start("wait", BOLT_RAY_REQUEUE="1")
-    deadline = time.monotonic() + 60
-    while "python -m" not in place.calls:
-        assert process.poll() is None and time.monotonic() < deadline
-        time.sleep(0.02)
+    wait_until(lambda: "\npython -m" in place.calls, process)
     process.terminate()
     printed, _ = process.communicate(timeout=60)
     assert process.returncode == 130, printed
