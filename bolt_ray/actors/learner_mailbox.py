@@ -107,7 +107,7 @@ class LearnerMailbox:
         self._call: _Call | None = None
         self._count = 0
         self._failure: str | None = None
-        self._controller: Any = None
+        self._owners: dict[str, Any] = {}
 
     def __repr__(self) -> str:
         """What Ray shows."""
@@ -148,23 +148,23 @@ class LearnerMailbox:
         if len(self._ready) == self._world_size:
             self._all_ready.set()
 
-    async def set_controller(self, controller: Any) -> None:
-        """Keep the handle of the actor that owns the ranks."""
-        self._controller = controller
+    async def set_owner(self, name: str, owner: Any) -> None:
+        """Keep what the ranks end with: their "controller", an actor, or their "placement" group."""
+        self._owners[name] = owner
 
-    async def controller(self) -> list[Any]:
-        """The actor that owns the ranks, in a list; an empty one before it has started."""
-        return [] if self._controller is None else [self._controller]
+    async def owners(self) -> dict[str, Any]:
+        """What is kept so far, by name."""
+        return self._owners
 
-    async def wait_ready(self) -> list[Any]:
-        """Return when every rank has registered, with the actor that owns them.
+    async def wait_ready(self) -> dict[str, Any]:
+        """Return when every rank has registered, with what they end with.
 
         Raises:
             LearnerLostError: one of them started twice.
         """
         await self._all_ready.wait()
         self._check()
-        return await self.controller()
+        return self._owners
 
     async def call(self, command: Command) -> Reply:
         """Give ``command`` to every rank and return when all have answered.

@@ -6,7 +6,7 @@ import logging
 import shutil
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +15,7 @@ import ray
 from numpy.typing import NDArray
 from ray.exceptions import GetTimeoutError, RayActorError, RayError
 from ray.train import FailureConfig, RunConfig, ScalingConfig
-from ray.train.v2._internal.execution.callback import ControllerCallback
-from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
+from ray.util.placement_group import remove_placement_group
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from bolt_ray.actors.cluster_watch import ClusterWatch
@@ -29,45 +28,23 @@ from bolt_ray.actors.learner_mailbox import (
     StopCommand,
     TrainCommand,
 )
-from bolt_ray.actors.learner_stall import tell_stall
+from bolt_ray.actors.learner_stall import MAILBOX_S, tell_stall
 from bolt_ray.actors.processes import ProcessInfo
 from bolt_ray.actors.ray_results import first_line, get_result
 from bolt_ray.core.digests import FileDigest
-from bolt_ray.core.errors import BoltRayError, LearnerLostError, RunError, StallError
+from bolt_ray.core.errors import LearnerLostError, StallError
 from bolt_ray.core.records import StepReport, TrainingBatch
 from bolt_ray.engines.learner.settings import LearnerSettings
 from bolt_ray.engines.profiler import ProfileTarget
+from bolt_ray.training.lean_trainer import LeanTrainer, what_ended
 from bolt_ray.training.learner_worker import PublishedWeights, WorkerSettings, train_worker
 from bolt_ray.training.process_group import ProcessGroupConfig
 
 log = logging.getLogger(__name__)
 
 POLL_S = 0.05
-END_S = 30.0
-"""How long a group that was killed may take to be gone."""
-
-NOT_NEEDED = ("DatasetsCallback", "PlacementGroupCleanerCallback")
-"""Parts of Ray Train that start a process each: for datasets handed to the workers, which get none, and for placement
-groups that outlive their driver, which ours cannot."""
-
-
-class LeanTrainer(DataParallelTrainer):  # type: ignore[misc]  # Ray Train has no types
-    """Starts two processes less, about 4 s of CPU time on a laptop; where Ray Train has other names, it starts them."""
-
-    def _create_default_callbacks(self) -> list[Any]:
-        mailbox = self.train_loop_config["settings"].mailbox
-        made = [part for part in super()._create_default_callbacks() if type(part).__name__ not in NOT_NEEDED]
-        return [*made, _TellsOfController(mailbox)]
-
-
-class _TellsOfController(ControllerCallback):  # type: ignore[misc]
-    """Hands the group's controller, which owns the ranks, to the mailbox: killed, it takes them along."""
-
-    def __init__(self, mailbox: Any) -> None:
-        self._mailbox = mailbox
-
-    def after_controller_start(self, train_run_context: Any) -> None:
-        self._mailbox.set_controller.remote(ray.get_runtime_context().current_actor)
+END_S = 90.0
+"""How long a group that was killed may take to be gone: Ray Train waits a minute for room, and hears nothing then."""
 
 
 class LearnerGroup:
@@ -96,6 +73,7 @@ class LearnerGroup:
         adapters_kept: int = 2,
         profile: Callable[[int], ProfileTarget | None] = lambda step: None,
         watch: ClusterWatch | None = None,
+        work: Callable[[dict[str, Any]], None] = train_worker,
     ) -> None:
         """
         Args:
@@ -103,6 +81,7 @@ class LearnerGroup:
             adapters: directory through which the generators get LoRA adapters; None publishes all weights.
             adapters_kept: the newest adapters that stay there, for the requests that still use them.
             watch: knows which nodes are about to go; default: the cluster's.
+            work: what every rank runs.
         """
         self._adapters = adapters
         self._adapters_kept = adapters_kept
@@ -124,7 +103,8 @@ class LearnerGroup:
             num_threads=num_threads,
         )
         trainer = LeanTrainer(
-            train_worker,
+            work,
+            mailbox=self._mailbox,
             train_loop_config={"settings": worker},
             scaling_config=ScalingConfig(
                 num_workers=world_size, use_gpu=use_gpu, resources_per_worker=resources_per_worker
@@ -140,7 +120,7 @@ class LearnerGroup:
             ),
         )
         self._processes: tuple[ProcessInfo, ...] = ()
-        self._controllers: list[Any] = []
+        self._owners: dict[str, Any] = {}
         self._mailbox_process: ProcessInfo | None = None
         self._started = False
         self._stuck = False
@@ -174,7 +154,7 @@ class LearnerGroup:
             BoltRayError: raised by a rank.
         """
         ready = self._mailbox.wait_ready.remote()
-        self._controllers = self._wait(ready, what="the learner ranks to start", timeout_s=timeout_s, idle=idle)
+        self._owners = self._wait(ready, what="the learner ranks to start", timeout_s=timeout_s, idle=idle)
         self._processes = get_result(self._mailbox.registered.remote(), timeout_s=timeout_s)
         self._started = True
         self._mailbox_process = get_result(self._mailbox.process.remote(), timeout_s=timeout_s)
@@ -221,21 +201,23 @@ class LearnerGroup:
         if self._started and not self._stuck and not self._ended.is_set():
             self._mailbox.call.remote(StopCommand())
             self._ended.wait(timeout_s)
-        if not self._ended.is_set():
-            self._kill()
+        self._kill()
         ray.kill(self._mailbox)
 
     def _kill(self) -> None:
-        """End the ranks with the controller that owns them, wherever they are."""
+        """End what is left of the group, wherever it is, and free its room, which the end of its controller does not."""
         try:
-            controllers = self._controllers or ray.get(self._mailbox.controller.remote(), timeout=END_S)
+            owners = self._owners or ray.get(self._mailbox.owners.remote(), timeout=MAILBOX_S)
         except (RayError, GetTimeoutError):
-            log.warning("the learner's mailbox does not say who owns the ranks; they end with Ray")
-            return
-        for controller in controllers:
-            ray.kill(controller)
+            owners = {}
+        if "placement" in owners:
+            remove_placement_group(owners["placement"])
+        elif "controller" in owners and not self._ended.is_set():
+            owners["controller"].abort.remote()
         if not self._ended.wait(END_S):
             log.warning("the learner's processes are not gone after %.0f s", END_S)
+            if "controller" in owners:
+                ray.kill(owners["controller"])
 
     def _call(self, command: Command, *, what: str, timeout_s: float, idle: Callable[[], None] = lambda: None) -> Any:
         """Rank 0's result of ``command``, which the mailbox has as a reference.
@@ -281,30 +263,3 @@ class LearnerGroup:
             self._error = error
         finally:
             self._ended.set()
-
-
-def what_ended(error: BaseException | None, *, waiting_for: str, started: bool) -> BoltRayError:
-    """Why a group is no more: the error of the project that a rank raised, or else that it is lost.
-
-    Args:
-        error: of Ray Train.
-        started: whether it has been at work; what a rank raises while it is built, it would raise again.
-    """
-    errors = getattr(error, "worker_failures", None) or {0: error}
-    chains = {rank: list(_causes(each)) for rank, each in errors.items()}
-    causes = [cause for chain in chains.values() for cause in chain]
-    own = next((cause for cause in causes if isinstance(cause, BoltRayError)), None)
-    if own is not None:
-        return own
-    reasons = "; ".join(f"rank {rank}: {first_line(chain[-1])}" for rank, chain in chains.items() if chain)
-    text = f"the learner ended while waiting for {waiting_for}: {reasons}"
-    died = any(isinstance(cause, RayActorError) for cause in causes)
-    return LearnerLostError(text) if started or died else RunError(text)
-
-
-def _causes(error: BaseException | None) -> Iterator[BaseException]:
-    """An error and what it was raised from, the way Python, Ray and Ray Train keep that."""
-    while error is not None:
-        yield error
-        kept = (getattr(error, name, None) for name in ("__cause__", "cause", "health_check_failure", "_base_exc"))
-        error = next((cause for cause in kept if isinstance(cause, BaseException)), None)

@@ -382,8 +382,7 @@ class TrainingLoop:
         if self._saved_at != self._step:
             with self._telemetry.phase("checkpoint"):
                 self._save(self._step, idle)
-            self._between_steps = True
-        self._saved_at = self._step
+            self._saved_at = self._step
 
     def _save_before_the_end(self, why: str) -> None:
         """A checkpoint if one can be had: of what failed, the user hears of ``why`` first."""

@@ -8,7 +8,7 @@ from ray.train import WorkerGroupError
 from ray.train.v2._internal.exceptions import UserExceptionWithTraceback, WorkerHealthCheckFailedError
 
 from bolt_ray.core.errors import LearnerLostError, ModelError, RunError
-from bolt_ray.training.learner_group import what_ended
+from bolt_ray.training.lean_trainer import what_ended
 
 DIED = WorkerHealthCheckFailedError("a worker health check failed", ActorDiedError())
 PEER_GONE = UserExceptionWithTraceback(RuntimeError("Connection closed by peer\nsomewhere"), "Traceback …")

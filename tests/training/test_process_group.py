@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from ray.train import RunConfig, ScalingConfig
 
-from bolt_ray.training.learner_group import LeanTrainer
+from bolt_ray.training.lean_trainer import LeanTrainer
 from bolt_ray.training.process_group import ProcessGroupConfig
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.usefixtures("ray_cluster")]
