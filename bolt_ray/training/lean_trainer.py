@@ -1,4 +1,4 @@
-"""Ray Train as the learner uses it: fewer processes, its owner and its room known outside, its end told in our words."""
+"""Ray Train as the learner uses it: fewer processes, owner and room of the ranks known, its end told in our words."""
 
 from __future__ import annotations
 

@@ -205,7 +205,7 @@ class LearnerGroup:
         ray.kill(self._mailbox)
 
     def _kill(self) -> None:
-        """End what is left of the group, wherever it is, and free its room, which the end of its controller does not."""
+        """End what is left of the group, wherever it is, and free its room, as the end of a controller does not."""
         try:
             owners = self._owners or ray.get(self._mailbox.owners.remote(), timeout=MAILBOX_S)
         except (RayError, GetTimeoutError):

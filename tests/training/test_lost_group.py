@@ -1,4 +1,4 @@
-"""A learner group under the real Ray Train that is stuck or lost: what its calls raise, and that its room is free again."""
+"""A learner group under the real Ray Train that is stuck or lost: what its calls raise, and that it leaves its room."""
 
 from __future__ import annotations
 
