@@ -39,7 +39,7 @@ def rank_function(*, takes_commands: bool) -> Callable[[dict[str, Any]], None]:
 def group_of(directory: Path, name: str, *, takes_commands: bool = True) -> LearnerGroup:
     """One rank that takes five of the cluster's eight CPUs: there is never room for two."""
     group = LearnerGroup(
-        settings=LearnerSettings(model_path="none"),
+        settings=LearnerSettings(model_path="none", reward_width=1.0, seed=0),
         world_size=1,
         resources_per_worker={"CPU": 5.0},
         use_gpu=False,
