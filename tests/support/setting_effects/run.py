@@ -312,7 +312,7 @@ EFFECTS: tuple[Effect, ...] = (
     effect("scoring.startup_timeout_s", 7.0, scorer_pool),
     effect("scoring.memory_mb", 512, scorer_limits),
     effect("scoring.check_references", 1, references),
-    effect("scoring.max_unscored_fraction", 0.1, left("problem")),
+    effect("scoring.max_unscored_fraction", 0.1, left("problem"), scoring__unscored_patience_s=0.0),
     effect("scoring.unscored_patience_s", 60.0, loop("_steps", "_unscored", "_patience_s")),
     # where metrics go
     effect("logging.wandb", True, sinks),
