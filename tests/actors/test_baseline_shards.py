@@ -270,7 +270,9 @@ def test_a_shard_that_does_not_answer_is_named_and_the_log_shows_what_it_does(
     pool.timeout_s = 1.0
     os.kill(pid, signal.SIGSTOP)
     try:
-        named = rf"the driver has waited .* commit 'step-0' since \S+ \(1 s\), from shard-1 \(process {pid} on "
+        named = (
+            rf"the driver has waited .* commit 'step-0' since \S+ \(1 s\), from baseline-shard-1 \(process {pid} on "
+        )
         with pytest.raises(StallError, match=named + ".*no answer from shard 1 "):
             commit_to(pool, **commit)
         assert f"shard-1 (process {pid} on" in caplog.text

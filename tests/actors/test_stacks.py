@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 import ray
 
-from bolt_ray.actors.processes import ProcessInfo, ProcessMonitor
+from bolt_ray.actors.processes import ProcessInfo, ProcessMonitor, own_node_id
 from bolt_ray.actors.stacks import MOST_PROCESSES, dump, stacks, waits_for
 
 DEADLINE_S = 60.0
@@ -31,9 +31,11 @@ waits_for_ever()
 """
 
 
-def process_of(pid: int, *, name: str = "generator-0", node_id: str = "") -> ProcessInfo:
+def process_of(pid: int, *, name: str = "generator-0", node_id: str | None = None) -> ProcessInfo:
+    """On this machine unless another is named; it has an id where an earlier test left Ray running."""
+    here = own_node_id() if node_id is None else node_id
     return ProcessInfo(
-        role="generator", name=name, node="a", pid=pid, host_bytes=0, gpu_bytes=None, node_fraction=0.0, node_id=node_id
+        role="generator", name=name, node="a", pid=pid, host_bytes=0, gpu_bytes=None, node_fraction=0.0, node_id=here
     )
 
 
