@@ -20,8 +20,6 @@ TESTS = Path(__file__).parents[1]
 DEADLINE_S = 300.0
 
 SECRETS = {
-    "password in a URL": "hunter2-of-the-url",
-    "key in a query": "abc123-of-the-query",
     "key in options": "sesame-of-the-options",
     "header": "blue-of-the-header",
     "variable of a judge": "swordfish-of-the-judge",
@@ -33,7 +31,7 @@ CONFIGURED: dict[str, Any] = {
         {"type": "exact"},
         {
             "type": "http",
-            "url": "https://me:hunter2-of-the-url@judge.example/score?api_key=abc123-of-the-query",
+            "url": "https://judge.example/score",
             "api_key_env": "JUDGE_API_KEY",
             "weight": 0.5,
         },

@@ -74,21 +74,21 @@ def said_of(model: Path, **settings: Any) -> str:
 
 
 def test_a_configuration_without_its_secrets_is_refused() -> None:
-    judge = {"type": "http", "url": "http://***@judge/"}
-    config = build_config({"datasets": [{"name": "a.jsonl"}], "rewards": ["math", judge]})
-    with pytest.raises(ConfigError, match=r"rewards\[1\]\.url: its secret was left out of this file"):
+    cluster = {"address": "ray://***@head:10001"}
+    config = build_config({"datasets": [{"name": "a.jsonl"}], "rewards": ["math"], "cluster": cluster})
+    with pytest.raises(ConfigError, match=r"cluster\.address: its secret was left out of this file"):
         check_inputs(config)
 
 
 def test_secrets_are_not_printed(model: Path, tmp_path: Path) -> None:
     write_rows(tmp_path / "rows.jsonl", [{"prompt": "2+5=", "answer": "7"}])
-    judge = {"type": "http", "url": "http://me:hunter2@judge/"}
     out = io.StringIO()
     config = build_config(
         {
             "model": {"name_or_path": str(model)},
             "datasets": [{"name": str(tmp_path / "rows.jsonl")}],
-            "rewards": ["math", judge],
+            "rewards": ["math"],
+            "logging": {"wandb_tags": ["http://me:hunter2@judge/"]},
             "sampling": {"max_new_tokens": 16},
         }
     )

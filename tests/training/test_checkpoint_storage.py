@@ -47,7 +47,7 @@ def test_an_endpoint_that_fails_half_of_its_requests_gives_back_what_was_uploade
     endpoint: S3Endpoint, tmp_path: Path
 ) -> None:
     storage, run = storage_of(endpoint.url), RunDirectory(tmp_path / "here")
-    endpoint.failing = 0.5
+    endpoint.fail(0.5)
     storage.check()
     for step in (1, 2):
         storage.upload(save(run, step))
@@ -58,7 +58,7 @@ def test_an_endpoint_that_fails_half_of_its_requests_gives_back_what_was_uploade
     assert found == (elsewhere.checkpoints / "step-000002", {"step": 2}, [])
     assert files_of(found.path) == files_of(run.checkpoints / "step-000002")
     assert endpoint.failed > endpoint.requests / 4
-    endpoint.failing = 0.0
+    endpoint.fail(0.0)
     assert storage._sizes().keys() == {"step-000002"}
 
 
@@ -71,7 +71,7 @@ def test_the_previous_checkpoint_is_fetched_where_the_newest_are_damaged_in_stor
     part = "learner/optimizer-00001.safetensors"
     storage._write(storage._path("step-000003", part), lambda: [WEIGHTS[:-1] + b"x"])
     storage._files.delete_file(storage._path("step-000002", part))
-    endpoint.failing = 0.5
+    endpoint.fail(0.5)
     elsewhere = RunDirectory(tmp_path / "there")
     found = newest_usable(elsewhere, storage=storage)
     assert found is not None
@@ -120,7 +120,7 @@ def test_later_ones_are_set_aside_when_training_goes_back(endpoint: S3Endpoint, 
 
 
 def test_uploads_go_on_in_the_background_and_the_last_is_waited_for(endpoint: S3Endpoint, tmp_path: Path) -> None:
-    endpoint.failing = 0.5
+    endpoint.fail(0.5)
     said: list[str] = []
     run = RunDirectory(tmp_path)
     with CheckpointUploads(storage_of(endpoint.url), keep=1, say=said.append, timeout_s=60.0) as uploads:
@@ -149,7 +149,7 @@ def test_without_credentials_the_start_is_refused_with_one_sentence(
         monkeypatch.delenv(name)
     monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
     monkeypatch.setenv("HOME", str(tmp_path))
-    endpoint.needs_credentials = True
+    endpoint.need_credentials()
     with pytest.raises(
         CheckpointError, match=r"^checkpoint\.storage: s3://bucket/run: .*ACCESS_DENIED.*AWS_ACCESS_KEY_ID"
     ):

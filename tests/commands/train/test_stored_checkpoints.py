@@ -44,7 +44,7 @@ def opened(**settings: Any) -> OpenedRun:
 
 
 def test_a_run_is_continued_on_a_machine_that_has_the_storage_alone(endpoint: S3Endpoint, workplace: Workplace) -> None:
-    endpoint.failing = 0.3
+    endpoint.fail(0.3)
     run = trained(workplace, endpoint.url)
     assert (run["problem"], run["checkpoints"][-1]) == ("", "step-000002")
     assert CheckpointStorage(endpoint.url).names() == ["step-000002"]
