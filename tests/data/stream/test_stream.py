@@ -344,18 +344,18 @@ def test_a_run_that_a_long_prompt_ended_goes_on_with_the_advice_that_it_gave(
     rows_of(stream, len(short))
     states = [stream.state_dict()]
     stream = make(store, tmp_path / "draws", **limits)
-    stream.load_state_dict(states[0])
+    stream.load_state_dict(states[0], draws_dir=tmp_path / "draws")
     with pytest.raises(DataError, match=r"9 tokens, the limit is 8.*on_long_prompt: skip.*may be resumed with either"):
         stream.take(1)
     states.append(stream.state_dict())
     for state in states:
         for cure in ({"on_long_prompt": "skip", "max_prompt_tokens": 8}, {"max_prompt_tokens": 9}):
             again = make(store, tmp_path / "draws", **(limits | cure))
-            again.load_state_dict(state)
+            again.load_state_dict(state, draws_dir=tmp_path / "draws")
             left = [entry for entry in expected[place:] if entry.token_ids.size <= again._max_prompt_tokens]
             assert rows_of(again, 3) == [entry.prompt.row for entry in left[:3]]
         again = make(store, tmp_path / "draws", **limits)
-        again.load_state_dict(state)
+        again.load_state_dict(state, draws_dir=tmp_path / "draws")
         with pytest.raises(DataError, match="9 tokens, the limit is 8"):
             again.take(1)
 
