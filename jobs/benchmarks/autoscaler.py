@@ -80,7 +80,7 @@ def grows(out: Path) -> int:
     )
     path = directory / "config.yaml"
     tree = yaml.safe_load(path.read_text(encoding="utf-8"))
-    tree["cluster"] |= {"wait_for_nodes": True, "start_after_s": 1, "cpus_per_generator": NODE_CPUS}
+    tree["cluster"] |= {"wait_for_nodes": True, "use_gpu": "no", "start_after_s": 1, "cpus_per_generator": NODE_CPUS}
     tree["eval"] |= {"every_steps": 0, "at_start": False}
     path.write_text(yaml.safe_dump(tree), encoding="utf-8")
     started = time.monotonic()

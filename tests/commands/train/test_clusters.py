@@ -36,6 +36,7 @@ class Training:
                 "start_after_s": 1,
                 "cpus_per_generator": GENERATOR_CPUS,
                 "wait_for_nodes": True,
+                "use_gpu": "no",
             },
             train={"max_steps": 10_000, "learning_rate": 1e-4},
             rollout={"rollouts_per_step": 16, "max_staleness": 1},
