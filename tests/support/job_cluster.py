@@ -11,6 +11,7 @@ import secrets
 import shutil
 import subprocess
 import sys
+import tempfile
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -57,8 +58,10 @@ def main(directory: Path) -> None:
     venv = Path(sys.executable).parent
     environ = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
     environ |= {"HOME": str(home), "PATH": f"{venv}:{environ['PATH']}", "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.3"}
+    # Short: the path of a socket may have 107 characters.
+    ray_home = tempfile.mkdtemp(prefix="ray-")
     common = ["--object-store-memory", "200000000", "--node-ip-address", "127.0.0.1", "--disable-usage-stats"]
-    head = ["--head", f"--port={PORT}", "--num-cpus=3", "--dashboard-host=127.0.0.1", f"--temp-dir={directory}/ray"]
+    head = ["--head", f"--port={PORT}", "--num-cpus=3", "--dashboard-host=127.0.0.1", f"--temp-dir={ray_home}"]
     ended: dict[str, Ended] = {}
 
     def run(name: str, *command: str, **more: str) -> Ended:
@@ -75,7 +78,7 @@ def main(directory: Path) -> None:
         run("node 0", "ray", "start", *head, *common, "--dashboard-agent-listen-port", "52400", RAY_AUTH_MODE="token")
         # A machine of its own as to jobs' directories: each node deletes those that it needs no more.
         own = ("unshare", "--mount", "bash", "-c", 'mount -t tmpfs none "$0" && exec "$@"')
-        resources = directory / "ray" / "session_latest" / "runtime_resources"
+        resources = Path(ray_home) / "session_latest" / "runtime_resources"
         second = ["ray", "start", f"--address=127.0.0.1:{PORT}", "--num-cpus=2"]
         second += [*common, "--dashboard-agent-listen-port", "52401"]
         run("node 1", *own, str(resources), *second, RAY_AUTH_MODE="token")
@@ -104,6 +107,7 @@ def main(directory: Path) -> None:
         (home / ".ray" / "auth_token").write_text(secrets.token_hex(32), encoding="utf-8")
         run("wrong token", *submit)
     finally:
+        shutil.rmtree(ray_home, ignore_errors=True)
         (directory / "endings.json").write_text(
             json.dumps({name: asdict(value) for name, value in ended.items()}), encoding="utf-8"
         )
